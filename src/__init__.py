@@ -1,0 +1,1 @@
+"""KDCI: de-confounded data-free knowledge distillation."""

@@ -1,0 +1,1 @@
+"""Stage (a): one file per substitution method."""

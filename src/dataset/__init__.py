@@ -1,0 +1,1 @@
+"""Data sets and unlabeled pools, decoded to uint8 tensors."""

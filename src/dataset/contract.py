@@ -1,0 +1,106 @@
+"""What a data set promises to the rest of the program."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2.functional import resize
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """Geometry and statistics of the images that a teacher expects.
+
+    Attributes:
+        num_classes: K, number of classes.
+        image_size: Height and width, pixels.
+        mean: Per-channel mean of the training images in [0, 1].
+        std: Per-channel standard deviation of the training images in [0, 1].
+        channels: Number of colour channels.
+    """
+
+    num_classes: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: int = 3
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled images, decoded.
+
+    Attributes:
+        images: ``[N, C, H, W]`` uint8.
+        labels: ``[N]`` int64, in ``0..K-1``.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+class Pool(ABC):
+    """Unlabeled images that a sampler may draw on."""
+
+    name: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The pool's own per-channel mean and standard deviation in [0, 1]."""
+
+    @abstractmethod
+    def unlabeled(self, image_size: int) -> Tensor:
+        """All images ``[N, 3, image_size, image_size]`` uint8, resized, in a fixed order."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Content hash of the data, for cache keys; equal content gives an equal hash."""
+
+
+class Dataset(Pool):
+    """A labelled image data set, decoded to uint8 tensors; its train split can be a pool.
+
+    Statistics, class names and image size live here and nowhere else. Reading is lazy: the
+    constructor touches no file, so that a stage that needs no image reads none.
+    """
+
+    @property
+    @abstractmethod
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in label order."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> ImageSpec:
+        """Geometry and statistics."""
+
+    @abstractmethod
+    def train(self) -> Split:
+        """The original training split; only the teacher may ask for it."""
+
+    @abstractmethod
+    def test(self) -> Split:
+        """The test split, for evaluation."""
+
+    @property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The data set's own per-channel mean and standard deviation in [0, 1]."""
+        return self.spec.mean, self.spec.std
+
+    def unlabeled(self, image_size: int) -> Tensor:
+        """The training images as a pool, resized with antialiasing where sizes differ."""
+        images = self.train().images
+        if images.shape[-1] == image_size:
+            return images
+        size = [image_size, image_size]
+        return torch.cat([resize(part, size, antialias=True) for part in images.split(4096)])
+
+
+def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Map pixels ``[B, C, H, W]`` in [0, 1] to the teacher's input space, ``(u - mean) / std``."""
+    shift = torch.tensor(mean, dtype=pixels.dtype, device=pixels.device).view(-1, 1, 1)
+    scale = torch.tensor(std, dtype=pixels.dtype, device=pixels.device).view(-1, 1, 1)
+    return (pixels - shift) / scale

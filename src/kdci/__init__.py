@@ -1,0 +1,1 @@
+"""The confounder dictionary and the backdoor-adjusted compensation."""

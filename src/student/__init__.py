@@ -1,0 +1,1 @@
+"""Stage (b): the student, with or without compensation."""

@@ -1,0 +1,1 @@
+"""Stage (a), shared by all methods: contract, banks, fit and artifact."""

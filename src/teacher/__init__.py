@@ -1,0 +1,1 @@
+"""The teacher: training, safe loading, and the frozen view of it."""
