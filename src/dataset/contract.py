@@ -19,6 +19,8 @@ class ImageSpec:
         mean: Per-channel mean of the training images in [0, 1].
         std: Per-channel standard deviation of the training images in [0, 1].
         channels: Number of colour channels.
+        crop_padding: Zero padding of the training transform's random crop, pixels.
+        flip_probability: Probability of its horizontal flip.
     """
 
     num_classes: int
@@ -26,6 +28,8 @@ class ImageSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     channels: int = 3
+    crop_padding: int = 4
+    flip_probability: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -97,10 +101,3 @@ class Dataset(Pool):
             return images
         size = [image_size, image_size]
         return torch.cat([resize(part, size, antialias=True) for part in images.split(4096)])
-
-
-def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Map pixels ``[B, C, H, W]`` in [0, 1] to the teacher's input space, ``(u - mean) / std``."""
-    shift = torch.tensor(mean, dtype=pixels.dtype, device=pixels.device).view(-1, 1, 1)
-    scale = torch.tensor(std, dtype=pixels.dtype, device=pixels.device).view(-1, 1, 1)
-    return (pixels - shift) / scale

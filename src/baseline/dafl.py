@@ -1,0 +1,151 @@
+"""DAFL: a generator that the teacher finds confident, active and balanced."""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from src.common.distributed import average_gradients
+from src.common.errors import UserError
+from src.common.freezing import mode
+from src.dataset.contract import ImageSpec
+from src.network.generator import ImageGenerator
+from src.objective.inversion import activation_loss, balance_loss, one_hot_loss
+from src.substitution.contract import Baseline
+from src.substitution.image_bank import ImageBank
+from src.teacher.frozen import FrozenTeacher
+
+
+class DAFL(Baseline):
+    """One round is one generator step on ``L_G = w_oh L_oh + w_ie L_ie + w_a L_a``.
+
+    Two protocols exist. The original (``protocol=shared_batch``) distils on the very batch that
+    the generator was just trained with, 1 G : 1 S, generator in train mode, images whitened by
+    the generator's last BN and fed as they are. The later one (``fresh_batch``) takes 1 G : 5 S
+    steps on fresh latents, images in [0, 1] normalised with the data set's statistics.
+
+    Args:
+        generator: Makes the generator from ``image_size`` and ``channels``.
+        optimizer: Makes the generator's optimiser from parameters.
+        batch_size: Images of a generator step, and of a batch that is recorded.
+        one_hot_weight: w_oh.
+        balance_weight: w_ie; belongs to ``balance_log_base``.
+        activation_weight: w_a.
+        balance_log_base: 10 in the original, e in the later protocol.
+        protocol: See above.
+        sampling_mode: Mode of the generator's BN while it feeds the student.
+        whitened: Whether the generator's images are in the teacher's input space already.
+
+    Differs from the paper: L_ie has no factor 1/C and the original's log base is 10, L_a is also
+    averaged over the feature width; both as in the released code that made the published numbers.
+
+    Source: Chen et al., Data-Free Learning of Student Networks, ICCV 2019, arXiv:1904.01186;
+    later protocol: Fang et al., IJCAI 2021, arXiv:2105.08584.
+    """
+
+    def __init__(
+        self,
+        *,
+        teacher: FrozenTeacher,
+        spec: ImageSpec,
+        generator: Callable[..., ImageGenerator],
+        optimizer: partial[Optimizer],
+        batch_size: int,
+        one_hot_weight: float,
+        balance_weight: float,
+        activation_weight: float,
+        balance_log_base: float = math.e,
+        protocol: Literal["shared_batch", "fresh_batch"] = "fresh_batch",
+        sampling_mode: Literal["train", "eval"] = "eval",
+        whitened: bool = False,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(teacher=teacher, spec=spec, temperature=temperature)
+        self.generator = generator(image_size=spec.image_size, channels=spec.channels)
+        self.optimizer = optimizer(self.generator.parameters())
+        self.batch_size = batch_size
+        self.weights = {
+            "one_hot": one_hot_weight,
+            "balance": balance_weight,
+            "activation": activation_weight,
+        }
+        self.balance_log_base = balance_log_base
+        self.shares_batch = protocol == "shared_batch"
+        self.samples_in_train_mode = sampling_mode == "train"
+        self.whitened = whitened
+        self.bank = ImageBank.of(spec, pixels=not whitened)
+        self.last_batch: Tensor | None = None
+
+    def _generate(self, n: int) -> Tensor:
+        """What the generator makes of fresh latents: pixels, or whitened images."""
+        latents = torch.randn(n, *self.generator.latent_shape, device=self.device)
+        images: Tensor = self.generator(latents)
+        return images
+
+    def _to_teacher(self, images: Tensor) -> Tensor:
+        return images.float() if self.whitened else self.normalisation(images.float())
+
+    def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
+        """One generator step; DAFL never looks at the student."""
+        self.generator.train()
+        images = self._to_teacher(self._generate(self.batch_size))
+        output = self.teacher(images)
+        terms = {
+            "one_hot": one_hot_loss(output.logits),
+            "balance": balance_loss(output.logits, self.balance_log_base),
+            "activation": activation_loss(output.features),
+        }
+        loss = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+        self.optimizer.zero_grad()
+        loss.backward()
+        average_gradients(self.generator.parameters())
+        self.optimizer.step()
+        if self.shares_batch:
+            self.last_batch = images.detach()
+        return {name: term.detach() for name, term in terms.items()}
+
+    @torch.no_grad()
+    def sample(self, n: int) -> Tensor:
+        """Fresh images, or the first ``n`` of the batch that the generator was trained with.
+
+        Raises:
+            UserError: If that batch is smaller than ``n``.
+        """
+        if self.last_batch is None:
+            with mode(self.generator, self.samples_in_train_mode):
+                return self._to_teacher(self._generate(n))
+        if n > len(self.last_batch):
+            raise UserError(
+                f"Expected distill.batch_size <= baseline.batch_size={len(self.last_batch)} with "
+                f"baseline.protocol=shared_batch, but got {n}"
+            )
+        return self.last_batch[:n]
+
+    @torch.no_grad()
+    def harvest(self, n: int) -> None:
+        """Record ``n`` images, made in whole batches so that batch-mode BN sees full ones."""
+        with mode(self.generator, self.samples_in_train_mode):
+            while n > 0:
+                self.bank.append(self._generate(self.batch_size)[:n])
+                n -= self.batch_size
+
+    def substitution_data(self) -> list[ImageBank]:
+        """The recorded images."""
+        return [self.bank]
+
+    def optimizers(self) -> Mapping[str, Optimizer]:
+        """The generator's."""
+        return {"generator": self.optimizer}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Optimiser and the batch that is shared with the student."""
+        return {"optimizers": super().get_extra_state(), "last_batch": self.last_batch}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Load them."""
+        super().set_extra_state(state["optimizers"])
+        self.last_batch = state["last_batch"]

@@ -1,0 +1,144 @@
+"""DFND: the images of an unlabeled pool that the teacher is most confident of."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from src.common.distributed import gather_rows, rank, world_size
+from src.common.seeding import global_generator
+from src.dataset.contract import ImageSpec, Pool
+from src.dataset.normalisation import Normalisation
+from src.objective.noise import NoisyDistillationObjective, class_weights
+from src.substitution.contract import Baseline
+from src.substitution.image_bank import ImageBank
+from src.teacher.frozen import FrozenTeacher
+
+_log = logging.getLogger(__name__)
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_LARGEST_DIAGONAL = 0.999
+_SCORING_BATCH = 256
+
+
+class DFND(Baseline):
+    """The first round scores the pool, ``v = -log max_c softmax(T(u))_c``, and keeps the smallest.
+
+    The student then learns from T's soft predictions, and from T's hard labels through a noise
+    matrix that is trained with it. Defaults are the authors' second code release; the first one
+    is ``temperature=2 weight_classes=true augment=false``.
+
+    Args:
+        pool: Unlabeled images.
+        num_select: Images to keep over all ranks; the whole pool where it is smaller.
+        statistics: What pool images are normalised with, in scoring and training: ``imagenet``
+            as released, the ``pool``'s own, or the ``teacher``'s.
+        augment: Random crop and flip of the selected images.
+        diagonal: Fixed diagonal of the noise matrix; None takes the teacher's test accuracy.
+        weight_classes: Weight both losses by the inverse frequency of the selected classes.
+        compensate_noise: Whether the noise-adapted term sees the compensated prediction.
+        temperature: Temperature of the KL term.
+
+    Source: Chen et al., Learning Student Networks in the Wild, CVPR 2021.
+    """
+
+    reads_pool: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        teacher: FrozenTeacher,
+        spec: ImageSpec,
+        pool: Pool,
+        num_select: int,
+        statistics: Literal["imagenet", "pool", "teacher"] = "imagenet",
+        augment: bool = True,
+        diagonal: float | None = None,
+        weight_classes: bool = False,
+        compensate_noise: bool = False,
+        temperature: float = 4.0,
+    ) -> None:
+        super().__init__(teacher=teacher, spec=spec, temperature=temperature)
+        self.pool, self.num_select = pool, num_select
+        self.diagonal, self.weight_classes = diagonal, weight_classes
+        self.compensate_noise = compensate_noise
+        mean, std = {
+            "imagenet": _IMAGENET,
+            "pool": pool.statistics,
+            "teacher": (spec.mean, spec.std),
+        }[statistics]
+        self.pool_normalisation = Normalisation(mean, std)
+        self.bank = ImageBank.of(
+            spec,
+            mean=mean,
+            std=std,
+            crop_padding=spec.crop_padding if augment else 0,
+            flip_probability=0.5 if augment else 0.0,
+        )
+        self.selected: Tensor | None = None
+        self.class_counts: Tensor | None = None
+
+    def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
+        """Select in the first round; nothing is left to do in later ones."""
+        if self.selected is not None:
+            return {}
+        images = self.pool.unlabeled(self.spec.image_size)
+        wanted = min(self.num_select, len(images))
+        if wanted < self.num_select:
+            _log.warning("The pool has %d images, %d were asked for", wanted, self.num_select)
+        scores, labels = self._score(images)
+        # Stable: very confident images can tie at exactly 0.
+        order = torch.sort(scores, stable=True).indices[:wanted]
+        self.class_counts = torch.bincount(labels[order], minlength=self.spec.num_classes).cpu()
+        self.selected = order.cpu()
+        self.bank.append(images[self.selected[rank() :: world_size()]])
+        return {"selected_nll": scores[order].mean()}
+
+    @torch.no_grad()
+    def _score(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Score ``[P]`` and predicted class ``[P]`` of the pool; every rank scores its share."""
+        own = torch.arange(rank(), len(images), world_size())
+        confidences, labels = [], []
+        for index in own.split(_SCORING_BATCH):
+            batch = self.pool_normalisation.from_uint8(images[index].to(self.device))
+            best = torch.log_softmax(self.teacher(batch).logits, dim=1).max(dim=1)
+            confidences.append(-best.values)
+            labels.append(best.indices)
+        position = gather_rows(own.to(self.device))
+        inverse = torch.empty_like(position)
+        inverse[position] = torch.arange(len(position), device=self.device)
+        scores = gather_rows(torch.cat(confidences))[inverse]
+        return scores, gather_rows(torch.cat(labels))[inverse]
+
+    def sample(self, n: int) -> Tensor:
+        """Selected images, augmented."""
+        return self.bank.draw(n, global_generator(self.device))
+
+    def substitution_data(self) -> list[ImageBank]:
+        """The selected images."""
+        return [self.bank]
+
+    def objective(self) -> nn.Module:
+        """KL to the teacher plus the noise-adapted likelihood of its hard labels."""
+        diagonal = self.diagonal
+        if diagonal is None:
+            diagonal = min((self.teacher.acc1 or 100.0) / 100, _LARGEST_DIAGONAL)
+        weights = None
+        if self.weight_classes and self.class_counts is not None:
+            weights = class_weights(self.class_counts)
+        return NoisyDistillationObjective(
+            self.spec.num_classes,
+            diagonal,
+            temperature=self.temperature,
+            class_weights=weights,
+            compensate_noise=self.compensate_noise,
+        )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The selection."""
+        return {"selected": self.selected, "class_counts": self.class_counts}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Load it."""
+        self.selected, self.class_counts = state["selected"], state["class_counts"]

@@ -1,0 +1,143 @@
+"""Files that are whole or absent, hashes that name content, and locks between processes."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from src.common.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Write a file under a temporary name, then put it in place in one step.
+
+    Missing parent folders are made. When the block fails, an older file at ``path`` stays.
+
+    Args:
+        path: The file; its suffix is kept by the temporary name.
+
+    Yields:
+        Path in the same folder, to be written by the block.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder under a temporary name, then rename it; on failure nothing is left.
+
+    A folder that lies at ``path`` already is replaced. Processes that may write the same
+    folder at once hold ``lock(path)``.
+
+    Yields:
+        Empty folder beside ``path``, to be filled by the block.
+    """
+    temporary, aside = _temporary(path), _temporary(path)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            _flush(file)
+        if path.exists():  # a folder cannot be renamed onto one that has content
+            path.rename(aside)
+        temporary.rename(path)
+        _flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what killed writers of ``path`` left beside it; call it holding ``lock(path)``."""
+    pattern = re.compile(r"\.\d+-[0-9a-f]{8}-" + re.escape(path.name))
+    for entry in list(path.parent.iterdir()):
+        if pattern.fullmatch(entry.name):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+@contextmanager
+def lock(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold ``<path>.lock`` against other processes; the system frees it when a process dies.
+
+    Args:
+        path: The file or folder to guard; need not exist.
+        wait: Wait for the other process, or fail at once.
+
+    Raises:
+        UserError: When another process holds it and ``wait`` is false.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    guard = FileLock(path.with_name(f"{path.name}.lock"))
+    try:
+        guard.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise UserError(
+                f"Expected '{path}' to be free, but another process is using it; "
+                "wait for that process or stop it"
+            ) from None
+        _log.info("Waiting for another process that holds '%s'", guard.lock_file)
+        guard.acquire()
+    try:
+        yield
+    finally:
+        guard.release()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_tensors(*tensors: Tensor) -> str:
+    """SHA-256 over dtype, shape and bytes of ``tensors`` in order, hexadecimal."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 of a JSON-able value, hexadecimal; the order of dictionary keys is irrelevant.
+
+    Raises:
+        TypeError: If ``value`` holds anything that JSON cannot.
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,58 @@
+"""Seconds and peak memory of a stage."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+_SAMPLING_SECONDS = 0.05
+
+
+@dataclass
+class Measurement:
+    """What a stage cost.
+
+    Attributes:
+        seconds: Wall-clock time, accumulated over all times the stage was entered.
+        peak_memory_mb: Largest resident memory of this process, plus, with CUDA, the largest
+            memory allocated on the device; MiB.
+    """
+
+    seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+
+
+@contextmanager
+def measured(into: Measurement) -> Iterator[None]:
+    """Add the time of the block to ``into`` and raise its peak memory to the block's.
+
+    Resident memory is sampled, since the operating system's own maximum never falls.
+    """
+    process = psutil.Process()
+    stop = threading.Event()
+    peak = process.memory_info().rss
+
+    def sample() -> None:
+        nonlocal peak
+        while not stop.wait(_SAMPLING_SECONDS):
+            peak = max(peak, process.memory_info().rss)
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        into.seconds += time.perf_counter() - start
+        stop.set()
+        thread.join()
+        peak = max(peak, process.memory_info().rss)
+        if torch.cuda.is_available():
+            peak += torch.cuda.max_memory_allocated()
+        into.peak_memory_mb = max(into.peak_memory_mb, peak / 2**20)

@@ -1,0 +1,107 @@
+"""What all data sets made of image files share: listing, cache, counts, fingerprint."""
+
+import logging
+from abc import abstractmethod
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from src.common.files import content_hash
+from src.dataset.cache import Decoded, load_decoded, remember
+from src.dataset.contract import Dataset, Split
+from src.dataset.decode import Geometry
+from src.dataset.listing import ImageFiles, wrong_layout
+
+_log = logging.getLogger(__name__)
+SplitName = Literal["train", "test"]
+
+
+class FolderDataset(Dataset):
+    """A data set of image files, decoded once into a cache.
+
+    A split may be missing as long as nobody asks for it: with a given teacher a data-free run
+    needs no training image.
+
+    Args:
+        root: Folder of the data set; only read.
+        cache_dir: Root of all caches.
+        geometry: Size of the decoded images.
+        skip_corrupt: Leave unreadable images out instead of failing.
+    """
+
+    layout: ClassVar[str]
+    official_counts: ClassVar[dict[SplitName, int]] = {}
+
+    def __init__(
+        self, root: str | Path, cache_dir: str | Path, geometry: Geometry, *, skip_corrupt: bool
+    ) -> None:
+        self.root = Path(root).expanduser()
+        self.cache_dir = Path(cache_dir).expanduser()
+        self.geometry = geometry
+        self.skip_corrupt = skip_corrupt
+
+    @abstractmethod
+    def _list(self, split: SplitName) -> ImageFiles | None:
+        """Files of a split, or ``None`` where its folder is missing."""
+
+    def train(self) -> Split:
+        """The original training split; only the teacher may ask for it."""
+        # Not kept: later stages, whose memory is measured, do not need it.
+        return self._split("train")
+
+    def test(self) -> Split:
+        """The test split, for evaluation."""
+        return self._test
+
+    @cached_property
+    def _test(self) -> Split:
+        return self._split("test")
+
+    def unlabeled(self, image_size: int) -> Tensor:
+        """The training images as a pool; another size is decoded straight to the square.
+
+        Differs from resizing the stored images only where those are cropped: a pool shows
+        the whole image, whatever its aspect ratio, as DFND published it.
+        """
+        if image_size == self.geometry.size:
+            return self.train().images
+        return self._decode("train", Geometry(image_size)).images
+
+    def fingerprint(self) -> str:
+        """Content hash of the splits that are there; equal copies have equal hashes."""
+        found = {split: self._fingerprint(split) for split in ("train", "test")}
+        if not any(found.values()):
+            raise wrong_layout(self.root, self.layout)
+        return content_hash(found)
+
+    def _split(self, split: SplitName) -> Split:
+        decoded = self._decode(split, self.geometry)
+        return Split(decoded.images, decoded.labels)
+
+    def _decode(self, split: SplitName, geometry: Geometry) -> Decoded:
+        files = self._list(split)
+        if files is None:
+            raise wrong_layout(self.root, f"a {split} split ({self.layout})")
+        official = self.official_counts.get(split, len(files.names))
+        if len(files.names) != official:
+            _log.warning(
+                "The %s split of %s in '%s' holds %d images instead of %d: results do not compare "
+                "with published ones",
+                *(split, self.name, self.root, len(files.names), official),
+            )
+        return load_decoded(
+            files,
+            geometry,
+            self.cache_dir,
+            f"{self.name}-{split}",
+            skip_corrupt=self.skip_corrupt,
+        )
+
+    def _fingerprint(self, split: SplitName) -> str | None:
+        files = self._list(split)
+        if files is None:
+            return None
+        key = f"{self.name}-{split}-fingerprint-{files.signature()[:16]}"
+        return str(remember(self.cache_dir, key, files.fingerprint))

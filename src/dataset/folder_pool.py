@@ -1,0 +1,70 @@
+"""Any folder of images as an unlabeled pool."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor
+
+from src.dataset.cache import load_decoded, remember
+from src.dataset.contract import Pool
+from src.dataset.decode import Geometry
+from src.dataset.listing import ImageFiles, find_images, wrong_layout
+from src.dataset.statistics import Channels, checked
+
+
+class FolderPool(Pool):
+    """All images below a folder, in sorted order; folder names mean nothing.
+
+    Args:
+        root: The folder; only read.
+        cache_dir: Root of all caches.
+        mean: Per-channel mean of the pool in [0, 1].
+        std: Per-channel standard deviation of the pool in [0, 1].
+        keep_aspect: Resize the shorter side and cut out the centre; by default images are resized
+            straight to the square, as DFND published it.
+        skip_corrupt: Leave unreadable images out instead of failing.
+    """
+
+    name: ClassVar[str] = "folder_pool"
+
+    def __init__(
+        self,
+        root: str | Path,
+        cache_dir: str | Path,
+        *,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        keep_aspect: bool = False,
+        skip_corrupt: bool = False,
+    ) -> None:
+        self.root = Path(root).expanduser()
+        self.cache_dir = Path(cache_dir).expanduser()
+        self.given = checked(mean, std)
+        self.keep_aspect = keep_aspect
+        self.skip_corrupt = skip_corrupt
+
+    @property
+    def statistics(self) -> tuple[Channels, Channels]:
+        """The pool's own per-channel mean and standard deviation in [0, 1]."""
+        return self.given
+
+    def unlabeled(self, image_size: int) -> Tensor:
+        """All images ``[N, 3, image_size, image_size]`` uint8, resized, in a fixed order."""
+        geometry = Geometry(image_size, shorter_side=image_size if self.keep_aspect else None)
+        decoded = load_decoded(
+            self._list(), geometry, self.cache_dir, self.name, skip_corrupt=self.skip_corrupt
+        )
+        return decoded.images
+
+    def fingerprint(self) -> str:
+        """Content hash of the files; equal copies have equal hashes."""
+        files = self._list()
+        key = f"{self.name}-fingerprint-{files.signature()[:16]}"
+        return str(remember(self.cache_dir, key, files.fingerprint))
+
+    def _list(self) -> ImageFiles:
+        names = find_images(self.root)
+        if not names:
+            raise wrong_layout(self.root, "images (jpg, png, ...) at any depth")
+        return ImageFiles(self.root, tuple(names), (0,) * len(names))

@@ -1,0 +1,117 @@
+"""Any data set laid out as ``{train,test}/<class>/*``."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from src.common.errors import UserError
+from src.common.files import content_hash, sha256_tensors
+from src.dataset.cache import Decoded, remember
+from src.dataset.contract import ImageSpec, Split
+from src.dataset.decode import Geometry
+from src.dataset.folder_dataset import FolderDataset, SplitName
+from src.dataset.listing import ImageFiles, class_folders, files_by_class, wrong_layout
+from src.dataset.statistics import Channels, checked, measure
+
+_log = logging.getLogger(__name__)
+
+
+class ImageFolder(FolderDataset):
+    """Your own images: ``train/<class>/**`` and ``test/<class>/**`` (or ``val``).
+
+    Args:
+        root: Folder that holds ``train`` and ``test`` or, where there is no ``test``, ``val``.
+        cache_dir: Root of all caches.
+        image_size: Height and width of the decoded images, pixels.
+        keep_aspect: Resize the shorter side and cut out the centre, or resize to the square.
+        mean: Per-channel mean in [0, 1] of the teacher's input; ``None``: of the train split.
+        std: Per-channel standard deviation in [0, 1]; ``None``: of the train split.
+        allow_overlap: Only warn when an image is in both splits.
+        skip_corrupt: Leave unreadable images out instead of failing.
+    """
+
+    name: ClassVar[str] = "image_folder"
+    layout: ClassVar[str] = "'train/<class>/*.jpg' and 'test/<class>/*.jpg' or 'val/<class>/*.jpg'"
+
+    def __init__(
+        self,
+        root: str | Path,
+        cache_dir: str | Path,
+        *,
+        image_size: int,
+        keep_aspect: bool = True,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        allow_overlap: bool = True,
+        skip_corrupt: bool = False,
+    ) -> None:
+        geometry = Geometry(image_size, shorter_side=image_size if keep_aspect else None)
+        super().__init__(root, cache_dir, geometry, skip_corrupt=skip_corrupt)
+        if (mean is None) != (std is None):
+            raise UserError("Expected both `mean` and `std` of the data set or neither (null)")
+        self.given = None if mean is None or std is None else checked(mean, std)
+        self.allow_overlap = allow_overlap
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the class folders, sorted: the label order."""
+        names = class_folders(self.root / "train") or class_folders(self._test_folder)
+        if not names:
+            raise wrong_layout(self.root, self.layout)
+        return tuple(names)
+
+    @cached_property
+    def spec(self) -> ImageSpec:
+        """Geometry and statistics; without given ones this decodes the train split once."""
+        mean, std = self.given or self._measured()
+        size = self.geometry.size
+        # The crop padding of CIFAR in proportion: an eighth of the side.
+        return ImageSpec(len(self.class_names), size, mean, std, crop_padding=size // 8)
+
+    def train(self) -> Split:
+        """The original training split; only the teacher may ask for it.
+
+        Raises:
+            UserError: If an image is also in the test split and that is not allowed.
+        """
+        train = self._decode("train", self.geometry)
+        if class_folders(self._test_folder):
+            self._report_overlap(train, self._decode("test", self.geometry))
+        return Split(train.images, train.labels)
+
+    @property
+    def _test_folder(self) -> Path:
+        folder = self.root / "test"
+        return folder if folder.is_dir() else self.root / "val"
+
+    def _list(self, split: SplitName) -> ImageFiles | None:
+        folder = self.root / "train" if split == "train" else self._test_folder
+        return files_by_class(folder, self.class_names) if class_folders(folder) else None
+
+    def _measured(self) -> tuple[Channels, Channels]:
+        if self._list("train") is None:
+            raise UserError(
+                f"Expected `mean` and `std` to be given, since '{self.root}' has no train split "
+                "to measure them on; set both to those of the teacher's training data"
+            )
+        decoded = self._decode("train", self.geometry)
+        source = [asdict(self.geometry), self.skip_corrupt, self._fingerprint("train")]
+        key = f"{self.name}-train-statistics-{content_hash(source)[:16]}"
+        return checked(*remember(self.cache_dir, key, lambda: measure(decoded.images)))
+
+    def _report_overlap(self, train: Decoded, test: Decoded) -> None:
+        seen = dict(zip(map(sha256_tensors, train.images), train.names, strict=True))
+        hashes = zip(map(sha256_tensors, test.images), test.names, strict=True)
+        pairs = [(seen[key], name) for key, name in hashes if key in seen]
+        if not pairs:
+            return
+        report = (
+            f"{len(pairs)} test images in '{self.root}' are also training images, first "
+            f"'{pairs[0][1]}' = '{pairs[0][0]}': test accuracy is too high"
+        )
+        if not self.allow_overlap:
+            raise UserError(f"{report}; remove them or set allow_overlap=true")
+        _log.warning(report)

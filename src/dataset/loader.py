@@ -1,0 +1,71 @@
+"""Batches of labelled images, augmented and normalised on the device."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from src.common.augment import random_crop_flip
+from src.common.distributed import rank, world_size
+from src.common.seeding import generator
+from src.dataset.contract import ImageSpec, Split
+from src.dataset.normalisation import Normalisation
+
+
+class LabelledBatches:
+    """One pass over a split a time, as an iterable for ``Trainer``; no workers, no copies.
+
+    With several ranks each takes its own share; in training all ranks yield equally many.
+
+    Args:
+        split: Images and labels.
+        spec: Statistics and the training transform.
+        batch_size: Images a batch and rank.
+        device: Where the batches go.
+        training: Shuffle, augment, and drop the incomplete last batch.
+        seed: Seed of order and augmentation.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        spec: ImageSpec,
+        batch_size: int,
+        device: torch.device,
+        *,
+        training: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.split, self.spec = split, spec
+        self.batch_size, self.device = batch_size, device
+        self.training, self.seed = training, seed
+        self.epoch = 0
+        self._normalisation = Normalisation.of(spec).to(device)
+
+    def _share(self) -> int:
+        return len(self.split.labels) // world_size()
+
+    def __len__(self) -> int:
+        if self.training:
+            return max(1, self._share() // self.batch_size)
+        own = len(range(rank(), len(self.split.labels), world_size()))
+        return -(-own // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        count = len(self.split.labels)
+        order = torch.arange(count)
+        if self.training:
+            order = torch.randperm(
+                count, generator=generator("cpu", self.seed, "order", self.epoch)
+            )
+            order = order[: self._share() * world_size()]
+        draws = generator(self.device, self.seed, "augmentation", rank(), self.epoch)
+        self.epoch += 1
+        own = order[rank() :: world_size()].split(self.batch_size)
+        for index in own[: len(self)]:
+            images = self.split.images[index].to(self.device)
+            if self.training:
+                images = random_crop_flip(
+                    images, self.spec.crop_padding, self.spec.flip_probability, draws
+                )
+            yield self._normalisation.from_uint8(images), self.split.labels[index].to(self.device)

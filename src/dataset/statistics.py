@@ -1,0 +1,43 @@
+"""Per-channel mean and standard deviation of images."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from src.common.errors import UserError
+
+Channels = tuple[float, float, float]
+
+
+def measure(images: Tensor) -> tuple[Channels, Channels]:
+    """Mean and standard deviation over all pixels of ``[N, 3, H, W]`` uint8, in [0, 1]."""
+    total = torch.zeros(3, dtype=torch.float64)
+    squares = torch.zeros(3, dtype=torch.float64)
+    for part in images.split(1024):  # float copies of a whole data set would not fit
+        pixels = part.double() / 255
+        total += pixels.sum(dim=(0, 2, 3))
+        squares += pixels.square().sum(dim=(0, 2, 3))
+    count = images.numel() / 3
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0).sqrt()
+    return _three(mean.tolist()), _three(std.tolist())
+
+
+def checked(mean: Sequence[float], std: Sequence[float]) -> tuple[Channels, Channels]:
+    """``mean`` and ``std`` as tuples, where they can normalise an RGB image.
+
+    Raises:
+        UserError: If there are not three of each, or a standard deviation is not positive.
+    """
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise UserError(
+            "Expected `mean` and `std` to hold three numbers each, `std` above 0, but got "
+            f"{list(mean)} and {list(std)}"
+        )
+    return _three(mean), _three(std)
+
+
+def _three(values: Sequence[float]) -> Channels:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

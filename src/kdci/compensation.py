@@ -1,0 +1,168 @@
+"""Backdoor-adjusted compensation of the student's prediction."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.common.errors import UserError
+from src.common.seeding import generator
+from src.kdci.dictionary import ConfounderDictionary, Space
+
+Attention = Literal["additive", "dot", "cosine", "uniform", "random"]
+_COSINE_SCALE = 10.0
+
+
+class BackdoorCompensation(nn.Module):
+    """Fuses the prior-weighted expectation over the confounders into the student's logits.
+
+    ``lambda_i = softmax_i(v^T tanh(W_q s + W_k z_i))``,
+    ``E_z[F(z)] = sum_i lambda_i P(z_i) z_i``,  ``s~ = W_h s + W_g E_z[F(z)]``.
+
+    Lambda and P each sum to 1, so the weights lambda_i P(z_i) sum to about 1/N: the paper's form
+    fades as N grows, and ``renormalise`` makes it a proper expectation.
+
+    All parameters and buffers exist, at their final shape, from construction. Parameters have
+    PyTorch's Linear initialisation, drawn from their own generator, so that the student's
+    initialisation and data order equal those of ``kdci=none`` at the same seed.
+
+    Args:
+        num_classes: K.
+        num_prototypes: N.
+        dim: d, width of a prototype; K in logit space.
+        space: What the prototypes are.
+        attention: How lambda is made; ``cosine`` is the softmax of ten times cos(s, z_i),
+            ``random`` is drawn once.
+        attention_dim: Width of W_q s and W_k z.
+        fusion: W_h: the identity (``residual``), or learned from the identity (``linear``).
+        projection: W_g: ``learned``, or the ``identity``.
+        expectation: ``geometric``, the paper's normalised weighted geometric mean, or
+            ``arithmetic``, ``log sum_i w_i softmax(z_i)``, the adjustment formula itself.
+        strength: Factor of the compensation; 0 is the vanilla student, bit for bit.
+        prior: P(z_i): the ``proportion`` of the cluster, or ``uniform`` (ablation).
+        renormalise: Divide the weights by their sum.
+        seed: Seed of the initialisation.
+
+    Raises:
+        UserError: If an option needs ``space=logits``.
+
+    Source: Wang et al., De-confounded Data-free Knowledge Distillation for Handling Distribution
+    Shifts, CVPR 2024, arXiv:2403.19539. The forms of attention and fusion are our reading.
+    """
+
+    prototypes: Tensor
+    prior: Tensor
+    random_weights: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        num_prototypes: int,
+        dim: int,
+        space: Space = "logits",
+        attention: Attention = "additive",
+        attention_dim: int = 128,
+        fusion: Literal["residual", "linear"] = "residual",
+        projection: Literal["learned", "identity"] = "learned",
+        expectation: Literal["geometric", "arithmetic"] = "geometric",
+        strength: float = 1.0,
+        prior: Literal["proportion", "uniform"] = "proportion",
+        renormalise: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        in_logits = {
+            "kdci.attention=cosine": attention == "cosine",
+            "kdci.projection=identity": projection == "identity",
+            "kdci.expectation=arithmetic": expectation == "arithmetic",
+        }
+        for option, chosen in in_logits.items():
+            if chosen and space != "logits":
+                raise UserError(f"Expected kdci.space=logits with {option}, but got '{space}'")
+        self.attention, self.expectation = attention, expectation
+        self.strength, self.renormalise = strength, renormalise
+        self.uniform_prior = prior == "uniform"
+        draws = generator("cpu", seed, "compensation")
+
+        def linear(rows: int, columns: int) -> nn.Parameter:
+            weight = torch.empty(rows, columns)
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=draws)
+            return nn.Parameter(weight)
+
+        learned = attention in ("additive", "dot")
+        self.query = linear(attention_dim, num_classes) if learned else None
+        self.key = linear(attention_dim, dim) if learned else None
+        self.score = linear(1, attention_dim) if attention == "additive" else None
+        self.project = linear(num_classes, dim) if projection == "learned" else None
+        self.fuse = nn.Parameter(torch.eye(num_classes)) if fusion == "linear" else None
+        random = torch.rand(num_prototypes, generator=draws)
+        self.register_buffer("random_weights", random / random.sum())
+        self.register_buffer("prototypes", torch.zeros(num_prototypes, dim))
+        self.register_buffer("prior", torch.zeros(num_prototypes))
+
+    @torch.no_grad()
+    def load(self, dictionary: ConfounderDictionary) -> None:
+        """Copy a dictionary in.
+
+        Raises:
+            ValueError: If its shape is not the one this module was built for.
+        """
+        if dictionary.prototypes.shape != self.prototypes.shape:
+            raise ValueError(
+                f"Expected prototypes of shape {tuple(self.prototypes.shape)}, "
+                f"but got {tuple(dictionary.prototypes.shape)}"
+            )
+        self.prototypes.copy_(dictionary.prototypes)
+        self.prior.copy_(dictionary.prior)
+        if self.uniform_prior:
+            self.prior.fill_(1 / len(self.prior))
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether a dictionary is there: a prior sums to 1."""
+        return bool(self.prior.sum() > 0)
+
+    def log_attention(self, logits: Tensor) -> Tensor:
+        """Log lambda ``[B, N]`` of student logits ``[B, K]``; lambda sums to 1 in every row."""
+        if self.attention == "uniform":
+            return torch.full_like(self.prior, -math.log(len(self.prior))).expand(len(logits), -1)
+        if self.attention == "random":
+            return self.random_weights.log().expand(len(logits), -1)
+        if self.attention == "cosine":
+            scores = F.normalize(logits, dim=1) @ F.normalize(self.prototypes, dim=1).T
+            return F.log_softmax(_COSINE_SCALE * scores, dim=1)
+        if self.query is None or self.key is None:
+            raise ValueError(f"Expected a known attention, but got '{self.attention}'")
+        queries, keys = F.linear(logits, self.query), F.linear(self.prototypes, self.key)
+        if self.score is None:
+            return F.log_softmax(queries @ keys.T / math.sqrt(keys.shape[1]), dim=1)
+        hidden = torch.tanh(queries[:, None] + keys)
+        return F.log_softmax(F.linear(hidden, self.score).squeeze(2), dim=1)
+
+    def expect(self, log_weights: Tensor) -> Tensor:
+        """E_z[F(z)] ``[B, d]`` under the weights lambda_i P(z_i), given as logs ``[B, N]``.
+
+        Logs, because an attention that underflows to 0 would make the gradient NaN.
+        """
+        if self.renormalise:
+            log_weights = F.log_softmax(log_weights, dim=1)
+        if self.expectation == "geometric":
+            return log_weights.exp() @ self.prototypes
+        log_classes = F.log_softmax(self.prototypes, dim=1)
+        return torch.logsumexp(log_weights[:, :, None] + log_classes, dim=1)
+
+    def plain(self, logits: Tensor) -> Tensor:
+        """The student's own prediction ``W_h s`` ``[B, K]``, as evaluated and shipped."""
+        return logits if self.fuse is None else F.linear(logits, self.fuse)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Compensated logits ``[B, K]`` of plain student logits ``[B, K]``, float32."""
+        with torch.autocast(logits.device.type, enabled=False):
+            logits = logits.float()
+            expected = self.expect(self.log_attention(logits) + self.prior.log())
+            if self.project is not None:
+                expected = F.linear(expected, self.project)
+            return self.plain(logits) + self.strength * expected

@@ -1,0 +1,92 @@
+"""K-means with k-means++ initialisation; the only place that knows FAISS."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float32]
+
+
+class Clustering(NamedTuple):
+    """Cluster of every row ``[M]`` int64, and the inertia of every iteration."""
+
+    assignment: NDArray[np.int64]
+    inertia: list[float]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """FAISS repeats bit for bit only at a fixed number of threads, and one is fastest here."""
+    import faiss
+
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def project(rows: Float, dim: int) -> Float:
+    """PCA of ``rows`` ``[M, d]`` to ``[M, dim]``."""
+    import faiss
+
+    with _one_thread():
+        pca = faiss.PCAMatrix(rows.shape[1], dim)
+        pca.train(rows)
+        projected: Float = pca.apply(rows)
+    return projected
+
+
+def kmeans(
+    rows: Float, num_clusters: int, *, iterations: int, restarts: int, seed: int
+) -> Clustering:
+    """Cluster all of ``rows`` ``[M, d]`` into ``num_clusters`` non-empty clusters.
+
+    FAISS by default trains on at most 256 rows a centroid and warns below 39; both limits are
+    lifted, so nothing is left out silently. Repeats bit for bit from ``seed``.
+
+    Args:
+        rows: Float32, contiguous; at least ``num_clusters`` of them distinct.
+        num_clusters: N.
+        iterations: Lloyd iterations.
+        restarts: Runs from new initialisations; the one of the lowest inertia is kept.
+        seed: Seed of the initialisations.
+    """
+    import faiss
+
+    with _one_thread():
+        search = faiss.Kmeans(
+            rows.shape[1],
+            num_clusters,
+            niter=iterations,
+            nredo=restarts,
+            seed=seed % 2**31,
+            init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
+            min_points_per_centroid=1,
+            max_points_per_centroid=len(rows),
+        )
+        search.train(rows)
+        distances, nearest = search.index.search(rows, 1)
+    assignment = _fill_empty(rows, nearest[:, 0].astype(np.int64), distances[:, 0], num_clusters)
+    return Clustering(assignment, np.asarray(search.obj, dtype=float).tolist())
+
+
+def _fill_empty(
+    rows: Float, assignment: NDArray[np.int64], distances: Float, num_clusters: int
+) -> NDArray[np.int64]:
+    """Give every empty cluster the row farthest from its centroid, with that row's twins.
+
+    Only rows at a distance are moved, so a cluster of identical rows is never emptied. FAISS
+    splits clusters that fall empty while training; one may still end empty when the distinct
+    rows hardly outnumber the clusters.
+    """
+    for cluster in np.flatnonzero(np.bincount(assignment, minlength=num_clusters) == 0):
+        sizes = np.bincount(assignment, minlength=num_clusters)
+        farthest = np.where(sizes[assignment] > 1, distances, -1).argmax()
+        twins = (rows == rows[farthest]).all(1)
+        assignment[twins], distances[twins] = cluster, 0
+    return assignment

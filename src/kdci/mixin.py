@@ -1,0 +1,64 @@
+"""Stage (b) with KDCI: a student module whose prediction is compensated before the loss."""
+
+from typing import Any
+
+from torch import Tensor
+
+from src.kdci.compensation import BackdoorCompensation
+from src.kdci.dictionary import ConfounderDictionary
+from src.objective.distillation import StudentOutput
+
+
+class KDCIMixin:
+    """Put before a student module: ``class KDCIStudent(KDCIMixin, StudentModule)``.
+
+    The compensation is attached while training only; the student that is evaluated, exported and
+    read by synthesis losses is the plain network.
+
+    Args:
+        compensation: Attached module, trained jointly with the student.
+        lr_scale: Learning rate of the compensation relative to the student's.
+    """
+
+    is_compensated = True
+
+    def __init__(
+        self, *args: Any, compensation: BackdoorCompensation, lr_scale: float = 1.0, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.compensation = compensation
+        self.lr_scale = lr_scale
+
+    def load_dictionary(self, dictionary: ConfounderDictionary) -> None:
+        """Take the dictionary over; :class:`ConfounderDictionaryCallback` calls this."""
+        self.compensation.load(dictionary)
+
+    def on_train_start(self) -> None:
+        """Refuse to train without a dictionary.
+
+        Raises:
+            RuntimeError: If none was loaded.
+        """
+        super().on_train_start()  # type: ignore[misc]
+        if not self.compensation.is_loaded:
+            raise RuntimeError(
+                "Expected a confounder dictionary before the student trains, but none is loaded; "
+                "add ConfounderDictionaryCallback to the trainer"
+            )
+
+    def student_output(self, images: Tensor) -> StudentOutput:
+        """Compensated and plain logits of ``images`` ``[B, C, H, W]``."""
+        raw_logits: Tensor = super().student_output(images).raw_logits  # type: ignore[misc]
+        return StudentOutput(self.compensation(raw_logits), raw_logits)
+
+    def plain_logits(self, raw_logits: Tensor) -> Tensor:
+        """What the deployed student predicts, ``[B, K]``."""
+        return self.compensation.plain(raw_logits)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The student's groups and one for the compensation."""
+        groups: list[dict[str, Any]] = super().parameter_groups()  # type: ignore[misc]
+        parameters = list(self.compensation.parameters())
+        if not parameters:
+            return groups
+        return [*groups, {"params": parameters, "lr": groups[0]["lr"] * self.lr_scale}]

@@ -1,0 +1,47 @@
+"""Entry point: ``python -m src.run [group=option] [key=value] [--multirun]``."""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from src import launch
+from src.common.errors import UserError
+from src.report.summary import is_finished
+
+
+@hydra.main(config_path="../conf", config_name="config", version_base="1.3")
+def _job(config: DictConfig) -> None:
+    job = HydraConfig.get()
+    folder, overrides = Path(job.runtime.output_dir), list(job.overrides.task)
+    if job.mode == RunMode.MULTIRUN:
+        launch.run_point(config, overrides, folder)
+    elif is_finished(folder) and not config.force:
+        launch.show(folder)
+    else:
+        launch.run_single(config, overrides, folder)
+
+
+def main() -> None:
+    """Run, and say what went wrong in one line where the user can mend it."""
+    os.environ["KDCI_ROOT"] = str(launch.ROOT)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises and we do the talking
+    launch.register_resolvers()
+    try:
+        _job()
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(launch.complain(launch.explain(error, sys.argv[1:]), 2))
+    except UserError as error:
+        sys.exit(launch.complain(str(error), 2))
+    except (FloatingPointError, launch.RankError) as error:
+        sys.exit(launch.complain(str(error), 1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,299 @@
+"""The composed configuration, checked before any work starts.
+
+Plain groups are pydantic models. A node with ``_target_`` is checked against the signature of
+the class that it names: the constructor is its schema.
+"""
+
+import difflib
+import inspect
+import typing
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from src.common.errors import UserError
+
+Node = dict[str, Any]
+_TARGETS = ("src.", "torch.optim.", "torchvision.")
+# Given by the program when it builds the node, so neither required nor allowed in YAML.
+_SUPPLIED = {"teacher", "spec", "pool", "num_classes", "image_size", "channels", "params", "optimizer"}
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Substitution(_Model):
+    """Stage (a)."""
+
+    mode: Literal["replay", "online"]
+    rounds: PositiveInt
+    num_images: PositiveInt
+    record_from: float = Field(ge=0, le=1)
+    warmup_rounds: NonNegativeInt
+    log_every: PositiveInt
+
+
+class Distill(_Model):
+    """Stage (b)."""
+
+    epochs: PositiveInt
+    steps_per_epoch: PositiveInt
+    steps_per_round: PositiveInt
+    batch_size: PositiveInt
+    objective_lr: PositiveFloat
+    scheduler_steps: PositiveInt | None
+    optimizer: Node
+    scheduler: Node | None
+
+
+class TeacherFit(_Model):
+    """Training of a teacher."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    label_smoothing: float = Field(ge=0, lt=1)
+    optimizer: Node
+
+
+class Teacher(_Model):
+    """The teacher."""
+
+    name: str
+    network: Node
+    checkpoint: str | None
+    expected_acc1: float | None = Field(ge=0, le=100)
+    strict: bool
+    seed: NonNegativeInt
+    fit: TeacherFit
+
+
+class Student(_Model):
+    """The student."""
+
+    name: str
+    network: Node
+
+
+class Kdci(_Model):
+    """The compensation; all null with ``kdci=none``."""
+
+    name: Literal["backdoor", "none"]
+    N: PositiveInt | None
+    space: Literal["logits", "features"] | None
+    pca_dim: PositiveInt | None
+    prototypes: Literal["kmeans", "random"] | None
+    prior: Literal["proportion", "uniform"] | None
+    attention: Literal["additive", "dot", "cosine", "uniform", "random"] | None
+    attention_dim: PositiveInt | None
+    fusion: Literal["residual", "linear"] | None
+    projection: Literal["learned", "identity"] | None
+    expectation: Literal["geometric", "arithmetic"] | None
+    strength: NonNegativeFloat | None
+    renormalise: bool | None
+    lr_scale: NonNegativeFloat | None
+    iterations: PositiveInt | None
+    restarts: PositiveInt | None
+    refresh_every: PositiveInt | None
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the student is compensated."""
+        return self.name != "none"
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Kdci":
+        optional = {"pca_dim", "refresh_every"}
+        for key, value in self if self.enabled else ():
+            if value is None and key not in optional:
+                raise ValueError(f"kdci.{key} is null, but kdci={self.name} needs it")
+        in_logits = {
+            "kdci.attention=cosine": self.attention == "cosine",
+            "kdci.projection=identity": self.projection == "identity",
+            "kdci.expectation=arithmetic": self.expectation == "arithmetic",
+        }
+        for option, chosen in in_logits.items():
+            if self.enabled and chosen and self.space != "logits":
+                raise ValueError(f"{option} needs kdci.space=logits, but got '{self.space}'")
+        return self
+
+
+class TrainerOptions(_Model):
+    """Device, precision and processes."""
+
+    accelerator: Literal["auto", "cpu", "gpu"]
+    devices: PositiveInt
+    precision: Literal["32-true", "bf16-mixed"]
+    channels_last: bool
+    deterministic: bool
+    progress: bool
+
+
+class Wandb(_Model):
+    """Weights & Biases."""
+
+    project: str
+    mode: Literal["online", "offline", "disabled"]
+    entity: str | None
+    tags: list[str]
+
+
+class Logger(_Model):
+    """Where metrics go besides CSV."""
+
+    name: str
+    wandb: Wandb | None
+
+
+class Paths(_Model):
+    """Folders."""
+
+    outputs: str
+    cache: str
+    data: str
+
+
+class RunConfig(_Model):
+    """A whole run."""
+
+    seed: NonNegativeInt
+    force: bool
+    budget: Literal["paper", "laptop", "smoke"]
+    dataset: Node
+    pool: Node
+    baseline: Node
+    substitution: Substitution
+    distill: Distill
+    teacher: Teacher
+    student: Student
+    kdci: Kdci
+    trainer: TrainerOptions
+    logger: Logger
+    paths: Paths
+
+    @model_validator(mode="after")
+    def _online_only(self) -> "RunConfig":
+        if self.kdci.refresh_every is not None and self.substitution.mode != "online":
+            raise ValueError("kdci.refresh_every needs substitution.mode=online")
+        return self
+
+
+def check(config: Mapping[str, Any]) -> RunConfig:
+    """Check a resolved configuration.
+
+    Raises:
+        UserError: For the first wrong key: its name, its value, what is allowed, and for an
+            unknown key the nearest name.
+    """
+    try:
+        checked = RunConfig.model_validate(config)
+    except ValidationError as error:
+        raise UserError(_describe(error)) from error
+    nodes = {
+        "dataset": checked.dataset,
+        "pool": checked.pool,
+        "baseline": checked.baseline,
+        "teacher.network": checked.teacher.network,
+        "teacher.fit.optimizer": checked.teacher.fit.optimizer,
+        "student.network": checked.student.network,
+        "distill.optimizer": checked.distill.optimizer,
+        "distill.scheduler": checked.distill.scheduler or {},
+    }
+    for path, node in nodes.items():
+        if node:
+            check_node(path, node)
+    return checked
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """``; did you mean 'x'?`` for the known name that is most alike, else nothing."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{found[0]}'?" if found else ""
+
+
+def _describe(error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        model: Any = RunConfig
+        for part in first["loc"][:-1]:
+            model = _model_of(model.model_fields[str(part)].annotation)
+        return f"Unknown configuration key '{path}'{nearest(path.split('.')[-1], model.model_fields)}"
+    if first["type"] == "missing":
+        return f"Missing configuration key '{path}'"
+    if first["type"] == "value_error":
+        return f"Wrong configuration: {first['ctx']['error']}"
+    rule = first["msg"].replace("Input should be", "expected")
+    return f"Wrong value of '{path}': {rule}, but got {first['input']!r}"
+
+
+def _model_of(annotation: Any) -> Any:
+    options = [annotation, *typing.get_args(annotation)]
+    return next(o for o in options if inspect.isclass(o) and issubclass(o, BaseModel))
+
+
+def check_node(path: str, node: Node) -> None:
+    """Check a ``_target_`` node, and those within it, against constructor signatures.
+
+    Raises:
+        UserError: If the target is outside this project and torch, an argument is unknown,
+            missing, or of the wrong type or range.
+    """
+    target = _import_target(path, node)
+    parameters = inspect.signature(target).parameters
+    given = {key: value for key, value in node.items() if not key.startswith("_")}
+    for key in given:
+        if key not in parameters:
+            raise UserError(
+                f"Unknown configuration key '{path}.{key}'{nearest(key, parameters)}"
+            )
+    for key, parameter in parameters.items():
+        required = parameter.default is parameter.empty and key not in _SUPPLIED
+        if required and key not in given and parameter.kind != parameter.VAR_KEYWORD:
+            raise UserError(f"Missing configuration key '{path}.{key}'")
+    hints = typing.get_type_hints(target.__init__, include_extras=True)
+    for key, value in given.items():
+        if isinstance(value, dict) and "_target_" in value:
+            check_node(f"{path}.{key}", value)
+        elif node["_target_"].startswith("src."):
+            _check_value(f"{path}.{key}", value, hints[key])
+
+
+def _import_target(path: str, node: Node) -> Any:
+    name = str(node.get("_target_", ""))
+    module, _, attribute = name.rpartition(".")
+    if not name.startswith(_TARGETS):
+        raise UserError(
+            f"Refused '{path}._target_={name}': expected a class of {', '.join(_TARGETS)}"
+        )
+    try:
+        target = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"Cannot find '{path}._target_={name}' ({error})") from error
+    if not inspect.isclass(target):
+        raise UserError(f"Refused '{path}._target_={name}': expected a class")
+    return target
+
+
+def _check_value(path: str, value: Any, hint: Any) -> None:
+    if isinstance(value, list):
+        value = tuple(value) if "tuple" in str(hint) else value
+    try:
+        TypeAdapter(hint).validate_python(value, strict=not isinstance(value, str))
+    except ValidationError as error:
+        first = error.errors()[0]
+        rule = first["msg"].replace("Input should be", "expected")
+        raise UserError(f"Wrong value of '{path}': {rule}, but got {first['input']!r}") from error

@@ -1,0 +1,169 @@
+"""Stage (b): the student meets the teacher on substitution data."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics.classification import MulticlassAccuracy
+
+from src.common.distributed import broadcast_buffers, require_equal_on_all_ranks
+from src.common.finite import LossMonitor
+from src.network.classifier import Classifier
+from src.objective.distillation import StudentOutput
+from src.teacher.frozen import FrozenTeacher
+
+
+def student_logits(network: Classifier, images: Tensor) -> Tensor:
+    """Logits ``[B, K]`` in float32; the last layer too, also under autocast."""
+    features = network.embed(images).float()
+    with torch.autocast(images.device.type, enabled=False):
+        logits: Tensor = network.head(features)
+    return logits
+
+
+class StudentModule(LightningModule):
+    """Trains a student against the frozen teacher on batches of substitution images.
+
+    Args:
+        network: The student.
+        teacher: The frozen teacher, on the right device already; not part of this module.
+        objective: ``(StudentOutput, teacher_logits [B, K]) -> scalar``; if it has parameters of
+            its own (DFND's noise matrix) they are trained by Adam.
+        optimizer: Makes the student's optimiser from parameter groups; carries ``lr``.
+        scheduler: Makes the learning-rate schedule from the optimiser; None keeps it constant.
+        scheduler_steps: Student steps between two steps of the schedule; None: once an epoch.
+        objective_lr: Learning rate of the objective's own Adam.
+    """
+
+    is_compensated: ClassVar[bool] = False
+    teacher: FrozenTeacher
+
+    def __init__(
+        self,
+        network: Classifier,
+        teacher: FrozenTeacher,
+        objective: nn.Module,
+        optimizer: partial[Optimizer],
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        scheduler_steps: int | None = None,
+        objective_lr: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        # Two optimisers are possible (student and noise matrix); one code path for both cases.
+        self.automatic_optimization = False
+        # Not a sub-module: DDP and checkpoints must not see the teacher.
+        object.__setattr__(self, "teacher", teacher)
+        self.network, self.objective = network, objective
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.scheduler_steps, self.objective_lr = scheduler_steps, objective_lr
+        self.scheduler: LRScheduler | None = None
+        self.student_step = 0
+        self.epochs_done = 0
+        self.acc1: dict[str, float | None] = {"last": None, "best": None, "compensated": None}
+        num_classes = network.head.out_features
+        self.plain_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.compensated_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self._monitor = LossMonitor()
+
+    def student_output(self, images: Tensor) -> StudentOutput:
+        """What meets the teacher, and the plain prediction, for ``images`` ``[B, C, H, W]``."""
+        logits = student_logits(self.network, images)
+        return StudentOutput(logits, logits)
+
+    def plain_logits(self, raw_logits: Tensor) -> Tensor:
+        """What the deployed student predicts, ``[B, K]``."""
+        return raw_logits
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups of the student's optimiser."""
+        lr = self.make_optimizer.keywords["lr"]
+        return [{"params": list(self.network.parameters()), "lr": lr}]
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """The student's optimiser, and the objective's if it has parameters."""
+        optimizer = self.make_optimizer(self.parameter_groups())
+        self.scheduler = self.make_scheduler(optimizer) if self.make_scheduler else None
+        own = list(self.objective.parameters())
+        return [optimizer] + ([torch.optim.Adam(own, lr=self.objective_lr)] if own else [])
+
+    def training_step(self, images: Tensor, batch_idx: int) -> None:
+        """One student step on substitution ``images`` ``[B, C, H, W]``."""
+        with torch.no_grad():
+            teacher_logits = self.teacher(images).logits
+        loss = self.objective(self.student_output(images), teacher_logits)
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        for optimizer in optimizers:
+            optimizer.step()
+        self._monitor.update(self.student_step, {"distillation": loss})
+        self.student_step += 1
+        if self.scheduler_steps and self.student_step % self.scheduler_steps == 0:
+            self._step_schedule()
+
+    def _step_schedule(self) -> None:
+        if self.scheduler is not None:
+            self.scheduler.step()
+
+    def on_validation_start(self) -> None:
+        """Evaluate the same network on every rank: BN statistics of rank 0."""
+        broadcast_buffers(self)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count hits of the plain student, and of the compensated one where there is one."""
+        images, labels = batch
+        output = self.student_output(images)
+        self.plain_accuracy.update(self.plain_logits(output.raw_logits), labels)
+        if self.is_compensated:
+            self.compensated_accuracy.update(output.logits, labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Last and best accuracy, apart: the best is chosen on the test split."""
+        last = 100 * float(self.plain_accuracy.compute())
+        best = max(last, self.acc1["best"] or 0.0)
+        self.acc1 = {"last": last, "best": best, "compensated": None}
+        values = {"student/acc": last, "student/acc_best": best}
+        if self.is_compensated:
+            compensated = 100 * float(self.compensated_accuracy.compute())
+            self.acc1["compensated"] = values["student/acc_compensated"] = compensated
+            self.compensated_accuracy.reset()
+        self.plain_accuracy.reset()
+        self.log_dict(values)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the losses of the epoch and step an epoch-wise schedule."""
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        losses = self._monitor.flush("student step")
+        values = {f"student/{name}": value for name, value in losses.items()}
+        self.epochs_done += 1
+        if self.scheduler_steps is None:
+            self._step_schedule()
+        self.log_dict(values | {"student/lr": lr, "student/epoch": float(self.epochs_done)})
+
+    def on_train_end(self) -> None:
+        """Leave the same student on every rank, and make sure of it."""
+        broadcast_buffers(self)
+        require_equal_on_all_ranks(self.network.state_dict().values(), "student parameters")
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Progress, accuracies and the schedule."""
+        return {
+            "student_step": self.student_step,
+            "epochs_done": self.epochs_done,
+            "acc1": self.acc1,
+            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Continue from there."""
+        self.student_step, self.epochs_done = state["student_step"], state["epochs_done"]
+        self.acc1 = state["acc1"]
+        if self.scheduler and state["scheduler"]:
+            self.scheduler.load_state_dict(state["scheduler"])

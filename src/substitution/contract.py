@@ -1,0 +1,116 @@
+"""What stage (a) asks of a method."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from src.common.freezing import frozen, mode
+from src.dataset.contract import ImageSpec
+from src.dataset.normalisation import Normalisation
+from src.objective.distillation import DistillationObjective
+from src.substitution.image_bank import ImageBank
+from src.teacher.frozen import FrozenTeacher
+
+
+class Baseline(nn.Module, ABC):
+    """A source of substitution data: a generator or a sampler.
+
+    Promises, tested for every method: the teacher stays bit-identical; ``refresh`` leaves the
+    student's parameters and gradients alone, and moves its BN buffers only if ``student_mode``
+    is ``"train"``; state lives in buffers, sub-modules, optimisers and banks, so that saving and
+    loading reproduces the next ``sample``. All randomness comes from torch's global generator,
+    which the fit seeds per rank.
+
+    Args:
+        teacher: The frozen teacher; kept outside this module's state.
+        spec: Geometry and statistics of the images the teacher expects.
+        temperature: Temperature of the student's distillation loss.
+    """
+
+    student_mode: ClassVar[Literal["eval", "train"]] = "eval"
+    reads_student: ClassVar[bool] = False
+    reads_pool: ClassVar[bool] = False
+
+    teacher: FrozenTeacher
+
+    def __init__(
+        self, *, teacher: FrozenTeacher, spec: ImageSpec, temperature: float = 1.0
+    ) -> None:
+        super().__init__()
+        # Not a sub-module: its weights belong neither in our checkpoints nor to our optimisers.
+        object.__setattr__(self, "teacher", teacher)
+        self.spec = spec
+        self.temperature = temperature
+        self.normalisation = Normalisation.of(spec)
+
+    @abstractmethod
+    def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
+        """Advance stage (a) by one round; return its loss terms, scalars, detached.
+
+        Args:
+            student: The student as it stands, or None: no student yet, no adversarial term.
+        """
+
+    @abstractmethod
+    def sample(self, n: int) -> Tensor:
+        """Draw ``n`` substitution images ``[n, C, H, W]`` as the teacher expects them.
+
+        Detached, augmented as the method does, on this module's device.
+        """
+
+    @abstractmethod
+    def substitution_data(self) -> list[ImageBank]:
+        """Everything recorded so far; a batch takes an equal share of every bank."""
+
+    def harvest(self, n: int) -> None:
+        """Record ``n`` images; only generators that keep no bank of their own need to."""
+
+    def objective(self) -> nn.Module:
+        """A new loss for a student of this method, ``(output, teacher_logits) -> scalar``."""
+        return DistillationObjective(self.temperature)
+
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
+        """Optimisers that outlive a round, by name."""
+        return {}
+
+    def networks(self) -> list[nn.Module]:
+        """Networks that outlive a round: equal on all ranks, gradients averaged."""
+        return [child for child in self.children() if not isinstance(child, ImageBank)]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """States of the optimisers."""
+        return {name: optimizer.state_dict() for name, optimizer in self.optimizers().items()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Load the states of the optimisers."""
+        for name, optimizer in self.optimizers().items():
+            optimizer.load_state_dict(state[name])
+
+    @property
+    def device(self) -> torch.device:
+        """Where images are made."""
+        return self.normalisation.mean.device
+
+
+def advance(baseline: Baseline, student: nn.Module | None) -> dict[str, Tensor]:
+    """One round, with the student in the mode the method wants and its weights frozen.
+
+    Gradients still flow through the student to the images; the reference implementations also
+    compute those of its weights and throw them away.
+    """
+    if student is None:
+        return baseline.refresh(None)
+    with mode(student, baseline.student_mode == "train"), frozen(student):
+        return baseline.refresh(student)
+
+
+class Companion(Protocol):
+    """A vanilla student trained alongside stage (a), for methods that read the student."""
+
+    network: nn.Module
+
+    def learn(self, baseline: Baseline) -> dict[str, Tensor]:
+        """Take the student steps of one round on ``baseline.sample``; return the losses."""

@@ -1,0 +1,134 @@
+"""Stage (a): one fit in which a training step is one round of a baseline."""
+
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from src.common.distributed import broadcast_module
+from src.common.finite import LossMonitor
+from src.substitution.contract import Baseline, Companion, advance
+from src.substitution.image_bank import ImageBank
+from src.teacher.frozen import FrozenTeacher
+
+_PREDICTION_BATCH = 256
+
+
+class Recording(NamedTuple):
+    """All substitution data of this rank and what the teacher says of it.
+
+    Attributes:
+        banks: The images.
+        logits: ``[M, K]`` float32, on the CPU, bank after bank, images not augmented.
+        features: ``[M, d]`` float32, on the CPU, in the same order.
+    """
+
+    banks: list[ImageBank]
+    logits: Tensor
+    features: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches of the images are made, and where ranks meet."""
+        return self.banks[0].device
+
+
+@torch.no_grad()
+def predict(teacher: FrozenTeacher, banks: list[ImageBank]) -> Recording:
+    """The teacher's predictions on every image of ``banks``."""
+    outputs = [
+        teacher(bank.batch(index))
+        for bank in banks
+        for index in torch.arange(len(bank)).split(_PREDICTION_BATCH)
+    ]
+    logits = torch.cat([output.logits.cpu() for output in outputs])
+    features = torch.cat([output.features.cpu() for output in outputs])
+    return Recording(banks, logits, features)
+
+
+class SubstitutionModule(LightningModule):
+    """Hosts one baseline; optimisers are the baseline's own and stepped by it.
+
+    Args:
+        baseline: The method.
+        rounds: Length of the stage, rounds.
+        num_images: Images that a generator records on this rank; samplers and methods with a
+            bank of their own ignore it.
+        record_from: Fraction of the rounds after which a generator starts to record, evenly
+            spread over the rounds that remain; 1 records only the finished generator.
+        log_every: Rounds between two log lines and saved states: what Lightning calls an epoch.
+        companion: Student trained alongside, for methods that read one.
+    """
+
+    def __init__(
+        self,
+        baseline: Baseline,
+        *,
+        rounds: int,
+        num_images: int,
+        record_from: float,
+        log_every: int,
+        companion: Companion | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.baseline = baseline
+        self.companion = companion
+        self.rounds, self.num_images, self.log_every = rounds, num_images, log_every
+        self.first_recorded = min(int(record_from * rounds), max(rounds - 1, 0))
+        self.round = 0
+        self.epochs_done = 0
+        self.losses: dict[str, float] = {}
+        self._monitor = LossMonitor()
+        self._recording: Recording | None = None
+
+    def configure_optimizers(self) -> None:
+        """None: the baseline steps its own."""
+
+    def on_fit_start(self) -> None:
+        """Start all ranks from rank 0's networks."""
+        for network in self.baseline.networks():
+            broadcast_module(network)
+
+    def train_dataloader(self) -> range:
+        """The rounds of one epoch; Lightning asks again before each."""
+        return range(min(self.log_every, self.rounds - self.round))
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """Run one round."""
+        student: nn.Module | None = self.companion.network if self.companion else None
+        terms = advance(self.baseline, student)
+        if self.companion:
+            terms = terms | self.companion.learn(self.baseline)
+        self.baseline.harvest(self._due(self.round))
+        self._monitor.update(self.round, terms)
+        self.round += 1
+
+    def _due(self, index: int) -> int:
+        """Images to record in round ``index``, so that the sum is exactly ``num_images``."""
+        done, span = index - self.first_recorded, self.rounds - self.first_recorded
+        if done < 0:
+            return 0
+        return self.num_images * (done + 1) // span - self.num_images * done // span
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean of every loss term of these rounds."""
+        self.epochs_done += 1
+        self.losses = self._monitor.flush("round")
+        values = {f"stage_a/{name}": value for name, value in self.losses.items()}
+        self.log_dict(values | {"stage_a/round": float(self.round)})
+
+    def recording(self) -> Recording:
+        """All substitution data with the teacher's predictions; computed once."""
+        if self._recording is None:
+            self._recording = predict(self.baseline.teacher, self.baseline.substitution_data())
+        return self._recording
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Progress."""
+        return {"round": self.round, "epochs_done": self.epochs_done}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Continue from there."""
+        self.round, self.epochs_done = state["round"], state["epochs_done"]

@@ -1,0 +1,50 @@
+"""The teacher as stages (a) and (b) see it: in eval mode and without gradients, for ever."""
+
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from src.common.files import sha256_tensors
+from src.network.classifier import Classifier
+
+
+class TeacherOutput(NamedTuple):
+    """Logits ``[B, K]`` and penultimate features ``[B, d]``, float32."""
+
+    logits: Tensor
+    features: Tensor
+
+
+class FrozenTeacher(nn.Module):
+    """A classifier whose parameters never require a gradient and whose mode never changes.
+
+    Gradients still flow to the images, which is what synthesis needs.
+
+    Args:
+        network: Trained classifier; taken over, not copied.
+        acc1: Top-1 accuracy on the test split, percent, if measured.
+    """
+
+    def __init__(self, network: Classifier, acc1: float | None = None) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False).eval()
+        self.acc1 = acc1
+
+    def train(self, mode: bool = True) -> Self:
+        """Ignored: Lightning and ``parent.train()`` must not move the BN statistics."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> TeacherOutput:
+        """Classify ``images`` ``[B, C, H, W]``, already normalised.
+
+        The last layer runs in float32 under autocast too: bf16 logits have three significant
+        digits, too few for a dictionary of distinct predictions.
+        """
+        features = self.network.embed(images).float()
+        with torch.autocast(images.device.type, enabled=False):
+            return TeacherOutput(self.network.head(features), features)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all parameters and buffers."""
+        return sha256_tensors(*self.network.state_dict().values())

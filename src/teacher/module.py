@@ -1,0 +1,101 @@
+"""Trains a teacher on the original data: the only module that ever sees it."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics.classification import MulticlassAccuracy
+
+from src.common.distributed import broadcast_buffers
+from src.common.finite import LossMonitor
+from src.network.classifier import Classifier
+
+
+class TeacherModule(LightningModule):
+    """Cross-entropy training; the weights of the last epoch count, never the best on the test.
+
+    Args:
+        network: The teacher to be.
+        optimizer: Makes the optimiser from parameters.
+        scheduler: Makes the learning-rate schedule, stepped every training step.
+        label_smoothing: Share of the target spread over all classes.
+    """
+
+    def __init__(
+        self,
+        network: Classifier,
+        optimizer: partial[Optimizer],
+        scheduler: Callable[[Optimizer], LRScheduler],
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.network = network
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.label_smoothing = label_smoothing
+        self.epochs_done = 0
+        self.step = 0
+        self.acc1 = 0.0
+        self.accuracy = MulticlassAccuracy(network.head.out_features, average="micro")
+        self._monitor = LossMonitor()
+        self.scheduler: LRScheduler
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimiser; its schedule is stepped by hand, every step."""
+        optimizer = self.make_optimizer(self.network.parameters())
+        self.scheduler = self.make_scheduler(optimizer)
+        return optimizer
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """One step on labelled images."""
+        images, labels = batch
+        logits = self.network(images).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        optimizer = cast("LightningOptimizer", self.optimizers())
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        self.scheduler.step()
+        self._monitor.update(self.step, {"cross_entropy": loss})
+        self.step += 1
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean loss of the epoch."""
+        losses = self._monitor.flush("teacher step")
+        self.epochs_done += 1
+        values = {f"teacher/{name}": value for name, value in losses.items()}
+        self.log_dict(values | {"teacher/epoch": float(self.epochs_done)})
+
+    def on_train_end(self) -> None:
+        """Leave the same BN statistics on every rank."""
+        broadcast_buffers(self)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Count hits on the test split."""
+        images, labels = batch
+        self.accuracy.update(self.network(images), labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Accuracy of the weights as they are, percent."""
+        self.acc1 = 100 * float(self.accuracy.compute())
+        self.accuracy.reset()
+        self.log("teacher/acc", self.acc1)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Progress and the schedule."""
+        return {
+            "epochs_done": self.epochs_done,
+            "step": self.step,
+            "scheduler": self.scheduler.state_dict(),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Continue from there."""
+        self.epochs_done, self.step = state["epochs_done"], state["step"]
+        self.scheduler.load_state_dict(state["scheduler"])

@@ -1,0 +1,1 @@
+"""A teacher that is ready: loaded from a checkpoint, reused, or trained."""

@@ -1,0 +1,129 @@
+"""Lightning trainers for the three fits, alike but for their stage."""
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.strategies import DDPStrategy
+
+from src.common.distributed import on_rank_zero, rank
+from src.schema import TrainerOptions
+from src.substitution.strategy import UnwrappedDDPStrategy
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+_TITLES = {
+    "teacher": "Teacher",
+    "stage_a": "Stage (a) substitution data",
+    "stage_b": "Stage (b) student",
+}
+
+
+class StageProgress(RichProgressBar):
+    """A progress bar that names the stage and counts epochs over interruptions."""
+
+    def __init__(self, stage: str, epochs: int) -> None:
+        super().__init__(refresh_rate=5)
+        self.stage, self.epochs = stage, epochs
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        done = self.trainer.lightning_module.epochs_done
+        return f"{_TITLES[self.stage]} {min(done + 1, self.epochs)}/{self.epochs}"  # type: ignore[operator,type-var]
+
+    def get_metrics(self, *args: Any) -> dict[str, Any]:
+        """What is logged, without a version number and without its stage's prefix."""
+        metrics = super().get_metrics(*args)
+        return {key.split("/")[-1]: value for key, value in metrics.items() if key != "v_num"}
+
+
+def device_of(options: TrainerOptions) -> torch.device:
+    """The device of this process."""
+    gpu = options.accelerator == "gpu" or (
+        options.accelerator == "auto" and torch.cuda.is_available()
+    )
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else torch.device("cpu")
+
+
+def make_trainer(
+    stage: str,
+    options: TrainerOptions,
+    *,
+    epochs: int,
+    done: int,
+    folder: Path,
+    callbacks: Sequence[Callback],
+    wandb_run: "Run | None",
+) -> Trainer:
+    """A trainer for one fit.
+
+    Args:
+        stage: ``teacher``, ``stage_a`` or ``stage_b``.
+        options: Device, precision, processes.
+        epochs: Epochs of the whole fit.
+        done: Epochs that an interrupted fit has finished.
+        folder: Run folder; metrics go to ``metrics/<stage>/metrics.csv``.
+        callbacks: Callbacks of the stage.
+        wandb_run: Mirror, or None.
+    """
+    _silence()
+    loggers: list[Logger] = [CSVLogger(folder, "metrics", version=_version(folder, stage))]
+    if wandb_run is not None:
+        loggers.append(WandbLogger(experiment=wandb_run))
+    shown = options.progress and rank() == 0
+    return Trainer(
+        accelerator="gpu" if device_of(options).type == "cuda" else "cpu",
+        devices=options.devices,
+        strategy=_strategy(stage, options),
+        precision=options.precision,
+        deterministic=options.deterministic,
+        max_epochs=epochs - done,
+        reload_dataloaders_every_n_epochs=1 if stage == "stage_a" else 0,
+        logger=loggers,
+        log_every_n_steps=1,
+        callbacks=[*callbacks, *([StageProgress(stage, epochs)] if shown else [])],
+        enable_progress_bar=shown,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+
+
+def _strategy(stage: str, options: TrainerOptions) -> Any:
+    if options.devices == 1:
+        return "auto"
+    if stage == "stage_a":
+        return UnwrappedDDPStrategy()
+    # BN statistics stay local while training and are taken from rank 0 where they are used.
+    return DDPStrategy(broadcast_buffers=False)
+
+
+def _version(folder: Path, stage: str) -> str:
+    """A folder of its own for every attempt: Lightning empties one that exists."""
+
+    def unused() -> str:
+        attempts = len(list((folder / "metrics").glob(f"{stage}*")))
+        return stage if attempts == 0 else f"{stage}.{attempts}"
+
+    return on_rank_zero(unused)
+
+
+def _silence() -> None:
+    """Keep Lightning's remarks that are no news here from the terminal."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*configure_optimizers.*returned `None`.*",  # baselines step their own
+        ".*does not have many workers.*",  # there are none: batches are made on the device
+        ".*`max_epochs=0` reached.*",  # resuming after the last epoch
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*GPU available but not used.*",  # chosen by trainer.accelerator=cpu
+    ):
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,173 @@
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from src.common.errors import UserError
+from src.dataset import cache
+from src.dataset.cache import load_decoded, remember
+from src.dataset.decode import Geometry
+from src.dataset.listing import files_by_class
+
+SIZE = Geometry(32)
+CLASSES = ("a", "b")
+
+
+@pytest.fixture
+def source(tmp_path, grow):
+    grow(tmp_path / "source", CLASSES)
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def decoding(monkeypatch):
+    """Number of files of every decoding that really happened."""
+    counts = []
+    original = cache.decode_files
+
+    def counted(paths, geometry):
+        counts.append(len(paths))
+        return original(paths, geometry)
+
+    monkeypatch.setattr(cache, "decode_files", counted)
+    return counts
+
+
+def load(source, tmp_path, **options):
+    geometry = options.pop("geometry", SIZE)
+    files = files_by_class(source, CLASSES)
+    return load_decoded(files, geometry, tmp_path / "cache", "toy", **options)
+
+
+def entry(tmp_path):
+    return next(path for path in (tmp_path / "cache" / "dataset").iterdir() if path.is_dir())
+
+
+def test_images_are_decoded_once_and_equal_the_files(source, tmp_path, save, decoding):
+    first, second = load(source, tmp_path), load(source, tmp_path)
+    assert decoding == [4]
+    expected = save(tmp_path / "again.png", seed=2)  # the first image of class b
+    for decoded in (first, second):
+        np.testing.assert_array_equal(decoded.images[2].permute(1, 2, 0), expected)
+        assert decoded.images.shape == (4, 3, 32, 32)
+        assert decoded.labels.tolist() == [0, 0, 1, 1]
+        assert decoded.labels.dtype == torch.int64
+        assert decoded.names == ("a/0.png", "a/1.png", "b/0.png", "b/1.png")
+
+
+def test_a_changed_source_is_decoded_again(source, tmp_path, save, decoding):
+    load(source, tmp_path)
+    expected = save(source / "b" / "0.png", seed=99)
+    os.utime(source / "b" / "0.png", ns=(0, 0))
+    np.testing.assert_array_equal(load(source, tmp_path).images[2].permute(1, 2, 0), expected)
+    assert decoding == [4, 4]
+
+
+def test_another_geometry_is_another_entry(source, tmp_path, decoding):
+    assert load(source, tmp_path, geometry=Geometry(16)).images.shape[-1] == 16
+    assert load(source, tmp_path, geometry=Geometry(16, 20)).images.shape[-1] == 16
+    assert decoding == [4, 4]
+
+
+def test_a_large_set_is_mapped_and_a_small_one_loaded(source, tmp_path, monkeypatch):
+    small = load(source, tmp_path)
+    small.images[0] = 0  # in memory, so this must not reach the file
+    monkeypatch.setattr(cache, "MAP_ABOVE_BYTES", 0)
+    arrays = []
+    original = torch.from_numpy
+    monkeypatch.setattr(torch, "from_numpy", lambda a: arrays.append(a) or original(a))
+    mapped = load(source, tmp_path)
+    assert isinstance(arrays[-1], np.memmap)
+    assert arrays[-1].mode == "r"
+    assert mapped.images[0].max() > 0
+    assert torch.equal(mapped.images[1:], small.images[1:])
+
+
+def test_corrupt_images_are_counted_and_the_first_is_named(source, tmp_path):
+    for name in ("a/1.png", "b/0.png"):
+        (source / name).write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"2 of 4 images .* first 'a/1.png' \(Unidentified"):
+        load(source, tmp_path)
+    kept = {path.suffix for path in (tmp_path / "cache" / "dataset").iterdir()}
+    assert kept <= {".lock"}
+
+
+def test_corrupt_images_are_left_out_on_request(source, tmp_path, caplog, decoding):
+    whole = load(source, tmp_path).images
+    (source / "a" / "1.png").write_bytes(b"no image")
+    for _ in range(2):
+        decoded = load(source, tmp_path, skip_corrupt=True)
+        assert torch.equal(decoded.images, whole[[0, 2, 3]])
+        assert decoded.labels.tolist() == [0, 1, 1]
+        assert decoded.names == ("a/0.png", "b/0.png", "b/1.png")
+    assert decoding == [4, 4]
+    assert "1 of 4 images" in caplog.text
+
+
+def test_nothing_readable_is_an_error_even_then(source, tmp_path):
+    for path in source.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="4 of 4 images"):
+        load(source, tmp_path, skip_corrupt=True)
+
+
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "meta.json"])
+@pytest.mark.parametrize("threshold", [0, 2**30])
+def test_a_damaged_entry_is_decoded_again(
+    name, threshold, source, tmp_path, monkeypatch, decoding, caplog
+):
+    monkeypatch.setattr(cache, "MAP_ABOVE_BYTES", threshold)
+    expected = load(source, tmp_path).images.clone()
+    path = entry(tmp_path) / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert torch.equal(load(source, tmp_path).images, expected)
+    assert decoding == [4, 4]
+    assert "is damaged" in caplog.text
+
+
+def test_pickles_in_the_cache_are_not_loaded(source, tmp_path, decoding):
+    load(source, tmp_path)
+    hostile = np.array([{"an": "object"}], dtype=object)
+    np.save(entry(tmp_path) / "labels.npy", hostile, allow_pickle=True)
+    assert load(source, tmp_path).labels.tolist() == [0, 0, 1, 1]
+    assert decoding == [4, 4]
+
+
+def test_leftovers_of_a_killed_process_are_removed(source, tmp_path):
+    load(source, tmp_path)
+    folder = entry(tmp_path)
+    leftover = folder.with_name(f".1-00000000-{folder.name}")
+    folder.rename(leftover)
+    load(source, tmp_path)
+    assert folder.is_dir()
+    assert not leftover.exists()
+
+
+def test_two_at_once_decode_once(source, tmp_path, decoding):
+    with ThreadPoolExecutor(2) as threads:
+        tasks = [threads.submit(load, source, tmp_path) for _ in range(2)]
+        first, second = (task.result().images for task in tasks)
+    assert torch.equal(first, second)
+    assert decoding == [4]
+
+
+def test_a_cache_that_cannot_be_written_says_so(source, tmp_path):
+    (tmp_path / "cache").write_text("a file in the way")
+    with pytest.raises(UserError, match=r"Cannot write the cache '.*' \(.*paths.cache"):
+        load(source, tmp_path)
+
+
+def test_the_entry_says_where_it_came_from(source, tmp_path):
+    load(source, tmp_path)
+    meta = json.loads((entry(tmp_path) / "meta.json").read_text())
+    assert meta == {"source": str(source), "num_images": 4, "skipped": []}
+
+
+def test_a_result_is_remembered(tmp_path):
+    calls = []
+    for _ in range(2):
+        assert remember(tmp_path, "key", lambda: calls.append(1) or [1.5, "x"]) == [1.5, "x"]
+    assert calls == [1]

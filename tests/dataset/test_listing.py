@@ -1,0 +1,121 @@
+import os
+import shutil
+
+import pytest
+
+from src.common.errors import UserError
+from src.dataset.listing import (
+    ImageFiles,
+    contents,
+    files_by_annotation,
+    files_by_class,
+    find_images,
+    read_annotations,
+)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two classes with text in place of images, and what a listing leaves out."""
+    for name in ("b/2.JPEG", "b/1.png", "a/deep/x.jpg", "b/Thumbs.db", "b/._1.png", ".git/y.png"):
+        path = tmp_path / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return tmp_path / "tree"
+
+
+def test_images_are_found_at_any_depth_in_sorted_order(tree):
+    assert find_images(tree) == ["a/deep/x.jpg", "b/1.png", "b/2.JPEG"]
+
+
+def test_folders_behind_links_are_followed(tree, tmp_path):
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "class").symlink_to(tree / "b")
+    assert find_images(tmp_path / "linked") == ["class/1.png", "class/2.JPEG"]
+
+
+def test_labels_are_positions_of_the_classes(tree):
+    files = files_by_class(tree, ["b", "a"])
+    assert files.names == ("b/1.png", "b/2.JPEG", "a/deep/x.jpg")
+    assert files.labels == (0, 0, 1)
+    assert [os.path.exists(path) for path in files.paths] == [True] * 3
+
+
+def test_an_empty_class_is_named(tree):
+    (tree / "c").mkdir()
+    with pytest.raises(UserError, match=r"tree/c', but it holds nothing; complete it"):
+        files_by_class(tree, ["a", "b", "c"])
+
+
+def test_a_missing_class_is_named(tree):
+    with pytest.raises(UserError, match=r"tree/c', but it does not exist"):
+        files_by_class(tree, ["a", "b", "c"])
+
+
+def test_an_unknown_class_is_named_unless_it_holds_no_image(tree):
+    (tree / "empty").mkdir()
+    with pytest.raises(UserError, match="but found b; the classes are a"):
+        files_by_class(tree, ["a"])
+
+
+def test_the_signature_sees_every_change(tree):
+    signatures = {files_by_class(tree, ["a", "b"]).signature()}
+    signatures.add(files_by_class(tree, ["b", "a"]).signature())
+    os.utime(tree / "b" / "1.png", ns=(0, 0))
+    signatures.add(files_by_class(tree, ["a", "b"]).signature())
+    (tree / "b" / "3.png").write_text("new")
+    signatures.add(files_by_class(tree, ["a", "b"]).signature())
+    assert len(signatures) == 4
+    assert files_by_class(tree, ["a", "b"]).signature() in signatures
+
+
+def test_the_fingerprint_is_that_of_a_copy_and_sees_content_and_labels(tree, tmp_path):
+    shutil.copytree(tree, tmp_path / "copy")
+    first = files_by_class(tree, ["a", "b"]).fingerprint()
+    assert files_by_class(tmp_path / "copy", ["a", "b"]).fingerprint() == first
+    assert files_by_class(tree, ["b", "a"]).fingerprint() != first
+    (tmp_path / "copy" / "b" / "1.png").write_text("other")
+    assert files_by_class(tmp_path / "copy", ["a", "b"]).fingerprint() != first
+
+
+@pytest.mark.parametrize("method", ["signature", "fingerprint"])
+def test_a_broken_link_is_named(method, tmp_path):
+    (tmp_path / "x.png").symlink_to(tmp_path / "nowhere.png")
+    files = ImageFiles(tmp_path, tuple(find_images(tmp_path)), (0,))
+    with pytest.raises(UserError, match=r"Cannot read '.*x.png' \(No such file"):
+        getattr(files, method)()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "val_1.JPEG\tn02\t0\t32\t44\t62\nval_0.JPEG\tn01\t52\t55\t57\t59\n",
+        "ImageId,PredictionString\nval_0,n01 1 2 3 4 n01 5 6 7 8\nval_1,n02 1 2 3 4\n",
+        "val_0.JPEG n01\nval_1.JPEG n02\n\n",
+    ],
+    ids=["tiny_imagenet", "kaggle", "pairs"],
+)
+def test_annotations_are_read_in_every_published_form(text, tmp_path):
+    (tmp_path / "list").write_text(text)
+    assert read_annotations(tmp_path / "list") == {"val_0": "n01", "val_1": "n02"}
+
+
+def test_annotations_may_be_labels(tree):
+    files = files_by_annotation(tree / "b", {"1": "1", "2": "n01"}, ["n01", "n02"])
+    assert files.names == ("1.png", "2.JPEG")
+    assert files.labels == (1, 0)
+
+
+@pytest.mark.parametrize(("annotations", "seen"), [({"2": "n01"}, "none"), ({"1": "9"}, "9")])
+def test_an_image_without_a_known_class_is_named(annotations, seen, tree):
+    with pytest.raises(UserError, match=f"annotation of '1.png' is '{seen}'"):
+        files_by_annotation(tree / "b", annotations, ["n01", "n02"])
+
+
+def test_contents_are_said_in_words(tree):
+    assert contents(tree) == "it holds .git, a, b"
+    assert contents(tree / "b" / "1.png") == "it is a file"
+    assert contents(tree / "no") == "it does not exist"
+    for number in range(9):
+        (tree / "b" / "deep" / f"{number}").mkdir(parents=True)
+    assert contents(tree / "b" / "deep") == "it holds 0, 1, 2, 3, 4 and 4 more"

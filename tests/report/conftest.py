@@ -1,0 +1,73 @@
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from src.report.summary import Summary
+
+MakeSummary = Callable[..., Summary]
+
+FINISHED: dict[str, Any] = {
+    "status": "finished",
+    "error": None,
+    "baseline": "dafl",
+    "dataset": "digits",
+    "teacher": {
+        "name": "convnet_m",
+        "acc1": 97.25,
+        "seed": 0,
+        "checkpoint": None,
+        "sha256": "ab12",
+    },
+    "student": {"name": "convnet_s"},
+    "kdci": {"name": "none", "N": None, "strength": None, "attention": None},
+    "seed": 0,
+    "budget": "laptop",
+    "acc1": {"last": 80.0, "best": 81.0, "compensated": None, "stage_a": None},
+    "substitution": {"mode": "replay", "images": 100, "reused": False, "artifact": "a"},
+    "seconds": {
+        "teacher": 1.0,
+        "stage_a": 20.0,
+        "dictionary": None,
+        "stage_b": 9.0,
+        "total": 30.0,
+    },
+    "peak_memory_mb": 1500.0,
+    "peak_memory_mb_by_stage": {"teacher": 900.0, "stage_a": 1500.0, "stage_b": 1200.0},
+    "config_hash": "c0ffee",
+    "config": {"seed": 0, "student": {"lr": 0.1}, "kdci": {"name": "none"}},
+    "device": "cpu",
+    "class_proportions": [0.25, 0.75],
+    "dictionary": None,
+    "files": {"student": "student.safetensors"},
+    "folder": "outputs/run",
+}
+
+
+@pytest.fixture
+def make_summary() -> MakeSummary:
+    """A finished vanilla run; keyword arguments replace top-level values, dicts are merged."""
+
+    def make(last: float = 80.0, **changes: Any) -> Summary:
+        summary = copy.deepcopy(FINISHED)
+        summary["acc1"]["last"] = last
+        for key, value in changes.items():
+            merged = isinstance(value, dict) and isinstance(summary[key], dict)
+            summary[key] = summary[key] | value if merged else value
+        summary["folder"] = f"outputs/{summary['kdci']['name']}_{summary['seed']}_{last}"
+        return summary  # type: ignore[return-value]
+
+    return make
+
+
+@pytest.fixture
+def make_kdci(make_summary: MakeSummary) -> MakeSummary:
+    """The same run with compensation; ``kdci`` options are merged into the defaults."""
+
+    def make(last: float, **changes: Any) -> Summary:
+        options = {"name": "backdoor", "N": 16, "strength": 1.0, "attention": "additive"}
+        kdci = options | changes.pop("kdci", {})
+        return make_summary(last, kdci=kdci, **changes)
+
+    return make

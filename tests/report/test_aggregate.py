@@ -1,0 +1,162 @@
+import math
+from typing import Any
+
+import pytest
+
+from src.common.errors import UserError
+from src.report.aggregate import aggregate
+
+
+def test_mean_and_sample_std_over_seeds(make_summary: Any) -> None:
+    runs = [make_summary(last, seed=seed) for seed, last in enumerate([80.0, 82.0, 87.0])]
+    (row,) = aggregate(runs)
+    assert row.seeds == (0, 1, 2)
+    assert row.last_mean == pytest.approx(83.0)
+    assert row.last_std == pytest.approx(math.sqrt((9 + 1 + 16) / 2))
+    assert (row.best_mean, row.seconds, row.peak_memory_mb) == (81.0, 30.0, 1500.0)
+    assert row.folders == tuple(run["folder"] for run in runs)
+
+
+def test_one_seed_has_no_std(make_summary: Any) -> None:
+    (row,) = aggregate([make_summary(80.0)])
+    assert row.last_std is None
+
+
+def test_gain_is_paired_by_seed_and_skips_missing_pairs(make_summary: Any, make_kdci: Any) -> None:
+    vanilla = [make_summary(last, seed=seed) for seed, last in [(0, 80.0), (1, 90.0), (7, 10.0)]]
+    kdci = [make_kdci(last, seed=seed) for seed, last in [(0, 81.0), (1, 93.0), (2, 50.0)]]
+    first, second = aggregate(kdci + vanilla)
+    assert (first.kdci, first.gain_mean, first.gain_pairs) == ("none", None, 0)
+    assert second.gain_pairs == 2
+    assert second.gain_mean == pytest.approx(2.0)
+    assert second.gain_std == pytest.approx(math.sqrt(2.0))
+    assert second.last_mean == pytest.approx((81 + 93 + 50) / 3)
+
+
+def test_without_any_vanilla_run_there_is_no_gain(make_kdci: Any) -> None:
+    (row,) = aggregate([make_kdci(81.0)])
+    assert (row.gain_mean, row.gain_std, row.gain_pairs) == (None, None, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"budget": "paper"},
+        {"dataset": "cifar10"},
+        {"baseline": "cmi"},
+        {"student": {"name": "convnet_l"}},
+        {"teacher": {"sha256": "another training of the same network"}},
+        {"substitution": {"mode": "online"}},
+        {"config": {"student": {"lr": 0.2}}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_different_settings_neither_mix_nor_pair(
+    make_summary: Any, make_kdci: Any, change: dict[str, Any]
+) -> None:
+    runs = [make_summary(80.0), make_summary(90.0, **change), make_kdci(95.0, **change)]
+    rows = aggregate(runs)
+    assert sorted(row.last_mean for row in rows) == [80.0, 90.0, 95.0]
+    assert [row.gain_mean for row in rows if row.kdci == "backdoor"] == [5.0]
+
+
+def test_differing_settings_are_named_and_vanilla_leads_each(
+    make_summary: Any, make_kdci: Any
+) -> None:
+    fast = {"config": {"student": {"lr": 0.2}}}
+    runs = [make_kdci(83.0), make_kdci(84.0, **fast), make_summary(81.0, **fast), make_summary()]
+    rows = aggregate(runs)
+    assert [(row.settings, row.kdci) for row in rows] == [
+        (("student.lr=0.1",), "none"),
+        (("student.lr=0.1",), "backdoor"),
+        (("student.lr=0.2",), "none"),
+        (("student.lr=0.2",), "backdoor"),
+    ]
+
+
+def test_vanilla_collapses_whatever_its_kdci_options_say(make_summary: Any) -> None:
+    runs = [
+        make_summary(80.0, seed=0, kdci={"N": 8, "strength": 0.5}),
+        make_summary(82.0, seed=1, kdci={"N": None}),
+    ]
+    (row,) = aggregate(runs)
+    assert (row.num_prototypes, row.settings, row.seeds) == ("", (), (0, 1))
+
+
+def test_only_differing_kdci_options_are_shown(make_kdci: Any) -> None:
+    runs = [make_kdci(81.0), make_kdci(82.0, kdci={"strength": 0.5})]
+    assert [row.settings for row in aggregate(runs)] == [("strength=0.5",), ("strength=1.0",)]
+
+
+def test_options_of_one_kind_are_not_compared_with_another_kind(make_kdci: Any) -> None:
+    runs = [make_kdci(81.0), make_kdci(82.0, kdci={"name": "prior", "attention": "uniform"})]
+    assert [(row.kdci, row.settings) for row in aggregate(runs)] == [
+        ("backdoor", ()),
+        ("prior", ()),
+    ]
+
+
+def test_dictionary_sizes_sort_as_numbers(make_kdci: Any) -> None:
+    runs = [make_kdci(80.0, kdci={"N": size}) for size in ("auto", 128, 16, 4)]
+    assert [row.num_prototypes for row in aggregate(runs)] == ["4", "16", "128", "auto"]
+
+
+def test_seeds_inside_the_configuration_do_not_split_a_row(make_kdci: Any) -> None:
+    runs = [
+        make_kdci(80.0, seed=seed, kdci={"seed": seed}, config={"seed": seed}) for seed in range(3)
+    ]
+    assert len(aggregate(runs)) == 1
+
+
+@pytest.mark.parametrize("group", ["logger", "paths", "report"])
+def test_where_a_run_was_written_does_not_split_a_row(make_summary: Any, group: str) -> None:
+    runs = [make_summary(seed=seed, config={group: {"key": seed}}) for seed in range(2)]
+    assert len(aggregate(runs)) == 1
+
+
+def test_compensated_and_stage_a_average_what_is_known(make_kdci: Any) -> None:
+    runs = [
+        make_kdci(80.0, seed=0, acc1={"last": 80.0, "compensated": 79.0}),
+        make_kdci(81.0, seed=1, acc1={"last": 81.0, "compensated": 77.0, "stage_a": 70.0}),
+    ]
+    (row,) = aggregate(runs)
+    assert (row.compensated_mean, row.stage_a_mean) == (78.0, 70.0)
+
+
+def test_reused_artefacts_and_devices_are_collected(make_summary: Any) -> None:
+    runs = [
+        make_summary(seed=0, device="card b"),
+        make_summary(seed=1, device="card a", substitution={"reused": True}),
+    ]
+    (row,) = aggregate(runs)
+    assert (row.reused, row.devices) == (1, ("card a", "card b"))
+
+
+def test_unfinished_runs_are_left_out(make_summary: Any) -> None:
+    failed = make_summary(status="failed", seed=1)
+    del failed["acc1"], failed["seconds"]
+    (row,) = aggregate([failed, make_summary(seed=0), make_summary(status="running", seed=2)])
+    assert row.seeds == (0,)
+
+
+def test_the_same_seed_twice_is_refused_and_both_folders_are_named(make_summary: Any) -> None:
+    with pytest.raises(UserError, match=r"none_0_80\.0 and outputs/none_0_85\.0 both hold seed 0"):
+        aggregate([make_summary(80.0), make_summary(85.0)])
+
+
+def test_by_seed_gives_one_row_per_run_with_its_own_gain(
+    make_summary: Any, make_kdci: Any
+) -> None:
+    runs = [
+        make_summary(80.0),
+        make_summary(82.0, seed=1),
+        make_kdci(81.0),
+        make_kdci(85.0, seed=1),
+    ]
+    rows = aggregate(runs, by_seed=True)
+    assert [(row.kdci, row.settings, row.gain_mean) for row in rows] == [
+        ("none", ("seed=0",), None),
+        ("none", ("seed=1",), None),
+        ("backdoor", ("seed=0",), 1.0),
+        ("backdoor", ("seed=1",), 3.0),
+    ]

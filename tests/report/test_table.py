@@ -1,0 +1,141 @@
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from src.report.aggregate import aggregate
+from src.report.table import csv_table, markdown_table, run_table, terminal_table
+
+HEADER = (
+    "| baseline | KDCI | N | settings | seeds | last | best | comp. | gain (pairs) "
+    "| seconds | MiB | reused |"
+)
+RULE = "| --- | --- | --- | --- | --: | --: | --: | --: | --: | --: | --: | --: |"
+MARKDOWN = f"""\
+### digits: convnet_m (97.25) -> convnet_s, budget laptop, replay
+
+{HEADER}
+{RULE}
+| dafl | none | - | - | 2 | 81.00 ± 1.41 | 81.00 | - | - | 30.0 | 1500 | 0/2 |
+| dafl | backdoor | 16 | - | 1 | 83.50 ± - | 81.00 | 79.00 | +3.50 ± - (1) | 30.0 | 1500 | 1/1 |
+
+Accuracies: percent on the test split, mean ± sample standard deviation over seeds; \
+comp.: with the compensation left on at test time; gain: last minus that of the vanilla run of \
+the same seed. Reused: runs whose seconds leave out stage (a). Measured on: cpu.
+
+### Not finished
+
+- digits laptop dafl none seed 9 (outputs/none_9_80.0): failed, boom | [red]here
+"""
+CSV = """\
+dataset,budget,mode,teacher,teacher_acc1,student,baseline,kdci,num_prototypes,settings,seeds,\
+last_mean,last_std,best_mean,compensated_mean,stage_a_mean,gain_mean,gain_std,gain_pairs,seconds,\
+peak_memory_mb,reused,devices,folders
+digits,laptop,replay,convnet_m,97.25,convnet_s,dafl,none,,,0;1,\
+81,1.41421,81,,,,,0,30,1500,0,cpu,outputs/none_0_80.0;outputs/none_1_82.0
+digits,laptop,replay,convnet_m,97.25,convnet_s,dafl,backdoor,16,,0,\
+83.5,,81,79,,3.5,,1,30,1500,1,cpu,outputs/backdoor_0_83.5
+"""
+
+
+@pytest.fixture
+def runs(make_summary: Any, make_kdci: Any) -> list[Any]:
+    kdci = make_kdci(83.5, acc1={"last": 83.5, "compensated": 79.0}, substitution={"reused": True})
+    return [make_summary(80.0, seed=0), make_summary(82.0, seed=1), kdci]
+
+
+@pytest.fixture
+def failed(make_summary: Any) -> Any:
+    return make_summary(status="failed", error="boom | [red]here\nsecond line", seed=9)
+
+
+def rendered(renderable: RenderableType, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(renderable)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_markdown(runs: list[Any], failed: Any) -> None:
+    assert markdown_table(aggregate(runs), [failed]) == MARKDOWN
+
+
+def test_csv(runs: list[Any]) -> None:
+    assert csv_table(aggregate(runs)) == CSV
+
+
+def test_csv_reads_back_as_one_record_per_row(runs: list[Any]) -> None:
+    records = list(csv.DictReader(io.StringIO(csv_table(aggregate(runs, by_seed=True)))))
+    assert [float(record["last_mean"]) for record in records] == [80.0, 82.0, 83.5]
+    assert [record["settings"] for record in records] == ["seed=0", "seed=1", "seed=0"]
+
+
+def test_terminal_holds_rows_and_failures_with_markup_left_alone(
+    runs: list[Any], failed: Any
+) -> None:
+    text = rendered(terminal_table(aggregate(runs), [failed]))
+    assert "81.00 ± 1.41" in text
+    assert "+3.50 ± - (1)" in text
+    assert text.index("none") < text.index("backdoor")
+    assert "failed, boom | [red]here" in text
+    assert "second line" not in text
+
+
+def test_a_narrow_terminal_cuts_no_number_short(runs: list[Any]) -> None:
+    text = rendered(terminal_table(aggregate(runs), []), width=50)
+    assert max(map(len, text.splitlines())) <= 50
+    assert "…" not in text
+
+
+def test_columns_without_any_value_are_not_shown(make_summary: Any, runs: list[Any]) -> None:
+    assert "comp." in rendered(terminal_table(aggregate(runs), [])).split("Accuracies")[0]
+    vanilla = rendered(terminal_table(aggregate([make_summary()]), [])).split("Accuracies")[0]
+    assert "comp." not in vanilla
+    assert "gain" not in vanilla
+
+
+def test_budgets_get_tables_of_their_own(make_summary: Any) -> None:
+    rows = aggregate([make_summary(80.0), make_summary(90.0, budget="paper")])
+    for text in (rendered(terminal_table(rows, [])), markdown_table(rows, [])):
+        first, second = text.split("budget paper")
+        assert "budget laptop" in first
+        assert "80.00" in first
+        assert "90.00" not in first
+        assert "90.00" in second
+
+
+def test_nothing_but_failures_has_no_table(failed: Any) -> None:
+    assert markdown_table([], [failed]).startswith("### Not finished")
+    assert rendered(terminal_table([], [failed])).startswith("Not finished: digits")
+
+
+def test_pipes_in_settings_cannot_break_a_markdown_row(make_summary: Any) -> None:
+    runs = [make_summary(config={"name": name}, seed=0) for name in ("a|b", "c")]
+    assert r"name=a\|b" in markdown_table(aggregate(runs), [])
+
+
+def test_run_table_of_one_run(runs: list[Any]) -> None:
+    text = rendered(run_table(runs[2], Path("outputs/x")))
+    lines = [line.split() for line in text.splitlines()]
+    assert "digits, dafl, KDCI backdoor, seed 0, budget laptop: finished" in text
+    for parts in (
+        ["teacher", "convnet_m", "97.25"],
+        ["student", "convnet_s,", "last", "83.50"],
+        ["student", "convnet_s,", "compensated", "79.00"],
+        ["stage_a", "(reused)", "20.0", "1500"],
+        ["dictionary", "-", "-"],
+        ["total", "30.0", "1500"],
+        ["student", str(Path("outputs/x/student.safetensors"))],
+    ):
+        assert parts in [[part for part in line if part != "│"] for line in lines]
+    assert "alongside" not in text
+
+
+def test_run_table_of_a_failed_run_shows_its_error(failed: Any) -> None:
+    del failed["acc1"]
+    text = rendered(run_table(failed, Path("outputs/x")))
+    assert "failed" in text
+    assert "boom | [red]here" in text
