@@ -17,7 +17,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-
 from rich.console import Console
 
 from src.common.errors import UserError
@@ -78,13 +77,17 @@ def register_resolvers() -> None:
     def config_hash(*, _root_: DictConfig) -> str:
         return short_hash(hashed_part(resolved(_root_)))
 
-    def sweep_hash(*, _root_: DictConfig) -> str:
-        return short_hash(sorted(_root_.hydra.overrides.task))
-
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("config_hash", config_hash, replace=True)
-    # Cached: the points of a sweep must see the hash of the whole sweep, not of themselves.
-    OmegaConf.register_new_resolver("sweep_hash", sweep_hash, replace=True, use_cache=True)
+
+
+def name_sweep(arguments: Sequence[str]) -> None:
+    """Name a sweep by its arguments, so that the same sweep again finds its folder.
+
+    The name travels as an environment variable, so that launchers and points inherit it.
+    """
+    if {"-m", "--multirun"} & set(arguments):
+        os.environ["KDCI_SWEEP"] = short_hash(sorted(arguments))
 
 
 def is_rank() -> bool:
@@ -138,16 +141,18 @@ def run_single(config: DictConfig, overrides: Sequence[str], folder: Path) -> No
         with _failure_recorded(folder):
             start_ranks(checked.trainer.devices, overrides, folder)
     else:
-        from src.pipeline import run  # brings torch and Lightning, which a skipped run spares
+        from src.pipeline.run import (
+            RunName,
+            run,
+        )  # brings torch and Lightning, which a skipped run spares
 
-        run(
-            checked,
-            folder,
-            dataset_name=str(names["dataset"]),
-            baseline_name=str(names["baseline"]),
+        name = RunName(
+            dataset=str(names["dataset"]),
+            baseline=str(names["baseline"]),
             config_hash=short_hash(hashed_part(plain)),
             sweep=os.environ.get("KDCI_SWEEP"),
         )
+        run(checked, folder, name)
     if not is_rank():
         show(folder)
 
@@ -159,9 +164,10 @@ def _failure_recorded(folder: Path) -> Iterator[None]:
         yield
     except RankError as error:
         path = folder / FILE_NAME
-        summary = json.loads(path.read_text()) if path.exists() else {}
+        summary: Any = json.loads(path.read_text()) if path.exists() else {}
         if summary.get("status") == "running":
-            write_summary(summary | {"status": "failed", "error": str(error)}, folder)
+            summary.update(status="failed", error=str(error))
+            write_summary(summary, folder)
         raise
 
 
@@ -194,9 +200,8 @@ def run_point(config: DictConfig, overrides: Sequence[str], record: Path) -> Non
         record: Folder of the point within the sweep.
     """
     command = [sys.executable, "-m", "src.run", *overrides, "hydra.mode=RUN"]
-    environment = os.environ | {"KDCI_SWEEP": record.parent.name}
     _log.info("%s", " ".join(overrides))
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         last_line = ""
         for line in child.stderr or ():
             sys.stderr.write(line)
@@ -233,10 +238,14 @@ class SweepReport(Callback):
 def explain(error: Exception, overrides: Sequence[str]) -> str:
     """Hydra's complaint in one line, with the nearest name where a name was wrong."""
     text = " ".join(str(error).split())
-    option = re.search(r"Could not find '([\w@.]+)/([^']+)' Available options in '[^']+': (.*)", text)
+    option = re.search(
+        r"Could not find '([\w@.]+)/([^']+)' Available options in '[^']+': (.*)", text
+    )
     if option:
         group, name, found = option[1], option[2], option[3].split()
-        return f"Unknown option '{group}={name}'{nearest(name, found)} (one of: {', '.join(found)})"
+        return (
+            f"Unknown option '{group}={name}'{nearest(name, found)} (one of: {', '.join(found)})"
+        )
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
         return f"Unknown configuration key '{key[1]}'{nearest(key[1], _known_keys(overrides))}"

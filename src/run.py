@@ -33,6 +33,7 @@ def main() -> None:
     os.environ["KDCI_ROOT"] = str(launch.ROOT)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises and we do the talking
     launch.register_resolvers()
+    launch.name_sweep(sys.argv[1:])
     try:
         _job()
     except (HydraException, OmegaConfBaseException) as error:

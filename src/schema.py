@@ -27,9 +27,19 @@ from pydantic import (
 from src.common.errors import UserError
 
 Node = dict[str, Any]
+VANILLA = "none"
 _TARGETS = ("src.", "torch.optim.", "torchvision.")
 # Given by the program when it builds the node, so neither required nor allowed in YAML.
-_SUPPLIED = {"teacher", "spec", "pool", "num_classes", "image_size", "channels", "params", "optimizer"}
+_SUPPLIED = {
+    "teacher",
+    "spec",
+    "pool",
+    "num_classes",
+    "image_size",
+    "channels",
+    "params",
+    "optimizer",
+}
 
 
 class _Model(BaseModel):
@@ -66,6 +76,7 @@ class TeacherFit(_Model):
     epochs: PositiveInt
     batch_size: PositiveInt
     label_smoothing: float = Field(ge=0, lt=1)
+    schedule: Literal["one_cycle", "cosine"]
     optimizer: Node
 
 
@@ -89,44 +100,35 @@ class Student(_Model):
 
 
 class Kdci(_Model):
-    """The compensation; all null with ``kdci=none``."""
+    """The compensation; absent with ``kdci=none``."""
 
-    name: Literal["backdoor", "none"]
-    N: PositiveInt | None
-    space: Literal["logits", "features"] | None
+    name: str
+    N: PositiveInt
+    space: Literal["logits", "features"]
     pca_dim: PositiveInt | None
-    prototypes: Literal["kmeans", "random"] | None
-    prior: Literal["proportion", "uniform"] | None
-    attention: Literal["additive", "dot", "cosine", "uniform", "random"] | None
-    attention_dim: PositiveInt | None
-    fusion: Literal["residual", "linear"] | None
-    projection: Literal["learned", "identity"] | None
-    expectation: Literal["geometric", "arithmetic"] | None
-    strength: NonNegativeFloat | None
-    renormalise: bool | None
-    lr_scale: NonNegativeFloat | None
-    iterations: PositiveInt | None
-    restarts: PositiveInt | None
+    prototypes: Literal["kmeans", "random"]
+    prior: Literal["proportion", "uniform"]
+    attention: Literal["additive", "dot", "cosine", "uniform", "random"]
+    attention_dim: PositiveInt
+    fusion: Literal["residual", "linear"]
+    projection: Literal["learned", "identity"]
+    expectation: Literal["geometric", "arithmetic"]
+    strength: NonNegativeFloat
+    renormalise: bool
+    lr_scale: NonNegativeFloat
+    iterations: PositiveInt
+    restarts: PositiveInt
     refresh_every: PositiveInt | None
 
-    @property
-    def enabled(self) -> bool:
-        """Whether the student is compensated."""
-        return self.name != "none"
-
     @model_validator(mode="after")
-    def _complete(self) -> "Kdci":
-        optional = {"pca_dim", "refresh_every"}
-        for key, value in self if self.enabled else ():
-            if value is None and key not in optional:
-                raise ValueError(f"kdci.{key} is null, but kdci={self.name} needs it")
-        in_logits = {
+    def _in_logits(self) -> "Kdci":
+        needs_logits = {
             "kdci.attention=cosine": self.attention == "cosine",
             "kdci.projection=identity": self.projection == "identity",
             "kdci.expectation=arithmetic": self.expectation == "arithmetic",
         }
-        for option, chosen in in_logits.items():
-            if self.enabled and chosen and self.space != "logits":
+        for option, chosen in needs_logits.items():
+            if chosen and self.space != "logits":
                 raise ValueError(f"{option} needs kdci.space=logits, but got '{self.space}'")
         return self
 
@@ -179,14 +181,15 @@ class RunConfig(_Model):
     distill: Distill
     teacher: Teacher
     student: Student
-    kdci: Kdci
+    kdci: Kdci | None
     trainer: TrainerOptions
     logger: Logger
     paths: Paths
 
     @model_validator(mode="after")
     def _online_only(self) -> "RunConfig":
-        if self.kdci.refresh_every is not None and self.substitution.mode != "online":
+        every = self.kdci.refresh_every if self.kdci else None
+        if every is not None and self.substitution.mode != "online":
             raise ValueError("kdci.refresh_every needs substitution.mode=online")
         return self
 
@@ -198,6 +201,8 @@ def check(config: Mapping[str, Any]) -> RunConfig:
         UserError: For the first wrong key: its name, its value, what is allowed, and for an
             unknown key the nearest name.
     """
+    if config["kdci"]["name"] == VANILLA:
+        config = {**config, "kdci": None}
     try:
         checked = RunConfig.model_validate(config)
     except ValidationError as error:
@@ -231,7 +236,9 @@ def _describe(error: ValidationError) -> str:
         model: Any = RunConfig
         for part in first["loc"][:-1]:
             model = _model_of(model.model_fields[str(part)].annotation)
-        return f"Unknown configuration key '{path}'{nearest(path.split('.')[-1], model.model_fields)}"
+        return (
+            f"Unknown configuration key '{path}'{nearest(path.split('.')[-1], model.model_fields)}"
+        )
     if first["type"] == "missing":
         return f"Missing configuration key '{path}'"
     if first["type"] == "value_error":
@@ -257,9 +264,7 @@ def check_node(path: str, node: Node) -> None:
     given = {key: value for key, value in node.items() if not key.startswith("_")}
     for key in given:
         if key not in parameters:
-            raise UserError(
-                f"Unknown configuration key '{path}.{key}'{nearest(key, parameters)}"
-            )
+            raise UserError(f"Unknown configuration key '{path}.{key}'{nearest(key, parameters)}")
     for key, parameter in parameters.items():
         required = parameter.default is parameter.empty and key not in _SUPPLIED
         if required and key not in given and parameter.kind != parameter.VAR_KEYWORD:

@@ -87,12 +87,13 @@ def load_decoded(
 def remember(cache_dir: Path, key: str, compute: Callable[[], Any]) -> Any:
     """The JSON-able result of ``compute``, kept as ``<cache_dir>/dataset/<key>.json``."""
     path = cache_dir / "dataset" / f"{key}.json"
-    with _writing(path), lock(path):
-        if not path.exists():
-            value = compute()
-            with atomic_write(path) as temporary:
-                temporary.write_text(json.dumps(value))
-        return json.loads(path.read_text())
+    if not path.exists():
+        with _writing(path), lock(path):
+            if not path.exists():  # another process may have computed it meanwhile
+                value = compute()
+                with atomic_write(path) as temporary:
+                    temporary.write_text(json.dumps(value))
+    return json.loads(path.read_text())
 
 
 def _build(folder: Path, files: ImageFiles, geometry: Geometry, *, skip_corrupt: bool) -> None:

@@ -43,6 +43,12 @@ class _Cifar(FolderDataset):
         cache_dir: Root of all caches.
         download: Fetch and unpack the archive when nothing of the data set is there.
         skip_corrupt: Leave unreadable images out instead of failing.
+
+    Attributes:
+        reader: torchvision's reader of the archive, which knows its checksums.
+        names: Class names in label order.
+        mean: Per-channel mean in [0, 1].
+        std: Per-channel standard deviation in [0, 1].
     """
 
     reader: ClassVar[type[CIFAR10]]

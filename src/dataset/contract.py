@@ -46,9 +46,14 @@ class Split:
 
 
 class Pool(ABC):
-    """Unlabeled images that a sampler may draw on."""
+    """Unlabeled images that a sampler may draw on.
+
+    Attributes:
+        attribution: What the licence of the images asks to be said where they are shown.
+    """
 
     name: ClassVar[str]
+    attribution: ClassVar[str | None] = None
 
     @property
     @abstractmethod

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from src.common.errors import UserError
+
 Pixels = npt.NDArray[np.uint8]
 
 IMAGE_SUFFIXES = frozenset(
@@ -42,6 +44,10 @@ class Geometry:
 
     size: int
     shorter_side: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UserError(f"Expected `image_size` >= 1 pixel, but got {self.size}")
 
     def apply(self, image: Image.Image) -> Image.Image:
         """Resize (bilinear, antialiased) and crop; sizes are rounded as torchvision does."""

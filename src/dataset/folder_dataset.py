@@ -29,6 +29,10 @@ class FolderDataset(Dataset):
         cache_dir: Root of all caches.
         geometry: Size of the decoded images.
         skip_corrupt: Leave unreadable images out instead of failing.
+
+    Attributes:
+        layout: The accepted folder layouts, in words.
+        official_counts: Number of images of each split; another number is a warning.
     """
 
     layout: ClassVar[str]

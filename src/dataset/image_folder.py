@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -97,10 +97,10 @@ class ImageFolder(FolderDataset):
                 f"Expected `mean` and `std` to be given, since '{self.root}' has no train split "
                 "to measure them on; set both to those of the teacher's training data"
             )
-        decoded = self._decode("train", self.geometry)
         source = [asdict(self.geometry), self.skip_corrupt, self._fingerprint("train")]
         key = f"{self.name}-train-statistics-{content_hash(source)[:16]}"
-        return checked(*remember(self.cache_dir, key, lambda: measure(decoded.images)))
+        decode = partial(self._decode, "train", self.geometry)
+        return checked(*remember(self.cache_dir, key, lambda: measure(decode().images)))
 
     def _report_overlap(self, train: Decoded, test: Decoded) -> None:
         seen = dict(zip(map(sha256_tensors, train.images), train.names, strict=True))

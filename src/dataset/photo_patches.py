@@ -35,6 +35,10 @@ class PhotoPatches(Pool):
     """
 
     name: ClassVar[str] = "photo_patches"
+    attribution: ClassVar[str | None] = (
+        "Patches of china.jpg by danielbuechele and flower.jpg by vultilion (flickr.com, "
+        "CC BY 2.0), cropped, resized, grey, contrast stretched"
+    )
 
     def __init__(
         self,

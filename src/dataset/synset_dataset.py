@@ -36,6 +36,11 @@ class SynsetDataset(FolderDataset):
         statistics: ``imagenet``, the usual mean and standard deviation, or ``half``: 0.5 for
             both, as MosaicKD normalises ImageNet-32 and Places-32 pools.
         skip_corrupt: Leave unreadable images out instead of failing.
+
+    Attributes:
+        num_classes: K; another number is an error.
+        flat_folder: Where unsorted validation images lie.
+        annotation_files: Where the list of their classes may lie.
     """
 
     num_classes: ClassVar[int]

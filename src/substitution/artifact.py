@@ -12,7 +12,7 @@ from src.common.distributed import barrier, gather_rows, on_rank_zero, rank, wor
 from src.common.errors import UserError
 from src.common.files import atomic_write, sha256_tensors
 from src.substitution.contract import Baseline
-from src.substitution.image_bank import ImageBank
+from src.substitution.image_bank import ImageBank, banks_of
 from src.substitution.module import Recording
 
 FORMAT = 1
@@ -25,27 +25,21 @@ class ArtifactInfo:
 
     Attributes:
         key: Content address.
-        rounds: Rounds run.
         images: Substitution images over all ranks.
         world_size: Ranks that wrote it; each reads its own shard.
         data_sha256: Hash of the images of rank 0's banks.
         class_proportions: Shares of the teacher's predicted classes, K numbers.
         losses: Loss terms of the last epoch.
         acc1_stage_a: Test accuracy of the student trained alongside, percent.
-        seconds: What it took to make.
-        peak_memory_mb: What it took to make.
     """
 
     key: str
-    rounds: int
     images: int
     world_size: int
     data_sha256: str
     class_proportions: list[float]
     losses: dict[str, float]
     acc1_stage_a: float | None
-    seconds: float
-    peak_memory_mb: float
 
 
 class Artifact:
@@ -95,7 +89,13 @@ class Artifact:
             )
         return info
 
-    def write(self, baseline: Baseline, recording: Recording, **facts: Any) -> ArtifactInfo:
+    def write(
+        self,
+        baseline: Baseline,
+        recording: Recording,
+        losses: dict[str, float],
+        acc1_stage_a: float | None,
+    ) -> ArtifactInfo:
         """Write the shard of every rank, and the description last.
 
         The description is what :meth:`exists` looks for, so an interrupted write is never
@@ -115,7 +115,8 @@ class Artifact:
             world_size=world_size(),
             data_sha256=sha256_tensors(*(bank.images for bank in recording.banks)),
             class_proportions=(counts / counts.sum()).tolist(),
-            **facts,
+            losses=losses,
+            acc1_stage_a=acc1_stage_a,
         )
         stored = asdict(info) | {"banks": [bank.description() for bank in recording.banks]}
         barrier()
@@ -152,6 +153,7 @@ class Artifact:
         path = self.folder / f"baseline_rank{rank()}.pt"
         state = torch.load(path, map_location=baseline.device, weights_only=True)
         baseline.load_state_dict(state)
-        own = [child for child in baseline.modules() if isinstance(child, ImageBank)]
-        for bank, stored in zip(own, self.read(baseline.device).banks, strict=False):
+        for bank, stored in zip(
+            banks_of(baseline).values(), self.read(baseline.device).banks, strict=False
+        ):
             bank.replace(stored.images)

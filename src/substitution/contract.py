@@ -110,7 +110,9 @@ def advance(baseline: Baseline, student: nn.Module | None) -> dict[str, Tensor]:
 class Companion(Protocol):
     """A vanilla student trained alongside stage (a), for methods that read the student."""
 
-    network: nn.Module
+    @property
+    def network(self) -> nn.Module:
+        """The student."""
 
     def learn(self, baseline: Baseline) -> dict[str, Tensor]:
         """Take the student steps of one round on ``baseline.sample``; return the losses."""

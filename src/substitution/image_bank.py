@@ -183,3 +183,9 @@ class ImageBank(nn.Module):
         bank._images = torch.from_numpy(stored)
         bank.length = len(stored)
         return bank
+
+
+def banks_of(module: nn.Module) -> dict[str, ImageBank]:
+    """All banks within ``module``, by the names of their files."""
+    found = (child for child in module.modules() if isinstance(child, ImageBank))
+    return {f"bank{position}": bank for position, bank in enumerate(found)}

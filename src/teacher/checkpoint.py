@@ -1,5 +1,6 @@
 """Load a classifier's weights from anywhere, without ever executing what the file says."""
 
+import json
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -11,10 +12,11 @@ import torch
 from numpy._core.multiarray import scalar as numpy_scalar
 from numpy.dtypes import Float32DType, Float64DType, Int32DType, Int64DType
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from src.common.errors import UserError
+from src.common.files import atomic_write
 from src.network.classifier import Classifier
 
 # A published checkpoint may carry its accuracy as a NumPy scalar; nothing else is allowed.
@@ -26,6 +28,7 @@ _NUMPY_SCALARS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     Int32DType,
     Int64DType,
 ]
+_WEIGHTS, _CARD = "teacher.safetensors", "teacher.json"
 _FORMATS = "safetensors, or a torch file with a state dict, bare or under the key 'state_dict'"
 
 
@@ -115,3 +118,29 @@ def load_into(network: Classifier, path: Path) -> None:
         if not torch.isfinite(state[key]).all():
             raise UserError(f"Expected finite weights, but '{key}' in '{path}' holds NaN or inf")
     network.load_state_dict(state)
+
+
+def save_trained(network: Classifier, folder: Path, acc1: float, name: str) -> None:
+    """Write a trained teacher: ``teacher.safetensors``, and last ``teacher.json``."""
+    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    with atomic_write(folder / _WEIGHTS) as temporary:
+        save_file(state, temporary)
+    with atomic_write(folder / _CARD) as temporary:
+        temporary.write_text(json.dumps({"name": name, "acc1": acc1}))
+
+
+def load_trained(network: Classifier, folder: Path) -> float | None:
+    """Load what :func:`save_trained` wrote and return its test accuracy; None if it is absent.
+
+    Raises:
+        UserError: If it is there but damaged.
+    """
+    card = folder / _CARD
+    if not card.is_file():
+        return None
+    try:
+        acc1 = float(json.loads(card.read_text())["acc1"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"Cannot read '{card}'; delete '{folder}' to train again") from error
+    load_into(network, folder / _WEIGHTS)
+    return acc1

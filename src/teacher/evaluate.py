@@ -16,5 +16,5 @@ def accuracy(network: Classifier, batches: LabelledBatches) -> float:
         for images, labels in batches:
             correct = network(images).argmax(1) == labels
             hits += torch.stack([correct.sum(), torch.tensor(len(labels), device=hits.device)])
-    correct_total, total = sum_over_ranks(hits).tolist()
-    return 100 * correct_total / total
+    correct_total, total = sum_over_ranks(hits)
+    return 100 * float(correct_total / total)

@@ -1,15 +1,14 @@
 """Trains a teacher on the original data: the only module that ever sees it."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torchmetrics.classification import MulticlassAccuracy
 
 from src.common.distributed import broadcast_buffers
@@ -22,8 +21,9 @@ class TeacherModule(LightningModule):
 
     Args:
         network: The teacher to be.
-        optimizer: Makes the optimiser from parameters.
-        scheduler: Makes the learning-rate schedule, stepped every training step.
+        optimizer: Makes the optimiser from parameters; carries ``lr``, the peak rate.
+        total_steps: Training steps of the whole fit.
+        schedule: ``one_cycle`` (warm-up, then annealing to zero) or ``cosine``.
         label_smoothing: Share of the target spread over all classes.
     """
 
@@ -31,13 +31,16 @@ class TeacherModule(LightningModule):
         self,
         network: Classifier,
         optimizer: partial[Optimizer],
-        scheduler: Callable[[Optimizer], LRScheduler],
+        *,
+        total_steps: int,
+        schedule: Literal["one_cycle", "cosine"] = "cosine",
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.network = network
-        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.make_optimizer = optimizer
+        self.total_steps, self.schedule = total_steps, schedule
         self.label_smoothing = label_smoothing
         self.epochs_done = 0
         self.step = 0
@@ -49,7 +52,11 @@ class TeacherModule(LightningModule):
     def configure_optimizers(self) -> Optimizer:
         """The optimiser; its schedule is stepped by hand, every step."""
         optimizer = self.make_optimizer(self.network.parameters())
-        self.scheduler = self.make_scheduler(optimizer)
+        if self.schedule == "one_cycle":
+            peak = self.make_optimizer.keywords["lr"]
+            self.scheduler = OneCycleLR(optimizer, peak, total_steps=self.total_steps)
+        else:
+            self.scheduler = CosineAnnealingLR(optimizer, self.total_steps)
         return optimizer
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -61,7 +68,8 @@ class TeacherModule(LightningModule):
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
-        self.scheduler.step()
+        if self.step + 1 < self.total_steps:  # one_cycle has no rate beyond its last step
+            self.scheduler.step()
         self._monitor.update(self.step, {"cross_entropy": loss})
         self.step += 1
 

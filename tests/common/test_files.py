@@ -56,9 +56,14 @@ def test_a_written_file_is_complete_and_alone(tmp_path):
 def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "result.json"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with atomic_write(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["result.json"]
 
@@ -82,9 +87,13 @@ def test_a_folder_appears_when_it_is_complete(tmp_path):
 
 
 def test_a_failed_folder_leaves_nothing(tmp_path):
-    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "entry") as temporary:
-        (temporary / "a").write_text("half")
-        1 / 0  # noqa: B018
+    def full_disk():
+        with atomic_folder(tmp_path / "entry") as temporary:
+            (temporary / "a").write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        full_disk()
     assert names(tmp_path) == []
 
 

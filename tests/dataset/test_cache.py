@@ -160,6 +160,24 @@ def test_a_cache_that_cannot_be_written_says_so(source, tmp_path):
         load(source, tmp_path)
 
 
+def test_a_full_disk_says_so_and_leaves_nothing(source, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache, "_write_images", full)
+    with pytest.raises(UserError, match=r"No space left on device\); free space"):
+        load(source, tmp_path)
+    assert {path.suffix for path in (tmp_path / "cache" / "dataset").iterdir()} <= {".lock"}
+
+
+def test_a_complete_cache_is_only_read(source, tmp_path, monkeypatch):
+    load(source, tmp_path)
+    remember(tmp_path / "cache", "key", lambda: 1)
+    monkeypatch.setattr(cache, "lock", lambda path: pytest.fail("takes a lock"))
+    assert len(load(source, tmp_path).labels) == 4
+    assert remember(tmp_path / "cache", "key", lambda: 2) == 1
+
+
 def test_the_entry_says_where_it_came_from(source, tmp_path):
     load(source, tmp_path)
     meta = json.loads((entry(tmp_path) / "meta.json").read_text())

@@ -168,7 +168,7 @@ def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
 
     monkeypatch.setattr(CIFAR10, "download", no_network)
     data = Cifar10(tmp_path / "data", tmp_path / "cache", download=True)
-    with pytest.raises(UserError, match="Cannot download https://.*unpack it"):
+    with pytest.raises(UserError, match=r"Cannot download https://.*unpack it"):
         data.train()
 
 

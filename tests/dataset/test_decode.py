@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 from torchvision.transforms import v2
 
+from src.common.errors import UserError
 from src.dataset import decode
 from src.dataset.decode import Geometry, decode_files, decode_image
 
@@ -14,8 +15,8 @@ def rgb():
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
 
 
-def decoded(image, path, format="PNG", **options):
-    image.save(path, format, **options)
+def decoded(image, path, kind="PNG", **options):
+    image.save(path, kind, **options)
     result = decode_image(path, SIZE)
     assert result.shape == (3, 8, 8)
     assert result.dtype == np.uint8
@@ -39,12 +40,12 @@ def test_a_palette_is_looked_up(rgb, tmp_path):
     np.testing.assert_array_equal(decoded(palette, tmp_path / "x"), expected)
 
 
-@pytest.mark.parametrize("format", ["PNG", "TIFF"])
-def test_sixteen_bits_are_scaled_and_not_clipped(format, tmp_path):
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled_and_not_clipped(kind, tmp_path):
     values = np.linspace(0, 65535, 64).reshape(8, 8).round()
     image = Image.fromarray(values.astype(np.uint16))
     expected = np.round(values / 257)
-    np.testing.assert_array_equal(decoded(image, tmp_path / "x", format)[..., 0], expected)
+    np.testing.assert_array_equal(decoded(image, tmp_path / "x", kind)[..., 0], expected)
 
 
 def test_cmyk_becomes_rgb(tmp_path):
@@ -86,9 +87,7 @@ def test_formats_whose_reader_starts_a_program_are_not_read(rgb, tmp_path):
 
 @pytest.mark.parametrize("size", [(31, 47), (64, 40), (300, 257), (20, 20)])
 def test_the_centre_crop_is_torchvisions(size, tmp_path):
-    image = Image.fromarray(
-        np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
-    )
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8))
     image.save(tmp_path / "x", "PNG")
     reference = v2.Compose([v2.Resize(32), v2.CenterCrop(28), v2.PILToTensor()])
     result = decode_image(tmp_path / "x", Geometry(28, shorter_side=32))
@@ -101,6 +100,11 @@ def test_the_squeezed_square_is_torchvisions(tmp_path):
     reference = v2.Compose([v2.Resize([28, 28]), v2.PILToTensor()])
     result = decode_image(tmp_path / "x", Geometry(28))
     np.testing.assert_array_equal(result, reference(image).numpy())
+
+
+def test_an_empty_image_is_refused():
+    with pytest.raises(UserError, match="`image_size` >= 1 pixel, but got 0"):
+        Geometry(0)
 
 
 def test_many_files_come_in_order_with_reasons_for_the_unreadable(tmp_path, monkeypatch):
@@ -116,10 +120,10 @@ def test_many_files_come_in_order_with_reasons_for_the_unreadable(tmp_path, monk
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # beside its error
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
-def test_damaged_files_give_a_reason_and_never_another_error(format, rgb, tmp_path):
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_damaged_files_give_a_reason_and_never_another_error(kind, rgb, tmp_path):
     draw = np.random.default_rng(0)
-    rgb.convert("P" if format == "GIF" else "RGB").save(tmp_path / "whole", format)
+    rgb.convert("P" if kind == "GIF" else "RGB").save(tmp_path / "whole", kind)
     whole = (tmp_path / "whole").read_bytes()
     paths = []
     for number in range(20):

@@ -87,7 +87,7 @@ def test_a_reduced_copy_is_a_warning(tiny, tmp_path, caplog):
 
 def test_a_validation_image_without_annotation_is_an_error(tiny, tmp_path, save):
     save(tiny / "val" / "images" / "new.png", seed=0)
-    with pytest.raises(UserError, match="annotation of 'new.png' is 'none'"):
+    with pytest.raises(UserError, match=r"annotation of 'new.png' is 'none'"):
         TinyImageNet(tiny, tmp_path / "cache").test()
 
 
@@ -150,7 +150,7 @@ def test_the_validation_set_alone_is_enough_for_evaluation(imagenet, tmp_path):
 def test_another_number_of_classes_is_refused(imagenet, tmp_path):
     shutil.rmtree(imagenet / "train" / "n02")
     data = ImageNet(imagenet, tmp_path / "cache")
-    with pytest.raises(UserError, match="Expected 3 classes .* but found 2; .*image_folder"):
+    with pytest.raises(UserError, match=r"Expected 3 classes .* but found 2; .*image_folder"):
         data.train()
 
 

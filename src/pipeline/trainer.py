@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from src.common.distributed import on_rank_zero, rank
+from src.common.errors import UserError
 from src.schema import TrainerOptions
 from src.substitution.strategy import UnwrappedDDPStrategy
 
@@ -36,7 +37,7 @@ class StageProgress(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         done = self.trainer.lightning_module.epochs_done
-        return f"{_TITLES[self.stage]} {min(done + 1, self.epochs)}/{self.epochs}"  # type: ignore[operator,type-var]
+        return f"{_TITLES[self.stage]} {min(done + 1, self.epochs)}/{self.epochs}"  # type: ignore[operator]
 
     def get_metrics(self, *args: Any) -> dict[str, Any]:
         """What is logged, without a version number and without its stage's prefix."""
@@ -45,17 +46,29 @@ class StageProgress(RichProgressBar):
 
 
 def device_of(options: TrainerOptions) -> torch.device:
-    """The device of this process."""
-    gpu = options.accelerator == "gpu" or (
-        options.accelerator == "auto" and torch.cuda.is_available()
-    )
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else torch.device("cpu")
+    """The device of this process.
+
+    Raises:
+        UserError: If a GPU is asked for and there is none, or not enough.
+    """
+    if options.accelerator == "cpu" or (
+        options.accelerator == "auto" and not torch.cuda.is_available()
+    ):
+        return torch.device("cpu")
+    found = torch.cuda.device_count()
+    if found < options.devices:
+        raise UserError(
+            f"Expected {options.devices} GPUs (trainer.devices), but found {found}; "
+            "set trainer.devices, or trainer.accelerator=cpu"
+        )
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
 def make_trainer(
     stage: str,
     options: TrainerOptions,
     *,
+    device: torch.device,
     epochs: int,
     done: int,
     folder: Path,
@@ -67,6 +80,7 @@ def make_trainer(
     Args:
         stage: ``teacher``, ``stage_a`` or ``stage_b``.
         options: Device, precision, processes.
+        device: Device of this process.
         epochs: Epochs of the whole fit.
         done: Epochs that an interrupted fit has finished.
         folder: Run folder; metrics go to ``metrics/<stage>/metrics.csv``.
@@ -79,7 +93,7 @@ def make_trainer(
         loggers.append(WandbLogger(experiment=wandb_run))
     shown = options.progress and rank() == 0
     return Trainer(
-        accelerator="gpu" if device_of(options).type == "cuda" else "cpu",
+        accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=options.devices,
         strategy=_strategy(stage, options),
         precision=options.precision,
@@ -90,7 +104,7 @@ def make_trainer(
         log_every_n_steps=1,
         callbacks=[*callbacks, *([StageProgress(stage, epochs)] if shown else [])],
         enable_progress_bar=shown,
-        enable_checkpointing=False,
+        enable_checkpointing=True,  # only allows our own; no default is added beside it
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,

@@ -1,16 +1,15 @@
 """What stage (b) trains on: replayed banks, or a baseline that goes on producing."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from typing import cast
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from src.common.distributed import rank
 from src.common.errors import UserError
 from src.common.seeding import generator
-from src.dataset.loader import LabelledBatches
 from src.substitution.contract import Baseline, advance
 from src.substitution.image_bank import ImageBank
 
@@ -69,60 +68,42 @@ class OnlineBatches:
 
     Args:
         baseline: The method, with the student in the loop.
-        student: The student's network.
+        module: The student's fit; its network is read, and its precision used.
         batch_size: Images a batch and rank.
         steps: Batches an epoch.
         steps_per_round: Student steps between two rounds.
-        precision: Makes the autocast context that rounds run in.
     """
 
     def __init__(
         self,
         baseline: Baseline,
-        student: nn.Module,
+        module: LightningModule,
         *,
         batch_size: int,
         steps: int,
         steps_per_round: int,
-        precision: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self.baseline, self.student = baseline, student
+        self.baseline, self.module = baseline, module
         self.batch_size, self.steps = batch_size, steps
-        self.steps_per_round, self.precision = steps_per_round, precision
-        self.rounds = 0
+        self.steps_per_round = steps_per_round
+        self.epoch = 0
         self.after_round: Callable[[int], None] | None = None
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[Tensor]:
+        precision = self.module.trainer.precision_plugin.forward_context
+        student = cast("nn.Module", self.module.network)
+        rounds = self.epoch * -(-self.steps // self.steps_per_round)
+        self.epoch += 1
         for step in range(self.steps):
             if step % self.steps_per_round == 0:
-                with self.precision():
-                    advance(self.baseline, self.student)
-                self.rounds += 1
+                with precision():
+                    advance(self.baseline, student)
+                rounds += 1
                 if self.after_round:
-                    self.after_round(self.rounds)
-            with self.precision(), torch.no_grad():
+                    self.after_round(rounds)
+            with precision(), torch.no_grad():
                 images = self.baseline.sample(self.batch_size)
             yield images
-
-
-class SubstitutionDataModule(LightningDataModule):
-    """Substitution batches for training and the test split for evaluation.
-
-    It has no handle on the original training split: stages (a) and (b) are data-free by
-    construction.
-    """
-
-    def __init__(self, train: ReplayBatches | OnlineBatches, test: LabelledBatches) -> None:
-        super().__init__()
-        self.train, self.test = train, test
-
-    def train_dataloader(self) -> ReplayBatches | OnlineBatches:
-        """Substitution batches."""
-        return self.train
-
-    def val_dataloader(self) -> LabelledBatches:
-        """The test split."""
-        return self.test

@@ -1,0 +1,111 @@
+"""What a finished run leaves in its folder."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from src.dataset.normalisation import Normalisation
+from src.kdci.mixin import KDCIMixin
+from src.pipeline.job import STAGES, Job
+from src.pipeline.stage_a import Substitution
+from src.report.dashboard import log_summary
+from src.report.grid import save_image_grid
+from src.report.summary import Summary, write_summary
+from src.student.export import export_student
+from src.student.module import StudentModule
+from src.substitution.image_bank import ImageBank
+from src.teacher.frozen import FrozenTeacher
+
+_GRID_IMAGES, _GRID_COLUMNS = 64, 16
+
+
+def write_outcome(
+    job: Job,
+    summary: Summary,
+    teacher: FrozenTeacher,
+    substitution: Substitution,
+    student: StudentModule,
+) -> None:
+    """Write student, card, image grid and, last, the finished summary; mirror it."""
+    finished = {**summary, **_results(job, teacher, substitution, student)}
+    _write_student(job, student, finished)
+    _write_grid(job, substitution)
+    written = cast("Summary", finished)
+    write_summary(written, job.folder)
+    log_summary(job.wandb_run, written, job.folder / "substitution.png")
+
+
+def _results(
+    job: Job, teacher: FrozenTeacher, substitution: Substitution, student: StudentModule
+) -> dict[str, Any]:
+    options, info = job.config.teacher, substitution.info
+    seconds = {stage: round(job.costs[stage].seconds, 3) for stage in STAGES}
+    memory = {stage: round(job.costs[stage].peak_memory_mb, 1) for stage in STAGES}
+    dictionary = substitution.dictionary.dictionary if substitution.dictionary else None
+    return {
+        "status": "finished",
+        "teacher": {
+            "name": options.name,
+            "acc1": teacher.acc1,
+            "seed": options.seed,
+            "checkpoint": options.checkpoint,
+            "sha256": teacher.fingerprint(),
+        },
+        "acc1": {**student.acc1, "stage_a": info.acc1_stage_a},
+        "substitution": {
+            "mode": job.config.substitution.mode,
+            "images": info.images,
+            "reused": substitution.reused,
+            "artifact": str(substitution.artifact.folder),
+            "losses": info.losses,
+        },
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 3)},
+        "peak_memory_mb": max(memory.values()),
+        "peak_memory_mb_by_stage": memory,
+        "class_proportions": info.class_proportions,
+        "dictionary": None
+        if dictionary is None
+        else {**dictionary.provenance, "prior": dictionary.prior.tolist()},
+        "files": {
+            "student": "student.safetensors",
+            "card": "student.json",
+            "metrics": "metrics",
+            "images": "substitution.png",
+        },
+    }
+
+
+def _write_student(job: Job, student: StudentModule, finished: dict[str, Any]) -> None:
+    spec = job.dataset.spec
+    card = {
+        "architecture": job.config.student.network,
+        "class_names": list(job.dataset.class_names),
+        "image_size": spec.image_size,
+        "normalisation": {"mean": spec.mean, "std": spec.std},
+        "accuracy": {"acc1": student.acc1["last"], "split": "test", "epoch": "last"},
+        "made_by": {
+            key: finished[key]
+            for key in ("dataset", "baseline", "kdci", "seed", "budget", "teacher", "config_hash")
+        },
+    }
+    fuse = student.compensation.fuse if isinstance(student, KDCIMixin) else None
+    export_student(job.folder, student.network, card, fuse)
+
+
+def _write_grid(job: Job, substitution: Substitution) -> None:
+    banks = substitution.recording.banks
+    each = _GRID_IMAGES // len(banks)
+    images = torch.cat([_preview(bank, each, job) for bank in banks])
+    caption = substitution.attribution
+    save_image_grid(images, job.folder / "substitution.png", _GRID_COLUMNS, caption)
+
+
+def _preview(bank: ImageBank, count: int, job: Job) -> Tensor:
+    """Evenly spaced images as uint8; whitened ones through the data set's statistics."""
+    index = torch.linspace(0, len(bank) - 1, min(count, len(bank))).long()
+    images = bank.images[index].cpu()
+    if bank.pixels:
+        return images
+    pixels = Normalisation.of(job.dataset.spec).inverse(images.float())
+    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)

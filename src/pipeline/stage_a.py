@@ -1,0 +1,177 @@
+"""Stage (a): the substitution data, made or reused."""
+
+import logging
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+from hydra.utils import get_class
+
+from src.common.distributed import rank, world_size
+from src.common.files import content_hash
+from src.common.provenance import source_hash
+from src.common.seeding import derive_seed, seed_all
+from src.dataset.contract import Pool
+from src.kdci.callback import ConfounderDictionaryCallback
+from src.kdci.dictionary import DictionarySettings
+from src.pipeline.job import Job, build, build_partial, locked, remove
+from src.student.companion import CompanionStudent
+from src.substitution.artifact import FORMAT, Artifact, ArtifactInfo
+from src.substitution.contract import Baseline
+from src.substitution.image_bank import banks_of
+from src.substitution.module import Recording, SubstitutionModule
+from src.teacher.evaluate import accuracy
+from src.teacher.frozen import FrozenTeacher
+
+_log = logging.getLogger(__name__)
+_PACKAGES = ("baseline", "common", "dataset", "network", "objective", "substitution", "teacher")
+
+
+@dataclass
+class Substitution:
+    """What stage (a) hands to stage (b); ``attribution`` is owed where images are shown."""
+
+    baseline: Baseline
+    artifact: Artifact
+    info: ArtifactInfo
+    recording: Recording
+    reused: bool
+    dictionary: ConfounderDictionaryCallback | None
+    attribution: str | None
+
+
+def make_substitution_data(job: Job, teacher: FrozenTeacher) -> Substitution:
+    """Run the baseline, or reuse what an equal stage (a) has left."""
+    seed_all(derive_seed(job.config.seed, "stage_a"))
+    baseline = _baseline(job, teacher)
+    artifact = Artifact(job.cache / "substitution" / _key(job, teacher, baseline))
+    dictionary = _dictionary_callback(job, teacher, artifact)
+    with locked(artifact.folder):
+        reused = artifact.exists()
+        if reused:
+            _log.info("Reusing stage (a) in %s", artifact.folder)
+            info, recording = artifact.info(), artifact.read(job.device)
+            artifact.restore(baseline)
+        else:
+            _log.info("Stage (a): making substitution data in %s", artifact.folder)
+            module = _fit(job, baseline, artifact, dictionary)
+            recording = module.recording()
+            acc1 = _companion_accuracy(job, module)
+            info = artifact.write(baseline, recording, losses=module.losses, acc1_stage_a=acc1)
+            remove(artifact.folder / "state")
+    if dictionary is not None:
+        dictionary.recording = recording
+    attribution = _pool(job).attribution if baseline.reads_pool else None
+    return Substitution(baseline, artifact, info, recording, reused, dictionary, attribution)
+
+
+def _pool(job: Job) -> Pool:
+    pool: Pool = build(job.config.pool)
+    return pool
+
+
+def _baseline(job: Job, teacher: FrozenTeacher) -> Baseline:
+    node = job.config.baseline
+    kind = cast("type[Baseline]", get_class(node["_target_"]))
+    pool = {"pool": _pool(job)} if kind.reads_pool else {}
+    baseline: Baseline = build(node, teacher=teacher, spec=job.dataset.spec, **pool)
+    job.to_device(baseline)
+    return baseline
+
+
+def _key(job: Job, teacher: FrozenTeacher, baseline: Baseline) -> str:
+    """Content address: everything that shapes stage (a), and nothing of KDCI."""
+    config = job.config
+    parts: dict[str, Any] = {
+        "format": FORMAT,
+        "seed": config.seed,
+        "baseline": config.baseline,
+        "substitution": config.substitution.model_dump(),
+        "teacher": teacher.fingerprint(),
+        "spec": asdict(job.dataset.spec),
+        "pool": _pool(job).fingerprint() if baseline.reads_pool else None,
+        "hardware": job.hardware(),
+        "source": source_hash(_PACKAGES),
+    }
+    if baseline.reads_student:
+        parts["student"] = config.student.model_dump()
+        parts["distill"] = config.distill.model_dump()
+        parts["companion"] = source_hash(("student",))
+    return content_hash(parts)[:20]
+
+
+def _fit(
+    job: Job,
+    baseline: Baseline,
+    artifact: Artifact,
+    dictionary: ConfounderDictionaryCallback | None,
+) -> SubstitutionModule:
+    options = job.config.substitution
+    online = options.mode == "online"
+    rounds = max(1, options.warmup_rounds) if online else options.rounds
+    companion = _companion(job, baseline) if baseline.reads_student and not online else None
+    module = SubstitutionModule(
+        baseline,
+        rounds=rounds,
+        num_images=len(range(rank(), options.num_images, world_size())),
+        record_from=options.record_from,
+        log_every=options.log_every,
+        companion=companion,
+    )
+    # From here on every rank has noise of its own; until now networks were equal.
+    seed_all(derive_seed(job.config.seed, "stage_a", "rank", rank()))
+    job.fit(
+        "stage_a",
+        module,
+        epochs=-(-rounds // options.log_every),
+        state=artifact.folder / "state",
+        callbacks=[dictionary] if dictionary else [],
+        files=banks_of(baseline),
+    )
+    return module
+
+
+def _companion(job: Job, baseline: Baseline) -> CompanionStudent:
+    options = job.config.distill
+    companion = CompanionStudent(
+        job.network(job.config.student.network),
+        baseline.objective(),
+        optimizer=build_partial(options.optimizer),
+        scheduler=build_partial(options.scheduler),
+        scheduler_steps=options.scheduler_steps or options.steps_per_epoch,
+        steps_per_round=options.steps_per_round,
+        batch_size=options.batch_size,
+        first_round=job.config.substitution.warmup_rounds,
+        objective_lr=options.objective_lr,
+    )
+    job.to_device(companion)
+    return companion
+
+
+def _companion_accuracy(job: Job, module: SubstitutionModule) -> float | None:
+    if module.companion is None:
+        return None
+    return accuracy(cast("CompanionStudent", module.companion).network, job.test_batches())
+
+
+def _dictionary_callback(
+    job: Job, teacher: FrozenTeacher, artifact: Artifact
+) -> ConfounderDictionaryCallback | None:
+    kdci = job.config.kdci
+    if kdci is None:
+        return None
+    settings = DictionarySettings(
+        num_prototypes=kdci.N,
+        space=kdci.space,
+        pca_dim=kdci.pca_dim,
+        prototypes=kdci.prototypes,
+        iterations=kdci.iterations,
+        restarts=kdci.restarts,
+        seed=job.config.seed,
+    )
+    return ConfounderDictionaryCallback(
+        settings,
+        teacher_sha256=teacher.fingerprint(),
+        data_key=artifact.key,
+        path=artifact.dictionaries / f"{content_hash(asdict(settings))[:16]}.safetensors",
+        cost=job.costs["dictionary"],
+    )

@@ -1,0 +1,117 @@
+"""Stage (b): the student, compensated or not, on the substitution data."""
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from src.common.distributed import rank
+from src.common.seeding import derive_seed, seed_all
+from src.kdci.compensation import BackdoorCompensation
+from src.kdci.mixin import KDCIMixin
+from src.pipeline.job import Job, build_partial, remove
+from src.pipeline.stage_a import Substitution
+from src.student.kdci_student import KDCIStudent
+from src.student.module import StudentModule
+from src.substitution.batches import OnlineBatches, ReplayBatches
+from src.substitution.contract import Baseline
+from src.substitution.image_bank import banks_of
+from src.substitution.module import Recording
+from src.teacher.frozen import FrozenTeacher
+
+
+def train_student(job: Job, teacher: FrozenTeacher, substitution: Substitution) -> StudentModule:
+    """Train the student; seeds and data order are the same with and without KDCI."""
+    options, baseline = job.config.distill, substitution.baseline
+    seed_all(derive_seed(job.config.seed, "stage_b"))
+    module = _student(job, teacher, baseline.objective())
+    seed_all(derive_seed(job.config.seed, "stage_b", "rank", rank()))
+    online = job.config.substitution.mode == "online"
+    batches: OnlineBatches | ReplayBatches
+    if online:
+        batches = _online_batches(job, module, substitution)
+    else:
+        batches = ReplayBatches(
+            substitution.recording.banks,
+            options.batch_size,
+            options.steps_per_epoch,
+            job.config.seed,
+        )
+    job.fit(
+        "stage_b",
+        module,
+        epochs=options.epochs,
+        state=job.folder / "state",
+        batches=batches,
+        test=job.test_batches(),
+        callbacks=[substitution.dictionary] if substitution.dictionary else [],
+        files=banks_of(baseline) if online else {},
+        outside={"baseline": baseline} if online else {},
+    )
+    remove(job.folder / "state")
+    return module
+
+
+def _student(job: Job, teacher: FrozenTeacher, objective: nn.Module) -> StudentModule:
+    options, kdci = job.config.distill, job.config.kdci
+    common: dict[str, Any] = {
+        "network": job.network(job.config.student.network),
+        "teacher": teacher,
+        "objective": objective.to(job.device),
+        "optimizer": build_partial(options.optimizer),
+        "scheduler": build_partial(options.scheduler),
+        "scheduler_steps": options.scheduler_steps,
+        "objective_lr": options.objective_lr,
+    }
+    if kdci is None:
+        return StudentModule(**common)
+    num_classes = job.dataset.spec.num_classes
+    compensation = BackdoorCompensation(
+        num_classes=num_classes,
+        num_prototypes=kdci.N,
+        dim=num_classes if kdci.space == "logits" else teacher.network.feature_dim,
+        space=kdci.space,
+        attention=kdci.attention,
+        attention_dim=kdci.attention_dim,
+        fusion=kdci.fusion,
+        projection=kdci.projection,
+        expectation=kdci.expectation,
+        strength=kdci.strength,
+        prior=kdci.prior,
+        renormalise=kdci.renormalise,
+        seed=job.config.seed,
+    )
+    return KDCIStudent(**common, compensation=compensation, lr_scale=kdci.lr_scale)
+
+
+def _online_batches(job: Job, module: StudentModule, substitution: Substitution) -> OnlineBatches:
+    options = job.config.distill
+    batches = OnlineBatches(
+        substitution.baseline,
+        module,
+        batch_size=options.batch_size,
+        steps=options.steps_per_epoch,
+        steps_per_round=options.steps_per_round,
+    )
+    kdci, dictionary = job.config.kdci, substitution.dictionary
+    every = kdci.refresh_every if kdci else None
+    if every is not None and dictionary is not None:
+
+        def rebuild(rounds: int) -> None:
+            if rounds % every == 0:
+                recording = _draw(job, teacher=module.teacher, baseline=substitution.baseline)
+                cast("KDCIMixin", module).load_dictionary(dictionary.build(recording, save=False))
+
+        batches.after_round = rebuild
+    return batches
+
+
+@torch.no_grad()
+def _draw(job: Job, teacher: FrozenTeacher, baseline: Baseline) -> Recording:
+    """The teacher's predictions on what the baseline makes now."""
+    batch = job.config.distill.batch_size
+    steps = -(-job.config.substitution.num_images // batch)
+    outputs = [teacher(baseline.sample(batch)) for _ in range(steps)]
+    logits = torch.cat([output.logits for output in outputs]).cpu()
+    features = torch.cat([output.features for output in outputs]).cpu()
+    return Recording(baseline.substitution_data(), logits, features)

@@ -1,1 +1,0 @@
-"""A teacher that is ready: loaded from a checkpoint, reused, or trained."""

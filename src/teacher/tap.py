@@ -1,0 +1,70 @@
+"""The inputs of the teacher's BatchNorm layers, while a context lasts."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.objective.inversion import BNStatistics, BNTarget
+from src.teacher.frozen import FrozenTeacher
+
+
+class BNTap:
+    """What entered every BatchNorm layer in the teacher's last forward pass, in module order.
+
+    Attributes:
+        target: Running statistics of these layers.
+        inputs: One ``[B, C_l, H_l, W_l]`` a layer; a new forward pass starts a new list.
+    """
+
+    def __init__(self, layers: list[nn.BatchNorm2d]) -> None:
+        means = [_running(layer.running_mean) for layer in layers]
+        variances = [_running(layer.running_var) for layer in layers]
+        self.target = BNTarget.from_layers(means, variances)
+        self.inputs: list[Tensor] = []
+
+    def statistics(self) -> BNStatistics:
+        """Mean and biased variance of every channel of the last forward pass, float32."""
+        moments = [
+            torch.var_mean(layer_input.float(), dim=(0, 2, 3), correction=0)
+            for layer_input in self.inputs
+        ]
+        return BNStatistics.from_layers([m for _, m in moments], [v for v, _ in moments])
+
+    def pooled(self) -> Tensor:
+        """Spatial means of all layer inputs, concatenated, ``[B, sum_l C_l]``, float32."""
+        return torch.cat([x.float().mean(dim=(2, 3)) for x in self.inputs], dim=1)
+
+
+def _running(statistic: Tensor | None) -> Tensor:
+    if statistic is None:
+        raise ValueError("Expected BatchNorm layers that track running statistics")
+    return statistic
+
+
+@contextmanager
+def tap(teacher: FrozenTeacher) -> Iterator[BNTap]:
+    """Listen to the teacher's BatchNorm layers inside the block, and never outside it.
+
+    Open it once a round, around all inner steps: hooks cost where nobody reads them, and one
+    that stays behind overwrites what another forward pass has left.
+    """
+    layers = [module for module in teacher.modules() if isinstance(module, nn.BatchNorm2d)]
+    heard = BNTap(layers)
+
+    def start(_: nn.Module, __: Any) -> None:
+        heard.inputs = []
+
+    def hear(_: nn.Module, inputs: tuple[Tensor]) -> None:
+        heard.inputs.append(inputs[0])
+
+    hooks = [teacher.register_forward_pre_hook(start)]
+    hooks += [layer.register_forward_pre_hook(hear) for layer in layers]
+    try:
+        yield heard
+    finally:
+        for hook in hooks:
+            hook.remove()
+        heard.inputs = []

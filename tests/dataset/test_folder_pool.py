@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from src.common.errors import UserError
+from src.dataset.folder_pool import FolderPool
+
+
+@pytest.fixture
+def root(tmp_path, save):
+    for seed, name in enumerate(("b.png", "a/deep/x.jpg", "c/y.webp")):
+        save(tmp_path / "pool" / name, seed, (16, 24))
+    return tmp_path / "pool"
+
+
+def test_all_images_at_any_depth_come_in_sorted_order(root, tmp_path):
+    pool = FolderPool(root, tmp_path / "cache")
+    images = pool.unlabeled(8)
+    assert images.shape == (3, 3, 8, 8)
+    assert images.dtype == torch.uint8
+    (root / "b.png").unlink()
+    assert torch.equal(pool.unlabeled(8), images[[0, 2]])
+
+
+def test_the_aspect_ratio_is_kept_on_request(root, tmp_path):
+    squeezed = FolderPool(root, tmp_path / "cache").unlabeled(16)
+    kept = FolderPool(root, tmp_path / "cache", keep_aspect=True).unlabeled(16)
+    assert kept.shape == squeezed.shape
+    assert not torch.equal(kept, squeezed)
+
+
+def test_the_fingerprint_follows_content(root, tmp_path, save):
+    pool = FolderPool(root, tmp_path / "cache")
+    first = pool.fingerprint()
+    assert pool.fingerprint() == first
+    save(root / "b.png", seed=9)
+    assert pool.fingerprint() != first
+
+
+def test_corrupt_images_stop_or_are_left_out(root, tmp_path):
+    (root / "b.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="1 of 3 images"):
+        FolderPool(root, tmp_path / "cache").unlabeled(8)
+    assert len(FolderPool(root, tmp_path / "cache", skip_corrupt=True).unlabeled(8)) == 2
+
+
+def test_statistics_are_those_given(tmp_path):
+    pool = FolderPool(tmp_path, tmp_path, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
+    assert pool.statistics == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    with pytest.raises(UserError, match="three numbers each"):
+        FolderPool(tmp_path, tmp_path, std=[1.0])
+
+
+def test_a_folder_without_images_is_told(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    for action in (lambda p: p.unlabeled(8), lambda p: p.fingerprint()):
+        with pytest.raises(UserError, match=r"Expected images .*it holds notes.txt"):
+            action(FolderPool(tmp_path, tmp_path / "cache"))
