@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from src.common.errors import UserError
 from src.common.seeding import generator
 from src.kdci.dictionary import ConfounderDictionary, Space
+from src.objective.precision import at_least_float32
 
 Attention = Literal["additive", "dot", "cosine", "uniform", "random"]
 _COSINE_SCALE = 10.0
@@ -159,9 +160,9 @@ class BackdoorCompensation(nn.Module):
         return logits if self.fuse is None else F.linear(logits, self.fuse)
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Compensated logits ``[B, K]`` of plain student logits ``[B, K]``, float32."""
+        """Compensated logits ``[B, K]`` of plain student logits ``[B, K]``, at least float32."""
         with torch.autocast(logits.device.type, enabled=False):
-            logits = logits.float()
+            logits = at_least_float32(logits)
             expected = self.expect(self.log_attention(logits) + self.prior.log())
             if self.project is not None:
                 expected = F.linear(expected, self.project)

@@ -1,8 +1,9 @@
 """K-means with k-means++ initialisation; the only place that knows FAISS."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,23 +19,23 @@ class Clustering(NamedTuple):
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """FAISS repeats bit for bit only at a fixed number of threads, and one is fastest here."""
+def _one_thread() -> Iterator[Any]:
+    """FAISS on one thread: it repeats bit for bit only at a fixed number, and one is fastest."""
+    # The loader reports every instruction set that it tries.
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)
     import faiss
 
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
-        yield
+        yield faiss
     finally:
         faiss.omp_set_num_threads(before)
 
 
 def project(rows: Float, dim: int) -> Float:
     """PCA of ``rows`` ``[M, d]`` to ``[M, dim]``."""
-    import faiss
-
-    with _one_thread():
+    with _one_thread() as faiss:
         pca = faiss.PCAMatrix(rows.shape[1], dim)
         pca.train(rows)
         projected: Float = pca.apply(rows)
@@ -56,9 +57,7 @@ def kmeans(
         restarts: Runs from new initialisations; the one of the lowest inertia is kept.
         seed: Seed of the initialisations.
     """
-    import faiss
-
-    with _one_thread():
+    with _one_thread() as faiss:
         search = faiss.Kmeans(
             rows.shape[1],
             num_clusters,

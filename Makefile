@@ -1,0 +1,45 @@
+# One word a task. Everything lives in .venv, made by plain pip.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint format bench clean
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Expected $(PYTHON) on the PATH; set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+setup: $(READY)  ## Virtual environment with all dependencies
+
+demo: $(READY)  ## The main job on scikit-learn's digits, minutes on two CPU cores
+	$(BIN)/python -m src.run
+
+test: $(READY)  ## All tests but the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not gpu'
+
+test-slow: $(READY)  ## The slow tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+lint: $(READY)  ## Ruff, mypy, import contracts, spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: $(READY)  ## Format the code
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## Paired timings
+	$(BIN)/python -m benchmarks
+
+clean:  ## Remove the virtual environment, caches and outputs
+	rm -rf $(VENV) cache outputs

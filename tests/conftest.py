@@ -1,0 +1,48 @@
+"""What every test starts from: one thread, a fixed seed, and a small frozen teacher."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes we start
+
+import pytest
+import torch
+
+from src import launch
+from src.common.seeding import seed_all
+from src.dataset.contract import ImageSpec
+from src.network.convnet import ConvNet
+from src.teacher.frozen import FrozenTeacher
+from tests.smoke import Smoke
+
+torch.set_num_threads(1)
+os.environ["KDCI_ROOT"] = str(launch.ROOT)
+launch.register_resolvers()
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Make every test repeat, alone or among others."""
+    seed_all(0)
+
+
+@pytest.fixture
+def tiny_spec() -> ImageSpec:
+    """Four classes of 8 x 8 colour images."""
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    return ImageSpec(4, 8, mean, std, crop_padding=1, flip_probability=0.5)
+
+
+@pytest.fixture
+def tiny_teacher(tiny_spec: ImageSpec) -> FrozenTeacher:
+    """An untrained teacher for them, with BN statistics that are not the initial ones."""
+    network = ConvNet([4, 8], num_classes=tiny_spec.num_classes).train()
+    with torch.no_grad():
+        for _ in range(3):
+            network(torch.randn(16, 3, 8, 8))
+    return FrozenTeacher(network, acc1=90.0)
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
+    """Whole runs of seconds that share one trained teacher, see ``tests/smoke.py``."""
+    return Smoke(tmp_path_factory.mktemp("smoke"))

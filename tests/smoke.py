@@ -1,0 +1,112 @@
+"""Whole runs at the smoke budget, as a user starts them or inside this process."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+
+from src import launch
+from src.pipeline.run import RunName, run
+from src.schema import RunConfig, check
+
+LIMIT = 120  # seconds; nothing at this budget takes a quarter of it
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a program ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    outputs: Path
+
+    @property
+    def summaries(self) -> list[dict[str, Any]]:
+        """All summaries below the outputs, in path order."""
+        return [json.loads(path.read_text()) for path in sorted(self.outputs.rglob("summary.json"))]
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the only run."""
+        (path,) = self.outputs.rglob("summary.json")
+        return path.parent
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Summary of the only run."""
+        (summary,) = self.summaries
+        return summary
+
+    def complaint(self) -> str:
+        """The one line on stderr of a program that was given bad input."""
+        (line,) = self.stderr.splitlines()
+        assert line.startswith("Error: "), line
+        return line
+
+
+class Smoke:
+    """Runs programs and pipelines; teachers and substitution data are shared through a cache.
+
+    Args:
+        folder: Empty folder for the cache and for the first run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.cache = folder, folder / "cache"
+
+    def overrides(self, outputs: Path, *more: str, cache: Path | None = None) -> list[str]:
+        """Arguments of a run with its own outputs; later arguments win."""
+        paths = [f"paths.outputs={outputs}", f"paths.cache={cache or self.cache}"]
+        return ["budget=smoke", "trainer.progress=false", *paths, *more]
+
+    def start(
+        self, outputs: Path, *more: str, cache: Path | None = None
+    ) -> "subprocess.Popen[str]":
+        """``python -m src.run``, not waited for."""
+        command = [sys.executable, "-m", "src.run", *self.overrides(outputs, *more, cache=cache)]
+        return subprocess.Popen(
+            command,
+            cwd=launch.ROOT,
+            env=os.environ | {"WANDB_SILENT": "true"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def command(self, outputs: Path, *more: str, cache: Path | None = None) -> Finished:
+        """``python -m src.run`` with its own outputs."""
+        with self.start(outputs, *more, cache=cache) as process:
+            try:
+                stdout, stderr = process.communicate(timeout=LIMIT)
+            finally:
+                process.kill()
+        return Finished(process.returncode, stdout, stderr, outputs)
+
+    @cached_property
+    def default(self) -> Finished:
+        """The main job: DAFL on digits with KDCI; leaves teacher and stage (a) in the cache."""
+        finished = self.command(self.root / "default")
+        assert finished.exit_code == 0, finished.stderr
+        return finished
+
+    def config(self, outputs: Path, *more: str, cache: Path | None = None) -> RunConfig:
+        """The checked configuration of a run."""
+        if cache is None:
+            assert self.default  # whoever shares the cache finds the teacher in it
+        with initialize_config_dir(str(launch.CONF), version_base="1.3"):
+            config = compose("config", self.overrides(outputs, *more, cache=cache))
+        return check(launch.resolved(config))
+
+    def here(self, outputs: Path, *more: str, cache: Path | None = None) -> Finished:
+        """The same in this process, which spares the imports."""
+        config = self.config(outputs, *more, cache=cache)
+        name = RunName("digits", config.baseline["_target_"].split(".")[-2], "c0ffee", None)
+        run(config, outputs / "run", name)
+        return Finished(0, "", "", outputs)
