@@ -39,7 +39,7 @@ format: $(READY)  ## Format the code
 	$(BIN)/ruff format .
 
 bench: $(READY)  ## Paired timings
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m experiments.benchmark
 
 clean:  ## Remove the virtual environment, caches and outputs
 	rm -rf $(VENV) cache outputs

@@ -17,9 +17,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from src.common.errors import UserError
+from src.report.console import console
 from src.report.summary import FILE_NAME, read_summary, write_summary
 from src.report.table import run_table
 from src.schema import check, nearest
@@ -28,18 +28,21 @@ _log = logging.getLogger(__name__)
 # What changes where a run's files lie or how it is watched, but not what it computes.
 _NOT_HASHED = {"hydra", "logger", "paths", "force"}
 _PLACES = {"root", "cache_dir"}
+_TABLES = "tables"  # values have been taken out of it; the rest belongs to other networks
 POINT = "point.json"
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
-    """The configuration without Hydra's own node, as plain containers."""
+    """The configuration as plain containers, without Hydra's node and recipes' look-up tables."""
     keys = [str(key) for key in config if key != "hydra"]
     plain = OmegaConf.to_container(
         OmegaConf.masked_copy(config, keys), resolve=True, throw_on_missing=True
     )
-    return dict(plain)  # type: ignore[arg-type]
+    without_tables: dict[str, Any] = dict(plain)  # type: ignore[arg-type]
+    without_tables.pop(_TABLES, None)
+    return without_tables
 
 
 def hashed_part(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,14 +175,35 @@ def _failure_recorded(folder: Path) -> Iterator[None]:
 
 
 def show(folder: Path) -> None:
-    """Print the table of a finished run."""
+    """Print the table of a finished run; a line of it where a sweep prints one for all."""
     summary = read_summary(folder / FILE_NAME)
-    Console().print(run_table(summary, folder))
+    if "KDCI_SWEEP" in os.environ:
+        _log.info("Finished with %.2f%% in %s", summary["acc1"]["last"], folder)
+    else:
+        console().print(run_table(summary, folder))
+
+
+@contextmanager
+def complaints() -> Iterator[None]:
+    """Turn failures that the user can mend into one line and an exit code.
+
+    ``SystemExit``, because Hydra adds lines of its own to every other exception.
+    """
+    try:
+        yield
+    except UserError as error:
+        sys.exit(complain(str(error), 2))
+    except FloatingPointError as error:
+        sys.exit(complain(str(error), 1))
+    except RankError as error:
+        sys.exit(complain(str(error), error.exit_code))
 
 
 def complain(message: str, exit_code: int) -> int:
     """Print one line to stderr and return the exit code."""
-    sys.stderr.write(f"Error: {' '.join(message.split())}\n")
+    rank = os.environ.get("RANK", "0")
+    prefix = "" if rank == "0" else f"[rank {rank}] "
+    sys.stderr.write(f"{prefix}Error: {' '.join(message.split())}\n")
     return exit_code
 
 
@@ -211,7 +235,7 @@ def run_point(config: DictConfig, overrides: Sequence[str], record: Path) -> Non
         "overrides": list(overrides),
         "exit_code": child.returncode,
         "folder": str(folder),
-        "error": last_line if child.returncode else None,
+        "error": last_line.removeprefix("Error: ") if child.returncode else None,
     }
     (record / POINT).write_text(json.dumps(point, indent=2))
 
@@ -238,6 +262,7 @@ class SweepReport(Callback):
 def explain(error: Exception, overrides: Sequence[str]) -> str:
     """Hydra's complaint in one line, with the nearest name where a name was wrong."""
     text = " ".join(str(error).split())
+    text = text.split(" Config search path")[0].split(" Set the environment variable")[0]
     option = re.search(
         r"Could not find '([\w@.]+)/([^']+)' Available options in '[^']+': (.*)", text
     )
@@ -249,7 +274,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
         return f"Unknown configuration key '{key[1]}'{nearest(key[1], _known_keys(overrides))}"
-    return text.split(" Set the environment variable")[0]
+    return text
 
 
 def _known_keys(overrides: Sequence[str]) -> list[str]:

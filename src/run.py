@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from src import launch
-from src.common.errors import UserError
 from src.report.summary import is_finished
 
 
@@ -25,7 +24,8 @@ def _job(config: DictConfig) -> None:
     elif is_finished(folder) and not config.force:
         launch.show(folder)
     else:
-        launch.run_single(config, overrides, folder)
+        with launch.complaints():
+            launch.run_single(config, overrides, folder)
 
 
 def main() -> None:
@@ -38,10 +38,6 @@ def main() -> None:
         _job()
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(launch.complain(launch.explain(error, sys.argv[1:]), 2))
-    except UserError as error:
-        sys.exit(launch.complain(str(error), 2))
-    except (FloatingPointError, launch.RankError) as error:
-        sys.exit(launch.complain(str(error), 1))
 
 
 if __name__ == "__main__":

@@ -269,11 +269,13 @@ def check_node(path: str, node: Node) -> None:
         required = parameter.default is parameter.empty and key not in _SUPPLIED
         if required and key not in given and parameter.kind != parameter.VAR_KEYWORD:
             raise UserError(f"Missing configuration key '{path}.{key}'")
-    hints = typing.get_type_hints(target.__init__, include_extras=True)
+    # Torch's own hints do not all resolve, and it checks its arguments itself.
+    is_ours = node["_target_"].startswith("src.")
+    hints = typing.get_type_hints(target.__init__, include_extras=True) if is_ours else {}
     for key, value in given.items():
         if isinstance(value, dict) and "_target_" in value:
             check_node(f"{path}.{key}", value)
-        elif node["_target_"].startswith("src."):
+        elif is_ours:
             _check_value(f"{path}.{key}", value, hints[key])
 
 

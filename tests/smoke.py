@@ -30,7 +30,9 @@ class Finished:
     @property
     def summaries(self) -> list[dict[str, Any]]:
         """All summaries below the outputs, in path order."""
-        return [json.loads(path.read_text()) for path in sorted(self.outputs.rglob("summary.json"))]
+        return [
+            json.loads(path.read_text()) for path in sorted(self.outputs.rglob("summary.json"))
+        ]
 
     @property
     def folder(self) -> Path:

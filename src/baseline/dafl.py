@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -54,15 +55,15 @@ class DAFL(Baseline):
         spec: ImageSpec,
         generator: Callable[..., ImageGenerator],
         optimizer: partial[Optimizer],
-        batch_size: int,
-        one_hot_weight: float,
-        balance_weight: float,
-        activation_weight: float,
+        batch_size: PositiveInt,
+        one_hot_weight: NonNegativeFloat,
+        balance_weight: NonNegativeFloat,
+        activation_weight: NonNegativeFloat,
         balance_log_base: float = math.e,
         protocol: Literal["shared_batch", "fresh_batch"] = "fresh_batch",
         sampling_mode: Literal["train", "eval"] = "eval",
         whitened: bool = False,
-        temperature: float = 1.0,
+        temperature: PositiveFloat = 1.0,
     ) -> None:
         super().__init__(teacher=teacher, spec=spec, temperature=temperature)
         self.generator = generator(image_size=spec.image_size, channels=spec.channels)

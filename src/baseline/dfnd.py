@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from src.common.distributed import gather_rows, rank, world_size
@@ -51,13 +52,13 @@ class DFND(Baseline):
         teacher: FrozenTeacher,
         spec: ImageSpec,
         pool: Pool,
-        num_select: int,
+        num_select: PositiveInt,
         statistics: Literal["imagenet", "pool", "teacher"] = "imagenet",
         augment: bool = True,
         diagonal: float | None = None,
         weight_classes: bool = False,
         compensate_noise: bool = False,
-        temperature: float = 4.0,
+        temperature: PositiveFloat = 4.0,
     ) -> None:
         super().__init__(teacher=teacher, spec=spec, temperature=temperature)
         self.pool, self.num_select = pool, num_select

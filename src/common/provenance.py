@@ -1,4 +1,4 @@
-"""What made a result: the source of the packages that shape it."""
+"""What made a result: the source that shapes it."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,11 +7,16 @@ from pathlib import Path
 _SOURCE = Path(__file__).resolve().parent.parent
 
 
-def source_hash(packages: Iterable[str]) -> str:
-    """SHA-256 over the Python files of ``src/<package>``, so that changed code makes a new key."""
+def source_hash(parts: Iterable[str]) -> str:
+    """SHA-256 over source files, so that changed code makes a new cache key.
+
+    Args:
+        parts: Packages or files below ``src``, e.g. ``"network"`` or ``"teacher/module.py"``.
+    """
     digest = hashlib.sha256()
-    for package in sorted(packages):
-        for path in sorted((_SOURCE / package).rglob("*.py")):
+    for part in sorted(parts):
+        place = _SOURCE / part
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
             digest.update(str(path.relative_to(_SOURCE)).encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()

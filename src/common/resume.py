@@ -83,13 +83,13 @@ class ResumeCallback(Checkpoint):
                 module.load_state_dict(state["outside"][name])
             for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
+            for name, file in self.files.items():
+                file.restore(self.folder / f"{name}_rank{rank()}.bin")
         except Exception as error:
             raise UserError(
                 f"Cannot resume from '{path}' ({type(error).__name__}); expected a state written "
                 f"by the same configuration. Delete the folder '{self.folder}' to start again"
             ) from error
-        for name, file in self.files.items():
-            file.restore(self.folder / f"{name}_rank{rank()}.bin")
         self._state = state
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

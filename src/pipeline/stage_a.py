@@ -23,7 +23,7 @@ from src.teacher.evaluate import accuracy
 from src.teacher.frozen import FrozenTeacher
 
 _log = logging.getLogger(__name__)
-_PACKAGES = ("baseline", "common", "dataset", "network", "objective", "substitution", "teacher")
+_SOURCE = ("common", "network", "objective", "substitution", "teacher")
 
 
 @dataclass
@@ -90,13 +90,17 @@ def _key(job: Job, teacher: FrozenTeacher, baseline: Baseline) -> str:
         "spec": asdict(job.dataset.spec),
         "pool": _pool(job).fingerprint() if baseline.reads_pool else None,
         "hardware": job.hardware(),
-        "source": source_hash(_PACKAGES),
+        "source": source_hash((*_SOURCE, _file_of(baseline))),
     }
     if baseline.reads_student:
         parts["student"] = config.student.model_dump()
         parts["distill"] = config.distill.model_dump()
         parts["companion"] = source_hash(("student",))
     return content_hash(parts)[:20]
+
+
+def _file_of(baseline: Baseline) -> str:
+    return f"{type(baseline).__module__.removeprefix('src.').replace('.', '/')}.py"
 
 
 def _fit(

@@ -19,6 +19,7 @@ from src.teacher.module import TeacherModule
 
 _log = logging.getLogger(__name__)
 _TOLERANCE = 0.5
+_SOURCE = ("network", "teacher/module.py", "dataset/loader.py", "common/augment.py")
 
 
 def prepare_teacher(job: Job) -> FrozenTeacher:
@@ -48,7 +49,7 @@ def _own_teacher(job: Job) -> tuple[Classifier, float]:
             "seed": options.seed,
             "data": job.dataset.fingerprint(),
             "hardware": job.hardware(),
-            "source": source_hash(("common", "dataset", "network", "teacher")),
+            "source": source_hash(_SOURCE),
         }
     )
     folder = job.cache / "teacher" / f"{options.name}_{key[:12]}"

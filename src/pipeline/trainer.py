@@ -117,7 +117,7 @@ def _strategy(stage: str, options: TrainerOptions) -> Any:
     if stage == "stage_a":
         return UnwrappedDDPStrategy()
     # BN statistics stay local while training and are taken from rank 0 where they are used.
-    return DDPStrategy(broadcast_buffers=False)
+    return DDPStrategy(forward_sync_buffers=False)
 
 
 def _version(folder: Path, stage: str) -> str:
@@ -137,6 +137,7 @@ def _silence() -> None:
         ".*configure_optimizers.*returned `None`.*",  # baselines step their own
         ".*does not have many workers.*",  # there are none: batches are made on the device
         ".*`max_epochs=0` reached.*",  # resuming after the last epoch
+        ".*Total length of .* across ranks is zero.*",  # and then no round is left
         ".*isinstance.treespec, LeafSpec.*",
         ".*GPU available but not used.*",  # chosen by trainer.accelerator=cpu
     ):

@@ -5,14 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from src.common.errors import UserError
 from src.report.aggregate import aggregate
+from src.report.console import console
 from src.report.summary import read_summaries
 from src.report.table import csv_table, markdown_table, terminal_table
-
-_FILE_WIDTH = 160  # columns; redirected output has no window to fit into
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,9 +30,7 @@ def _report(arguments: argparse.Namespace) -> None:
         raise UserError(f"{looked}: expected at least one summary.json, but found none")
     rows = aggregate(summaries, by_seed=arguments.runs)
     unfinished = [summary for summary in summaries if summary["status"] != "finished"]
-    Console(width=None if sys.stdout.isatty() else _FILE_WIDTH).print(
-        terminal_table(rows, unfinished)
-    )
+    console().print(terminal_table(rows, unfinished))
     if arguments.csv:
         _write(arguments.csv, csv_table(rows))
     if arguments.markdown:

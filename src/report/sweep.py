@@ -4,9 +4,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from src.report.aggregate import aggregate
+from src.report.console import console
 from src.report.summary import FILE_NAME, read_summaries
 from src.report.table import csv_table, markdown_table, terminal_table
 
@@ -25,12 +24,12 @@ def report_sweep(folder: Path, records: Sequence[Path]) -> int:
     done = {Path(p["folder"]) / FILE_NAME for p in points if p["exit_code"] == 0}
     rows = aggregate(read_summaries(done))
     failed = [point for point in points if point["exit_code"] != 0]
-    console = Console()
-    console.print(terminal_table(rows, []))
+    screen = console()
+    screen.print(terminal_table(rows, []))
     for point in failed:
-        console.print(f"failed: {' '.join(point['overrides'])}: {point['error']}", markup=False)
+        screen.print(f"failed: {' '.join(point['overrides'])}: {point['error']}", markup=False)
     lines = [f"- failed: `{' '.join(p['overrides'])}`: {p['error']}" for p in failed]
     (folder / "table.md").write_text("\n".join([markdown_table(rows, []), *lines]) + "\n")
     (folder / "table.csv").write_text(csv_table(rows))
-    console.print(f"{len(points)} points, {len(failed)} failed; table in {folder}", markup=False)
+    screen.print(f"{len(points)} points, {len(failed)} failed; table in {folder}", markup=False)
     return len(failed)

@@ -91,10 +91,11 @@ def load_student(folder: Path | str) -> DeployedStudent:
     try:
         card = json.loads(path.read_text())
         network = build_network(card["architecture"], len(card["class_names"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        student = DeployedStudent(network, card)
+    except (OSError, ImportError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"Cannot read the student's card '{path}' ({error}); expected the folder of a "
             "finished run"
         ) from error
     load_into(network, Path(folder) / _WEIGHTS)
-    return DeployedStudent(network, card)
+    return student

@@ -26,6 +26,10 @@ def student_logits(network: Classifier, images: Tensor) -> Tensor:
     return logits
 
 
+def _percent(accuracy: MulticlassAccuracy) -> float:
+    return round(100 * float(accuracy.compute()), 4)
+
+
 class StudentModule(LightningModule):
     """Trains a student against the frozen teacher on batches of substitution images.
 
@@ -126,16 +130,16 @@ class StudentModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Last and best accuracy, apart: the best is chosen on the test split."""
-        last = 100 * float(self.plain_accuracy.compute())
+        last = _percent(self.plain_accuracy)
         best = max(last, self.acc1["best"] or 0.0)
         self.acc1 = {"last": last, "best": best, "compensated": None}
         values = {"student/acc": last, "student/acc_best": best}
         if self.is_compensated:
-            compensated = 100 * float(self.compensated_accuracy.compute())
+            compensated = _percent(self.compensated_accuracy)
             self.acc1["compensated"] = values["student/acc_compensated"] = compensated
             self.compensated_accuracy.reset()
         self.plain_accuracy.reset()
-        self.log_dict(values)
+        self.log_dict(values, sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
         """Log the losses of the epoch and step an epoch-wise schedule."""
@@ -145,7 +149,9 @@ class StudentModule(LightningModule):
         self.epochs_done += 1
         if self.scheduler_steps is None:
             self._step_schedule()
-        self.log_dict(values | {"student/lr": lr, "student/epoch": float(self.epochs_done)})
+        self.log_dict(
+            values | {"student/lr": lr, "student/epoch": float(self.epochs_done)}, sync_dist=True
+        )
 
     def on_train_end(self) -> None:
         """Leave the same student on every rank, and make sure of it."""

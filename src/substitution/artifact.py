@@ -142,18 +142,28 @@ class Artifact:
             ]
             predictions = load_file(self.folder / f"predictions_rank{rank()}.safetensors")
         except Exception as error:
-            raise UserError(
-                f"Cannot read the substitution data in '{self.folder}' ({error}); "
-                "delete the folder to build it again"
-            ) from error
+            raise self._damaged(error) from error
         return Recording(banks, predictions["logits"], predictions["features"])
 
     def restore(self, baseline: Baseline) -> None:
-        """Load the method's networks and optimisers, so that it can go on from here."""
+        """Load the method's networks and optimisers, so that it can go on from here.
+
+        Raises:
+            UserError: If a file is missing or damaged.
+        """
         path = self.folder / f"baseline_rank{rank()}.pt"
-        state = torch.load(path, map_location=baseline.device, weights_only=True)
-        baseline.load_state_dict(state)
+        try:
+            state = torch.load(path, map_location=baseline.device, weights_only=True)
+            baseline.load_state_dict(state)
+        except Exception as error:
+            raise self._damaged(error) from error
         for bank, stored in zip(
             banks_of(baseline).values(), self.read(baseline.device).banks, strict=False
         ):
             bank.replace(stored.images)
+
+    def _damaged(self, error: Exception) -> UserError:
+        return UserError(
+            f"Cannot read the substitution data in '{self.folder}' ({type(error).__name__}); "
+            "delete the folder to build it again"
+        )

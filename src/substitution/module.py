@@ -117,7 +117,7 @@ class SubstitutionModule(LightningModule):
         self.epochs_done += 1
         self.losses = self._monitor.flush("round")
         values = {f"stage_a/{name}": value for name, value in self.losses.items()}
-        self.log_dict(values | {"stage_a/round": float(self.round)})
+        self.log_dict(values | {"stage_a/round": float(self.round)}, sync_dist=True)
 
     def recording(self) -> Recording:
         """All substitution data with the teacher's predictions; computed once."""
@@ -125,10 +125,11 @@ class SubstitutionModule(LightningModule):
             self._recording = predict(self.baseline.teacher, self.baseline.substitution_data())
         return self._recording
 
-    def get_extra_state(self) -> dict[str, int]:
-        """Progress."""
-        return {"round": self.round, "epochs_done": self.epochs_done}
+    def get_extra_state(self) -> dict[str, Any]:
+        """Progress and the latest losses."""
+        return {"round": self.round, "epochs_done": self.epochs_done, "losses": self.losses}
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         """Continue from there."""
         self.round, self.epochs_done = state["round"], state["epochs_done"]
+        self.losses = state["losses"]

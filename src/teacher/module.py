@@ -78,7 +78,7 @@ class TeacherModule(LightningModule):
         losses = self._monitor.flush("teacher step")
         self.epochs_done += 1
         values = {f"teacher/{name}": value for name, value in losses.items()}
-        self.log_dict(values | {"teacher/epoch": float(self.epochs_done)})
+        self.log_dict(values | {"teacher/epoch": float(self.epochs_done)}, sync_dist=True)
 
     def on_train_end(self) -> None:
         """Leave the same BN statistics on every rank."""
@@ -93,17 +93,19 @@ class TeacherModule(LightningModule):
         """Accuracy of the weights as they are, percent."""
         self.acc1 = 100 * float(self.accuracy.compute())
         self.accuracy.reset()
-        self.log("teacher/acc", self.acc1)
+        self.log("teacher/acc", self.acc1, sync_dist=True)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Progress and the schedule."""
+        """Progress, accuracy and the schedule."""
         return {
             "epochs_done": self.epochs_done,
             "step": self.step,
+            "acc1": self.acc1,
             "scheduler": self.scheduler.state_dict(),
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Continue from there."""
         self.epochs_done, self.step = state["epochs_done"], state["step"]
+        self.acc1 = state["acc1"]
         self.scheduler.load_state_dict(state["scheduler"])

@@ -212,9 +212,7 @@ def test_construction_draws_nothing_from_the_global_generator() -> None:
 def test_the_seed_alone_decides_the_initialisation() -> None:
     def initial(seed: int) -> dict[str, Tensor]:
         torch.randn(3)
-        return BackdoorCompensation(
-            num_classes=K, num_prototypes=N, dim=K, seed=seed
-        ).state_dict()
+        return BackdoorCompensation(num_classes=K, num_prototypes=N, dim=K, seed=seed).state_dict()
 
     first, again, other = initial(0), initial(0), initial(1)
     drawn = ("query", "key", "score", "project", "random_weights")
@@ -261,7 +259,7 @@ def test_a_dictionary_of_another_shape_is_refused() -> None:
 @pytest.mark.parametrize(
     "option", [{"attention": "cosine"}, {"projection": "identity"}, {"expectation": "arithmetic"}]
 )
-def test_what_needs_logits_is_refused_in_feature_space(option: dict[str, str]) -> None:
+def test_what_needs_logits_is_refused_in_feature_space(option: dict[str, Any]) -> None:
     ((key, value),) = option.items()
     with pytest.raises(UserError, match=f"kdci.{key}={value}, but got 'features'"):
         make(D, **option)

@@ -11,7 +11,8 @@ from tests.reference.sums import total
 
 def _scores(attention: str, s: Tensor, z: Tensor, learned: Mapping[str, Tensor]) -> Tensor:
     if attention == "cosine":
-        return 10 * torch.dot(s, z) / (s.norm() * z.norm())
+        cosine: Tensor = torch.dot(s, z) / (s.norm() * z.norm())
+        return 10 * cosine
     query, key = learned["query"] @ s, learned["key"] @ z
     if attention == "dot":
         return torch.dot(query, key) / math.sqrt(len(key))
@@ -27,7 +28,8 @@ def attention_weights(
     if attention == "random":
         return learned["random_weights"]
     exponentials = [_scores(attention, s, z, learned).exp() for z in prototypes]
-    return torch.stack(exponentials) / total(exponentials)
+    weights: Tensor = torch.stack(exponentials) / total(exponentials)
+    return weights
 
 
 def expectation(form: str, weights: Tensor, prototypes: Tensor) -> Tensor:

@@ -1,0 +1,59 @@
+"""One process; tests/test_ddp.py asks two for the same."""
+
+import pytest
+import torch
+from torch import nn
+
+from src.common import distributed
+from src.common.errors import UserError
+
+
+def test_one_process_is_rank_zero_of_one() -> None:
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
+
+
+def test_one_process_keeps_what_it_has() -> None:
+    rows, network = torch.randn(3, 2), nn.BatchNorm1d(2)
+    network(rows).sum().backward()
+    before = [tensor.clone() for tensor in network.state_dict().values()]
+    gradients = [p.grad.clone() for p in network.parameters() if p.grad is not None]
+    assert len(gradients) == 2
+    assert distributed.gather_rows(rows) is rows
+    assert distributed.sum_over_ranks(rows) is rows
+    assert distributed.broadcast_object([rows])[0] is rows
+    distributed.average_gradients(network.parameters())
+    distributed.broadcast_module(network)
+    distributed.broadcast_buffers(network)
+    distributed.barrier()
+    assert all(map(torch.equal, network.state_dict().values(), before))
+    for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_no_process_group_is_joined_where_nobody_started_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    distributed.join_ranks(torch.device("cpu"))
+    assert not torch.distributed.is_initialized()
+
+
+def test_rank_zero_acts_and_returns() -> None:
+    assert distributed.on_rank_zero(lambda: 42) == 42
+
+
+@pytest.mark.parametrize("kind", [UserError, KeyError, KeyboardInterrupt])
+def test_a_failure_of_rank_zero_is_its_own(kind: type[BaseException]) -> None:
+    def fail() -> None:
+        raise kind("why")
+
+    with pytest.raises(kind, match="why"):
+        distributed.on_rank_zero(fail)
+
+
+def test_a_checksum_is_of_the_bytes() -> None:
+    first, other = torch.zeros(3), torch.zeros(3)
+    checksum = distributed.require_equal_on_all_ranks([first], "things")
+    assert distributed.require_equal_on_all_ranks([other], "things") == checksum
+    other[1] = 1e-30
+    assert distributed.require_equal_on_all_ranks([other], "things") != checksum

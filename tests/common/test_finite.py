@@ -1,0 +1,78 @@
+import pytest
+import torch
+from torch import Tensor
+
+from src.common.finite import LossMonitor
+
+NAN, INF = float("nan"), float("inf")
+
+
+def watch(**terms: list[float]) -> LossMonitor:
+    """Update step by step, counting from 10."""
+    monitor = LossMonitor()
+    for index, values in enumerate(zip(*terms.values(), strict=True)):
+        monitor.update(10 + index, dict(zip(terms, map(torch.tensor, values), strict=True)))
+    return monitor
+
+
+def test_gives_means_and_starts_afresh() -> None:
+    monitor = watch(a=[1.0, 2.0, 6.0], b=[0.5, 0.5, 0.5])
+    assert monitor.flush("step") == {"a": 3.0, "b": 0.5}
+    assert monitor.flush("step") == {}
+    monitor.update(20, {"a": torch.tensor(7.0)})
+    assert monitor.flush("step") == {"a": 7.0}
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_names_the_first_bad_term_and_its_step(bad: float) -> None:
+    monitor = watch(a=[1.0, 1.0, bad, 1.0], b=[1.0, bad, bad, 1.0], c=[1.0, 1.0, 1.0, 1.0])
+    with pytest.raises(FloatingPointError, match=r"term 'b' is not finite at round 11; .*32-true"):
+        monitor.flush("round")
+
+
+def test_an_infinity_that_cancels_is_still_found() -> None:
+    with pytest.raises(FloatingPointError, match="'a' is not finite at step 10"):
+        watch(a=[INF, -INF, 1.0]).flush("step")
+
+
+def test_step_zero_can_be_bad() -> None:
+    monitor = LossMonitor()
+    monitor.update(0, {"a": torch.tensor(NAN)})
+    with pytest.raises(FloatingPointError, match="step 0"):
+        monitor.flush("step")
+
+
+def test_forgets_a_failure_that_was_reported() -> None:
+    monitor = watch(a=[NAN])
+    with pytest.raises(FloatingPointError):
+        monitor.flush("step")
+    monitor.update(20, {"a": torch.tensor(1.0)})
+    assert monitor.flush("step") == {"a": 1.0}
+
+
+def test_keeps_no_graph_and_changes_no_loss() -> None:
+    leaf = torch.ones(1, requires_grad=True)
+    losses: list[Tensor] = [leaf.sum() * k for k in (1, 2)]
+    monitor = LossMonitor()
+    for step, loss in enumerate(losses):
+        monitor.update(step, {"a": loss})
+    assert monitor.flush("step") == {"a": 1.5}
+    assert [loss.item() for loss in losses] == [1.0, 2.0]
+    assert all(loss.grad_fn for loss in losses)
+
+
+def test_half_precision_terms_are_summed_in_float32() -> None:
+    monitor = LossMonitor()
+    for step in range(1000):
+        monitor.update(step, {"a": torch.tensor(1.001, dtype=torch.bfloat16)})
+    assert monitor.flush("step")["a"] == pytest.approx(1.0, rel=1e-6)
+
+
+def test_an_update_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise AssertionError("a copy to the host in the inner loop")
+
+    monitor, term = watch(a=[1.0]), torch.tensor(2.0)
+    for name in ("item", "tolist", "__float__", "__bool__", "cpu", "numpy"):
+        monkeypatch.setattr(Tensor, name, forbidden)
+    monitor.update(11, {"a": term})

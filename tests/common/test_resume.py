@@ -1,0 +1,263 @@
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+
+from src.common import resume
+from src.common.errors import UserError
+from src.common.resume import ResumeCallback
+from src.common.seeding import seed_all
+from src.dataset.contract import ImageSpec
+from src.objective.distillation import DistillationObjective
+from src.objective.noise import NoisyDistillationObjective
+from src.pipeline import job as pipeline_job
+from src.student.companion import CompanionStudent
+from src.substitution.batches import OnlineBatches, ReplayBatches
+from src.substitution.image_bank import banks_of
+from src.substitution.module import SubstitutionModule
+from src.teacher.frozen import FrozenTeacher
+from src.teacher.module import TeacherModule
+from tests.toys import (
+    SGD,
+    Toy,
+    convnet,
+    dictionary,
+    filled_bank,
+    job,
+    kdci_student,
+    labelled,
+    states_equal,
+    student,
+)
+
+EPOCHS = 4
+EXPONENTIAL: Any = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.7)
+
+
+@dataclass
+class Fit:
+    """A module and what its fit is given; ``others`` are compared as well."""
+
+    stage: str
+    module: LightningModule
+    options: dict[str, Any] = field(default_factory=dict)
+    others: list[torch.nn.Module] = field(default_factory=list)
+
+    def run(self, folder: Path) -> None:
+        """Four epochs, or what is left of them."""
+        job(folder).fit(
+            self.stage, self.module, epochs=EPOCHS, state=folder / "state", **self.options
+        )
+
+
+class Fixed:
+    """What an interrupted program finds unchanged when it is started again."""
+
+    def __init__(self, spec: ImageSpec, teacher: FrozenTeacher) -> None:
+        self.spec, self.teacher = spec, teacher
+        self.bank = filled_bank(spec, crop_padding=1, flip_probability=0.5)
+        self.dictionary = dictionary()
+
+    def test(self) -> Any:
+        """The same test images every time."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return labelled(self.spec)
+
+    def replayed(self, module: LightningModule) -> Fit:
+        batches = ReplayBatches([self.bank], batch_size=8, steps=3, seed=0)
+        return Fit("stage_b", module, {"batches": batches, "test": self.test()})
+
+
+def vanilla(fixed: Fixed) -> Fit:
+    return fixed.replayed(student(fixed.spec, fixed.teacher, scheduler=EXPONENTIAL))
+
+
+def stepwise_schedule(fixed: Fixed) -> Fit:
+    options: Any = {"scheduler": EXPONENTIAL, "scheduler_steps": 2}
+    return fixed.replayed(student(fixed.spec, fixed.teacher, **options))
+
+
+def compensated(fixed: Fixed) -> Fit:
+    module = kdci_student(fixed.spec, fixed.teacher, loaded=fixed.dictionary, fusion="linear")
+    return fixed.replayed(module)
+
+
+def noisy(fixed: Fixed) -> Fit:
+    objective = NoisyDistillationObjective(fixed.spec.num_classes, 0.9)
+    return fixed.replayed(student(fixed.spec, fixed.teacher, objective=objective))
+
+
+def online(fixed: Fixed) -> Fit:
+    module = student(fixed.spec, fixed.teacher)
+    toy = Toy(teacher=fixed.teacher, spec=fixed.spec)
+    batches = OnlineBatches(toy, module, batch_size=8, steps=3, steps_per_round=2)
+    options = {
+        "batches": batches,
+        "test": fixed.test(),
+        "files": banks_of(toy),
+        "outside": {"baseline": toy},
+    }
+    return Fit("stage_b", module, options, [toy])
+
+
+def stage_a(fixed: Fixed, companion: CompanionStudent | None = None) -> Fit:
+    toy = Toy(teacher=fixed.teacher, spec=fixed.spec)
+    module = SubstitutionModule(
+        toy, rounds=11, num_images=60, record_from=0.2, log_every=3, companion=companion
+    )
+    return Fit("stage_a", module, {"files": banks_of(toy)}, [toy])
+
+
+def stage_a_with_a_student(fixed: Fixed) -> Fit:
+    companion = CompanionStudent(
+        convnet(fixed.spec),
+        DistillationObjective(2.0),
+        optimizer=SGD,
+        scheduler=EXPONENTIAL,
+        scheduler_steps=3,
+        steps_per_round=2,
+        batch_size=6,
+    )
+    return stage_a(fixed, companion)
+
+
+def teacher(fixed: Fixed) -> Fit:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        train = labelled(fixed.spec, 20, training=True)
+    module = TeacherModule(
+        convnet(fixed.spec), SGD, total_steps=EPOCHS * len(train), schedule="one_cycle"
+    )
+    return Fit("teacher", module, {"batches": train, "test": fixed.test()})
+
+
+FITS = [
+    vanilla,
+    stepwise_schedule,
+    compensated,
+    noisy,
+    online,
+    stage_a,
+    stage_a_with_a_student,
+    teacher,
+]
+
+
+class PowerCut(Exception):  # noqa: N818 - it is no error of ours
+    """The machine stops."""
+
+
+def interrupt_after(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every fit stop right after it has saved the state of an epoch."""
+
+    class Interrupting(ResumeCallback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            super().on_train_epoch_end(trainer, pl_module)
+            if pl_module.epochs_done == epoch:
+                raise PowerCut
+
+    monkeypatch.setattr(pipeline_job, "ResumeCallback", Interrupting)
+
+
+@pytest.fixture
+def fixed(tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher) -> Fixed:
+    return Fixed(tiny_spec, tiny_teacher)
+
+
+def begin(make: Any, fixed: Fixed, seed: int = 0) -> Fit:
+    seed_all(seed)
+    fit: Fit = make(fixed)
+    seed_all(seed + 1)
+    return fit
+
+
+@pytest.mark.parametrize("make", FITS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("after", [2, EPOCHS])
+def test_an_interrupted_fit_ends_like_one_that_was_not(
+    make: Any, after: int, fixed: Fixed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = begin(make, fixed)
+    straight.run(tmp_path / "straight")
+
+    with monkeypatch.context() as patch:
+        interrupt_after(after, patch)
+        with pytest.raises(PowerCut):
+            begin(make, fixed).run(tmp_path / "cut")
+    resumed = begin(make, fixed, seed=50)  # whatever is not in the state would differ
+    resumed.run(tmp_path / "cut")
+
+    assert states_equal(resumed.module, straight.module)
+    for ours, theirs in zip(resumed.others, straight.others, strict=True):
+        assert states_equal(ours, theirs)
+    for ours, theirs in zip(*map(_banks, (resumed, straight)), strict=True):
+        assert torch.equal(ours.images, theirs.images)
+    for name in ("epochs_done", "acc1", "student_step", "step", "round", "losses"):
+        assert getattr(resumed.module, name, None) == getattr(straight.module, name, None), name
+
+
+def _banks(fit: Fit) -> Any:
+    return fit.options.get("files", {}).values()
+
+
+def test_the_states_hold_data_only_and_old_ones_go(fixed: Fixed, tmp_path: Path) -> None:
+    begin(online, fixed).run(tmp_path)
+    names = {path.name for path in (tmp_path / "state").iterdir()}
+    assert names == {f"epoch{EPOCHS}_rank0.pt", "bank0_rank0.bin"}
+    state = torch.load(tmp_path / "state" / f"epoch{EPOCHS}_rank0.pt", weights_only=True)
+    assert state.keys() == {"module", "outside", "optimizers", "rng"}
+
+
+@pytest.mark.parametrize(
+    ("world_size", "files", "epoch"),
+    [
+        (1, [], 0),
+        (1, ["epoch2_rank0.pt", "epoch10_rank0.pt"], 10),
+        (1, ["epoch3_rank0.pt", "epoch4_rank1.pt"], 3),
+        (1, [".99-0a1b2c3d-epoch5_rank0.pt", "epoch6_rank0.pt.tmp", "epochX_rank0.pt"], 0),
+        (2, ["epoch3_rank0.pt", "epoch3_rank1.pt", "epoch4_rank0.pt"], 3),
+        (2, ["epoch4_rank1.pt"], 0),
+    ],
+)
+def test_a_state_counts_when_every_rank_has_saved_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    world_size: int,
+    files: list[str],
+    epoch: int,
+) -> None:
+    monkeypatch.setattr(resume, "world_size", lambda: world_size)
+    for name in files:
+        (tmp_path / name).touch()
+    assert ResumeCallback(tmp_path).epochs_done() == epoch
+
+
+def test_a_folder_that_is_not_there_is_a_fresh_start(tmp_path: Path) -> None:
+    assert ResumeCallback(tmp_path / "nowhere").epochs_done() == 0
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "code", "no_bank", "short_bank"])
+def test_a_state_that_does_not_fit_is_refused_with_the_way_out(
+    fixed: Fixed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_after(2, patch)
+        with pytest.raises(PowerCut):
+            begin(stage_a, fixed).run(tmp_path)
+    state, bank = tmp_path / "state" / "epoch2_rank0.pt", tmp_path / "state" / "bank0_rank0.bin"
+    if damage == "truncated":
+        state.write_bytes(state.read_bytes()[:-50])
+    elif damage == "foreign":
+        torch.save({"module": {}, "outside": {}, "optimizers": [], "rng": {}}, state)
+    elif damage == "code":
+        torch.save({"module": Path("x")}, state)
+    elif damage == "no_bank":
+        bank.unlink()
+    else:
+        bank.write_bytes(bank.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"Cannot resume from .*Delete the folder .*state'"):
+        begin(stage_a, fixed).run(tmp_path)

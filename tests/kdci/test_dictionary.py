@@ -1,0 +1,206 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from src.common.errors import UserError
+from src.kdci.dictionary import (
+    ConfounderDictionary,
+    DictionarySettings,
+    Space,
+    fit_dictionary,
+    predictions_of,
+)
+from src.substitution.module import Recording
+
+CENTRES = torch.tensor([[0.0, 0, 9, 0], [9, 0, 0, 0], [0, 9, 0, 0]])
+
+
+def blobs(*sizes: int) -> Tensor:
+    """Rows around the centres, in random order."""
+    groups = [CENTRES[k] + 0.1 * torch.randn(m, 4) for k, m in enumerate(sizes)]
+    return torch.cat(groups)[torch.randperm(sum(sizes))]
+
+
+def fit(rows: Tensor, count: int, **options: object) -> ConfounderDictionary:
+    return fit_dictionary(rows, replace(DictionarySettings(count), **options))  # type: ignore[arg-type]
+
+
+def nearest_centre(rows: Tensor) -> Tensor:
+    return torch.cdist(rows, CENTRES).argmin(1)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    dictionary = fit_dictionary(blobs(5, 3, 2), DictionarySettings(3), teacher_sha256="ab" * 32)
+    dictionary.save(tmp_path / "new" / "dictionary.safetensors")
+    return tmp_path / "new" / "dictionary.safetensors"
+
+
+def load(path: Path, sha: str = "ab" * 32, space: Space = "logits", dim: int = 4) -> object:
+    return ConfounderDictionary.load(path, teacher_sha256=sha, space=space, dim=dim)
+
+
+def test_separated_groups_become_means_and_proportions() -> None:
+    rows = blobs(20, 50, 30)
+    dictionary = fit(rows, 3)
+    torch.testing.assert_close(dictionary.prior, torch.tensor([0.5, 0.3, 0.2]))
+    means = [rows[nearest_centre(rows) == k].mean(0) for k in (1, 2, 0)]
+    torch.testing.assert_close(dictionary.prototypes, torch.stack(means))
+
+
+def test_the_prior_is_a_descending_distribution_of_counts() -> None:
+    dictionary = fit(torch.randn(333, 4), 20)
+    assert dictionary.prior.dtype == dictionary.prototypes.dtype == torch.float32
+    torch.testing.assert_close(dictionary.prior.sum(), torch.tensor(1.0))
+    assert (dictionary.prior > 0).all()
+    assert (dictionary.prior.diff() <= 0).all()
+    counts = dictionary.prior * 333
+    torch.testing.assert_close(counts, counts.round(), rtol=0, atol=1e-3)
+
+
+def test_prototypes_average_to_the_mean_of_all_predictions() -> None:
+    rows = torch.randn(333, 4)
+    dictionary = fit(rows, 20)
+    torch.testing.assert_close(dictionary.prior @ dictionary.prototypes, rows.mean(0))
+
+
+def test_one_prototype_is_the_mean() -> None:
+    rows = torch.randn(50, 4)
+    dictionary = fit(rows, 1)
+    torch.testing.assert_close(dictionary.prototypes, rows.mean(0, keepdim=True))
+    assert dictionary.prior.tolist() == [1.0]
+
+
+def test_as_many_prototypes_as_distinct_predictions_reproduce_them() -> None:
+    rows = CENTRES[[0, 1, 1, 2, 2, 2]]
+    dictionary = fit(rows, 3)
+    assert torch.equal(dictionary.prototypes, CENTRES[[2, 1, 0]])
+    torch.testing.assert_close(dictionary.prior, torch.tensor([3, 2, 1]) / 6)
+
+
+@pytest.mark.parametrize("prototypes", ["kmeans", "random"])
+def test_repeats_bit_for_bit_from_the_seed(prototypes: str) -> None:
+    rows = torch.randn(300, 4)
+    first, again, other = (fit(rows, 12, seed=seed, prototypes=prototypes) for seed in (3, 3, 4))
+    assert torch.equal(first.prototypes, again.prototypes)
+    assert torch.equal(first.prior, again.prior)
+    assert not torch.equal(first.prototypes, other.prototypes)
+
+
+def test_too_many_prototypes_are_refused_with_both_numbers() -> None:
+    with pytest.raises(UserError, match=r"got 11 > 10 of 10; lower kdci\.N") as caught:
+        fit(torch.randn(10, 4), 11)
+    assert "collapsed" not in str(caught.value)
+
+
+def test_collapsed_predictions_are_called_that() -> None:
+    rows = torch.randn(3, 4).repeat(10, 1)
+    with pytest.raises(UserError, match=r"got 4 > 3 of 30 \(.* has collapsed\)"):
+        fit(rows, 4)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_predictions_that_are_not_finite_are_refused(bad: float) -> None:
+    rows = torch.randn(10, 4)
+    rows[3, 2] = bad
+    with pytest.raises(UserError, match="finite teacher predictions"):
+        fit(rows, 2)
+
+
+def test_prototypes_are_not_projected() -> None:
+    rows = blobs(20, 50, 30)
+    projected, plain = fit(rows, 3, pca_dim=2), fit(rows, 3)
+    torch.testing.assert_close(projected.prototypes, plain.prototypes)
+    torch.testing.assert_close(projected.prior, plain.prior)
+
+
+def test_clusters_are_sought_where_pca_looks() -> None:
+    wide = 100 * torch.tensor([-1.0, 1.0]).repeat(50)
+    narrow = torch.tensor([-1.0, 1.0]).repeat_interleave(50)
+    rows = torch.stack([wide, narrow], 1) + 0.01 * torch.randn(100, 2)
+    dictionary = fit(rows, 2, pca_dim=1)
+    expected = torch.stack([rows[wide == side].mean(0) for side in (-100, 100)])
+    order = dictionary.prototypes[:, 0].argsort()
+    torch.testing.assert_close(dictionary.prototypes[order], expected)
+
+
+@pytest.mark.parametrize("pca_dim", [0, 4, 5])
+def test_a_pca_that_does_not_reduce_is_refused(pca_dim: int) -> None:
+    with pytest.raises(UserError, match=rf"below the width 4 .*, but got {pca_dim}"):
+        fit(torch.randn(20, 4), 2, pca_dim=pca_dim)
+
+
+def test_predictions_that_pca_makes_equal_are_refused() -> None:
+    rows = torch.zeros(40, 4)
+    rows[:, 0] = torch.arange(2.0).repeat(20)
+    rows[:20, 1] = 1e-3  # four distinct rows, but only two along the first direction
+    with pytest.raises(UserError, match=r"non-empty clusters.*kdci.pca_dim=null"):
+        fit(rows, 4, pca_dim=1)
+
+
+def test_random_prototypes_have_the_moments_of_the_true_ones() -> None:
+    rows = 5 + torch.randn(4000, 3) * torch.tensor([1.0, 3.0, 0.2])
+    true, random = fit(rows, 800, iterations=2), fit(rows, 800, iterations=2, prototypes="random")
+    assert torch.equal(true.prior, random.prior)
+    assert not torch.equal(true.prototypes, random.prototypes)
+    torch.testing.assert_close(
+        random.prototypes.mean(0), true.prototypes.mean(0), rtol=0.05, atol=0.1
+    )
+    torch.testing.assert_close(random.prototypes.std(0), true.prototypes.std(0), rtol=0.1, atol=0)
+
+
+def test_half_precision_predictions_are_clustered_in_float32() -> None:
+    rows = torch.randn(50, 4).half()
+    assert torch.equal(fit(rows, 5).prototypes, fit(rows.float(), 5).prototypes)
+
+
+def test_the_provenance_says_what_was_clustered_and_how() -> None:
+    facts = fit_dictionary(torch.randn(50, 4), DictionarySettings(5, seed=7), data_key="k")
+    expected = {"num_prototypes": 5, "space": "logits", "seed": 7, "num_predictions": 50}
+    assert facts.provenance.items() >= (expected | {"data_key": "k", "pca_dim": None}).items()
+    assert facts.provenance["inertia"][0] > facts.provenance["inertia"][-1] > 0
+    assert facts.provenance["faiss"]
+
+
+def test_predictions_are_logits_or_features() -> None:
+    recording = Recording([], torch.randn(2, 3), torch.randn(2, 8))
+    assert predictions_of(recording, "logits") is recording.logits
+    assert predictions_of(recording, "features") is recording.features
+
+
+def test_saving_and_loading_keeps_everything(tmp_path: Path) -> None:
+    made = fit_dictionary(torch.randn(50, 4), DictionarySettings(5), teacher_sha256="cd" * 32)
+    made.save(tmp_path / "d.safetensors")
+    read = ConfounderDictionary.load(
+        tmp_path / "d.safetensors", teacher_sha256="cd" * 32, space="logits", dim=4
+    )
+    assert torch.equal(read.prototypes, made.prototypes)
+    assert torch.equal(read.prior, made.prior)
+    assert read.provenance == made.provenance
+
+
+def test_another_teacher_space_or_width_is_refused(saved: Path) -> None:
+    assert load(saved)
+    with pytest.raises(
+        UserError, match=r"\(cdcdcdcdcdcd, .*\(abababababab, .*delete it to rebuild"
+    ):
+        load(saved, sha="cd" * 32)
+    with pytest.raises(UserError, match=r", features, .* but it is of .*, logits, "):
+        load(saved, space="features")
+    with pytest.raises(UserError, match=r"width 5\), but it is of .* width 4\)"):
+        load(saved, dim=5)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "random", "missing"])
+def test_a_damaged_file_is_refused_by_name(saved: Path, damage: str) -> None:
+    if damage == "truncated":
+        saved.write_bytes(saved.read_bytes()[:-5])
+    elif damage == "random":
+        saved.write_bytes(bytes(range(200)))
+    else:
+        saved.unlink()
+    with pytest.raises(UserError, match=r"Cannot read .*dictionary\.safetensors.*to rebuild"):
+        load(saved)

@@ -1,0 +1,118 @@
+from collections.abc import Iterator
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+from src.kdci.kmeans import Clustering, kmeans, project
+
+
+def blobs(*sizes: int, dim: int = 3, spread: float = 0.1) -> np.ndarray[Any, Any]:
+    """Well separated groups of rows, one after another, float32."""
+    draws = np.random.default_rng(0)
+    groups = [20 * k + spread * draws.standard_normal((m, dim)) for k, m in enumerate(sizes)]
+    return np.concatenate(groups).astype(np.float32)
+
+
+def cluster(rows: np.ndarray[Any, Any], count: int, **options: Any) -> Clustering:
+    return kmeans(rows, count, **({"iterations": 25, "restarts": 1, "seed": 0} | options))
+
+
+def inertia(rows: np.ndarray[Any, Any], assignment: np.ndarray[Any, Any]) -> float:
+    """Sum of squared distances of all rows to the mean of their cluster, float64."""
+    exact = rows.astype(np.float64)
+    groups = [exact[assignment == c] for c in np.unique(assignment)]
+    return float(sum(((group - group.mean(0)) ** 2).sum() for group in groups))
+
+
+def nearest_mean(rows: np.ndarray[Any, Any], assignment: np.ndarray[Any, Any]) -> Any:
+    means = np.stack([rows[assignment == c].mean(0) for c in range(assignment.max() + 1)])
+    return ((rows[:, None] - means) ** 2).sum(2).argmin(1)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
+    yield
+    faiss.omp_set_num_threads(before)
+
+
+def test_finds_separated_groups() -> None:
+    assignment = cluster(blobs(50, 30, 20), 3).assignment
+    first, second, third = assignment[0], assignment[50], assignment[80]
+    assert len({first, second, third}) == 3
+    assert (assignment == np.repeat([first, second, third], [50, 30, 20])).all()
+
+
+def test_uses_every_row_however_many_there_are() -> None:
+    rows = blobs(2000, 1000, spread=2)  # FAISS alone would train on 512 of them
+    assignment, history = cluster(rows, 2)
+    assert history[-1] == pytest.approx(inertia(rows, assignment), rel=1e-4)
+    assert (assignment == nearest_mean(rows, assignment)).all()
+
+
+def test_inertia_never_rises() -> None:
+    rows = np.random.default_rng(0).standard_normal((500, 4)).astype(np.float32)
+    history = cluster(rows, 10).inertia
+    assert 1 < len(history) <= 25
+    assert history[-1] < history[0]
+    assert (np.diff(history) <= 1e-3).all()
+
+
+def test_more_restarts_are_never_worse() -> None:
+    rows = np.random.default_rng(0).standard_normal((300, 4)).astype(np.float32)
+    finals = [inertia(rows, cluster(rows, 12, restarts=n).assignment) for n in (1, 10)]
+    assert finals[1] < finals[0]
+
+
+def test_repeats_bit_for_bit_from_the_seed() -> None:
+    rows = np.random.default_rng(0).standard_normal((300, 4)).astype(np.float32)
+    first, again, other = (cluster(rows, 12, seed=seed) for seed in (3, 3, 4))
+    assert (first.assignment == again.assignment).all()
+    assert first.inertia == again.inertia
+    assert first.inertia != other.inertia
+
+
+def test_takes_seeds_beyond_32_bits() -> None:
+    assert len(cluster(blobs(5, 5), 2, seed=2**40 + 1).assignment) == 10
+
+
+@pytest.mark.parametrize("distinct", range(2, 12))
+def test_no_cluster_is_empty_and_equal_rows_stay_together(distinct: int) -> None:
+    values = np.random.default_rng(distinct).standard_normal((distinct, 2)).astype(np.float32)
+    rows = np.repeat(values, np.arange(1, distinct + 1), axis=0)
+    for count in range(1, distinct + 1):
+        assignment = cluster(rows, count).assignment
+        assert set(assignment) == set(range(count))
+        groups = np.split(assignment, np.cumsum(np.arange(1, distinct)))
+        assert all(len(set(group)) == 1 for group in groups)
+
+
+def test_says_nothing_about_few_or_many_rows(capfd: pytest.CaptureFixture[str]) -> None:
+    cluster(blobs(3, 2), 4)
+    cluster(blobs(1000, 1000), 2)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_the_number_of_threads_is_put_back() -> None:
+    cluster(blobs(5, 5), 2)
+    project(blobs(5, 5), 2)
+    assert faiss.omp_get_max_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_the_number_of_threads_is_put_back_after_a_failure() -> None:
+    with pytest.raises(RuntimeError, match="cannot output 4 dimensions from 3"):
+        project(blobs(5, 5), 4)  # wider than the rows
+    assert faiss.omp_get_max_threads() == 2
+
+
+def test_projection_keeps_what_varies_most() -> None:
+    draws = np.random.default_rng(0).standard_normal((200, 3)) * [0.01, 5, 1]
+    projected = project(draws.astype(np.float32), 2)
+    assert projected.shape == (200, 2)
+    for axis, column in ((0, 1), (1, 2)):
+        assert abs(np.corrcoef(projected[:, axis], draws[:, column])[0, 1]) > 0.99

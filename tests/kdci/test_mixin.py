@@ -1,0 +1,112 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.dataset.contract import ImageSpec
+from src.student.kdci_student import KDCIStudent
+from src.student.module import StudentModule
+from src.substitution.batches import ReplayBatches
+from src.teacher.frozen import FrozenTeacher
+from tests.toys import dictionary, filled_bank, job, kdci_student, labelled, states_equal, student
+
+
+def trained(module: Any, spec: ImageSpec, folder: Path, epochs: int = 2) -> Any:
+    torch.manual_seed(1)
+    bank = filled_bank(spec, crop_padding=1, flip_probability=0.5)
+    batches = ReplayBatches([bank], batch_size=8, steps=4, seed=0)
+    test = labelled(spec)
+    job(folder).fit(
+        "stage_b", module, epochs=epochs, state=folder / "s", batches=batches, test=test
+    )
+    return module
+
+
+def pair(
+    spec: ImageSpec, teacher: FrozenTeacher, **options: Any
+) -> tuple[StudentModule, KDCIStudent]:
+    """The same student without and with compensation."""
+    loaded = dictionary()
+    torch.manual_seed(0)
+    vanilla = student(spec, teacher)
+    torch.manual_seed(0)
+    return vanilla, kdci_student(spec, teacher, loaded=loaded, **options)
+
+
+def test_a_student_without_a_dictionary_does_not_train(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeError, match="ConfounderDictionaryCallback"):
+        trained(kdci_student(tiny_spec, tiny_teacher), tiny_spec, tmp_path)
+
+
+def test_starts_from_the_student_of_the_vanilla_run(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
+) -> None:
+    vanilla, compensated = pair(tiny_spec, tiny_teacher, fusion="linear")
+    assert states_equal(vanilla.network, compensated.network)
+
+
+def test_no_strength_trains_the_vanilla_student_bit_for_bit(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, tmp_path: Path
+) -> None:
+    vanilla, compensated = pair(tiny_spec, tiny_teacher, strength=0.0)
+    trained(vanilla, tiny_spec, tmp_path / "vanilla")
+    trained(compensated, tiny_spec, tmp_path / "compensated")
+    assert states_equal(vanilla.network, compensated.network)
+    assert vanilla.acc1["last"] == compensated.acc1["last"] == compensated.acc1["compensated"]
+
+
+def test_the_compensation_changes_what_the_student_learns(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, tmp_path: Path
+) -> None:
+    vanilla, compensated = pair(tiny_spec, tiny_teacher)
+    initial = {name: p.clone() for name, p in compensated.compensation.named_parameters()}
+    trained(vanilla, tiny_spec, tmp_path / "vanilla")
+    trained(compensated, tiny_spec, tmp_path / "compensated")
+    assert not states_equal(vanilla.network, compensated.network)
+    for name, parameter in compensated.compensation.named_parameters():
+        assert not torch.equal(parameter, initial[name]), name
+
+
+def test_the_dictionary_stays_as_it_was(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, tmp_path: Path
+) -> None:
+    _, module = pair(tiny_spec, tiny_teacher)
+    before = module.compensation.prototypes.clone(), module.compensation.prior.clone()
+    trained(module, tiny_spec, tmp_path)
+    assert torch.equal(module.compensation.prototypes, before[0])
+    assert torch.equal(module.compensation.prior, before[1])
+
+
+@pytest.mark.parametrize("fusion", ["residual", "linear"])
+def test_output_is_compensated_beside_the_plain_prediction(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, fusion: str
+) -> None:
+    _, module = pair(tiny_spec, tiny_teacher, fusion=fusion)
+    module.eval()
+    images = torch.randn(5, 3, 8, 8)
+    output = module.student_output(images)
+    assert torch.equal(output.raw_logits, module.network(images))
+    assert torch.equal(output.logits, module.compensation(output.raw_logits))
+    plain = module.plain_logits(output.raw_logits)
+    assert torch.equal(plain, module.compensation.plain(output.raw_logits))
+
+
+@pytest.mark.parametrize("lr_scale", [1.0, 0.25, 0.0])
+def test_the_compensation_has_its_own_rate(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, lr_scale: float
+) -> None:
+    module = kdci_student(tiny_spec, tiny_teacher, lr_scale=lr_scale)
+    own, attached = module.parameter_groups()
+    assert own["lr"] == 0.1
+    assert attached["lr"] == 0.1 * lr_scale
+    assert {id(p) for p in attached["params"]} == {id(p) for p in module.compensation.parameters()}
+
+
+def test_a_compensation_without_parameters_adds_no_group(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
+) -> None:
+    module = kdci_student(tiny_spec, tiny_teacher, attention="uniform", projection="identity")
+    assert len(module.parameter_groups()) == 1

@@ -1,0 +1,231 @@
+import csv
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from src.dataset.contract import ImageSpec
+from src.network.convnet import ConvNet
+from src.objective.distillation import StudentOutput, kl_divergence
+from src.objective.noise import NoisyDistillationObjective
+from src.student.module import StudentModule, student_logits
+from src.substitution.batches import ReplayBatches
+from src.substitution.image_bank import ImageBank
+from src.teacher.evaluate import accuracy
+from src.teacher.frozen import FrozenTeacher
+from tests.toys import (
+    CPU,
+    SGD,
+    convnet,
+    dictionary,
+    filled_bank,
+    job,
+    kdci_student,
+    labelled,
+    student,
+)
+
+EXPONENTIAL: Any = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5)
+BAD_PLACE = "distillation' is not finite at student step"
+
+
+@pytest.fixture
+def bank(tiny_spec: ImageSpec) -> ImageBank:
+    return filled_bank(tiny_spec, crop_padding=1, flip_probability=0.5)
+
+
+def replay(bank: ImageBank) -> ReplayBatches:
+    return ReplayBatches([bank], batch_size=8, steps=4, seed=0)
+
+
+def fit(
+    module: StudentModule, bank: ImageBank, spec: ImageSpec, folder: Path, epochs: int = 3
+) -> StudentModule:
+    job(folder).fit(
+        "stage_b",
+        module,
+        epochs=epochs,
+        state=folder / "state",
+        batches=replay(bank),
+        test=labelled(spec, 20),
+    )
+    return module
+
+
+def by_hand(
+    network: ConvNet, teacher: FrozenTeacher, bank: ImageBank, epochs: int = 3
+) -> list[float]:
+    """Vanilla distillation as a plain loop; returns the mean loss of every epoch."""
+    optimizer = SGD(network.parameters())
+    schedule = EXPONENTIAL(optimizer)
+    network.train()
+    batches, means = replay(bank), []
+    for _ in range(epochs):
+        losses = []
+        for images in batches:
+            with torch.no_grad():
+                target = teacher(images).logits
+            loss = kl_divergence(network(images), target, temperature=2.0)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        schedule.step()
+        means.append(sum(losses) / len(losses))
+    return means
+
+
+def logged(folder: Path, key: str) -> list[float]:
+    with (folder / "metrics" / "stage_b" / "metrics.csv").open() as file:
+        return [float(row[key]) for row in csv.DictReader(file) if row[key]]
+
+
+def test_the_vanilla_student_is_a_plain_loop_bit_for_bit(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, bank: ImageBank, tmp_path: Path
+) -> None:
+    module = student(tiny_spec, tiny_teacher, scheduler=EXPONENTIAL)
+    plain = convnet(tiny_spec)
+    plain.load_state_dict(module.network.state_dict())
+    fit(module, bank, tiny_spec, tmp_path)
+    losses = by_hand(plain, tiny_teacher, bank)
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(module.network.state_dict()[name], tensor), name
+    assert logged(tmp_path, "student/distillation") == pytest.approx(losses, rel=1e-5)
+
+
+def test_learns_what_the_teacher_knows(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, bank: ImageBank, tmp_path: Path
+) -> None:
+    tiny_teacher.network.head.weight.data *= 20
+    fit(student(tiny_spec, tiny_teacher), bank, tiny_spec, tmp_path, epochs=20)
+    losses = logged(tmp_path, "student/distillation")
+    assert losses[-1] < losses[0] / 3
+
+
+def test_the_accuracy_is_that_of_the_plain_network(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, bank: ImageBank, tmp_path: Path
+) -> None:
+    test = labelled(tiny_spec, 20)
+    for module in (
+        student(tiny_spec, tiny_teacher),
+        kdci_student(tiny_spec, tiny_teacher, loaded=dictionary(), strength=50.0),
+    ):
+        folder = tmp_path / type(module).__name__
+        job(folder).fit(
+            "stage_b", module, epochs=1, state=folder / "s", batches=replay(bank), test=test
+        )
+        assert module.acc1["last"] == pytest.approx(accuracy(module.network, test))
+
+
+class Scripted(nn.Module):
+    """Stands for a metric whose value is known beforehand."""
+
+    def __init__(self, *values: float) -> None:
+        super().__init__()
+        self.values = list(values)
+
+    def compute(self) -> Tensor:
+        return torch.tensor(self.values.pop(0))
+
+    def reset(self) -> None: ...
+
+
+@pytest.mark.parametrize("compensated", [False, True])
+def test_last_and_best_are_kept_apart(
+    tiny_spec: ImageSpec,
+    tiny_teacher: FrozenTeacher,
+    monkeypatch: pytest.MonkeyPatch,
+    compensated: bool,
+) -> None:
+    make = kdci_student if compensated else student
+    module: Any = make(tiny_spec, tiny_teacher)
+    written: dict[str, float] = {}
+    monkeypatch.setattr(module, "log_dict", lambda values, **_: written.update(values))
+    module.plain_accuracy = Scripted(0.5, 0.75, 0.25)
+    module.compensated_accuracy = Scripted(0.1, 0.2, 0.3)
+    seen = []
+    for _ in range(3):
+        module.on_validation_epoch_end()
+        seen.append((module.acc1["last"], module.acc1["best"]))
+    assert seen == [(50, 50), (75, 75), (25, 75)]
+    assert module.acc1["compensated"] == (pytest.approx(30) if compensated else None)
+    assert ("student/acc_compensated" in written) == compensated
+
+
+@pytest.mark.parametrize(
+    ("steps", "rates"),
+    [(None, [0.1, 0.05, 0.025]), (2, [0.025, 0.00625, 0.0015625]), (5, [0.1, 0.05, 0.025])],
+)
+def test_the_schedule_counts_epochs_or_student_steps(
+    tiny_spec: ImageSpec,
+    tiny_teacher: FrozenTeacher,
+    bank: ImageBank,
+    tmp_path: Path,
+    steps: int | None,
+    rates: list[float],
+) -> None:
+    module = student(tiny_spec, tiny_teacher, scheduler=EXPONENTIAL, scheduler_steps=steps)
+    fit(module, bank, tiny_spec, tmp_path)
+    assert logged(tmp_path, "student/lr") == pytest.approx(rates)
+    assert module.student_step == 12
+    assert logged(tmp_path, "student/epoch") == [1, 2, 3]
+
+
+def test_an_objective_with_parameters_trains_them_apart(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, bank: ImageBank, tmp_path: Path
+) -> None:
+    objective = NoisyDistillationObjective(tiny_spec.num_classes, 0.9)
+    before = [p.clone() for p in objective.parameters()]
+    module = student(tiny_spec, tiny_teacher, objective=objective, objective_lr=1e-2)
+    own, other = module.configure_optimizers()
+    assert isinstance(other, torch.optim.Adam)
+    assert other.param_groups[0]["lr"] == 1e-2
+    assert len(own.param_groups) == 1
+    fit(module, bank, tiny_spec, tmp_path)
+    assert not any(map(torch.equal, objective.parameters(), before))
+
+
+def test_a_loss_that_is_not_finite_names_its_step_and_saves_nothing(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, bank: ImageBank, tmp_path: Path
+) -> None:
+    tiny_teacher.network.head.bias.data[0] = float("nan")
+    with pytest.raises(FloatingPointError, match=f"{BAD_PLACE} 0"):
+        fit(student(tiny_spec, tiny_teacher), bank, tiny_spec, tmp_path)
+    assert not list((tmp_path / "state").glob("*"))
+
+
+def test_the_teacher_is_outside_the_module_and_stays_as_it_was(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, bank: ImageBank, tmp_path: Path
+) -> None:
+    before = tiny_teacher.fingerprint()
+    module = fit(student(tiny_spec, tiny_teacher), bank, tiny_spec, tmp_path)
+    assert tiny_teacher.fingerprint() == before
+    assert not any("teacher" in name for name in module.state_dict())
+
+
+def test_the_objective_sees_the_teacher_on_the_same_images(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, bank: ImageBank, tmp_path: Path
+) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    class Watching(nn.Module):
+        def forward(self, output: StudentOutput, teacher_logits: Tensor) -> Tensor:
+            assert output.logits is output.raw_logits
+            assert not teacher_logits.requires_grad
+            seen.append((output.logits, teacher_logits))
+            return output.logits.square().mean()
+
+    fit(student(tiny_spec, tiny_teacher, objective=Watching()), bank, tiny_spec, tmp_path, 1)
+    expected = [tiny_teacher(images).logits for images in replay(bank)]
+    assert all(torch.equal(logits, e) for (_, logits), e in zip(seen, expected, strict=True))
+
+
+def test_the_last_layer_is_float32_under_autocast(tiny_spec: ImageSpec) -> None:
+    network, images = convnet(tiny_spec), torch.randn(4, 3, 8, 8, device=CPU)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = student_logits(network, images)
+        assert network(images).dtype == torch.bfloat16
+    assert logits.dtype == torch.float32

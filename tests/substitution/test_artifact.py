@@ -1,0 +1,140 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.common.errors import UserError
+from src.dataset.contract import ImageSpec
+from src.substitution.artifact import Artifact, ArtifactInfo
+from src.substitution.module import Recording, predict
+from src.teacher.frozen import FrozenTeacher
+from tests.toys import CPU, Toy, states_equal
+
+
+@pytest.fixture
+def toy(tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher) -> Toy:
+    """A method that has made 40 images."""
+    baseline = Toy(teacher=tiny_teacher, spec=tiny_spec)
+    for _ in range(4):
+        baseline.refresh(None)
+        baseline.harvest(10)
+    return baseline
+
+
+@pytest.fixture
+def recording(toy: Toy, tiny_teacher: FrozenTeacher) -> Recording:
+    return predict(tiny_teacher, toy.substitution_data())
+
+
+@pytest.fixture
+def artifact(toy: Toy, recording: Recording, tmp_path: Path) -> Artifact:
+    written = Artifact(tmp_path / "substitution" / "0123abcd")
+    written.write(toy, recording, {"confident": 0.5}, acc1_stage_a=80.0)
+    return written
+
+
+def test_what_is_read_is_what_was_written(artifact: Artifact, recording: Recording) -> None:
+    read = artifact.read(CPU)
+    assert torch.equal(read.logits, recording.logits)
+    assert torch.equal(read.features, recording.features)
+    (bank,), (written,) = read.banks, recording.banks
+    assert torch.equal(bank.images, written.images)
+    assert bank.description() == written.description()
+
+
+def test_the_description_says_what_lies_there(artifact: Artifact, recording: Recording) -> None:
+    info = artifact.info()
+    assert info == ArtifactInfo(
+        key="0123abcd",
+        images=40,
+        world_size=1,
+        data_sha256=info.data_sha256,
+        class_proportions=info.class_proportions,
+        losses={"confident": 0.5},
+        acc1_stage_a=80.0,
+    )
+    counts = torch.bincount(recording.logits.argmax(1), minlength=4)
+    assert info.class_proportions == pytest.approx((counts / 40).tolist())
+
+
+def test_an_artifact_exists_when_it_is_complete(
+    toy: Toy, recording: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = Artifact(tmp_path / "a")
+    assert not artifact.exists()
+
+    def power_cut(self: Artifact, stored: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Artifact, "_commit", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        artifact.write(toy, recording, {}, None)
+    assert len(list((tmp_path / "a").iterdir())) == 3
+    assert not artifact.exists()
+    monkeypatch.undo()
+    artifact.write(toy, recording, {}, None)
+    assert artifact.exists()
+
+
+def test_a_method_can_go_on_from_it(
+    artifact: Artifact, toy: Toy, tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
+) -> None:
+    other = Toy(teacher=tiny_teacher, spec=tiny_spec)
+    artifact.restore(other)
+    assert states_equal(other, toy)
+    assert torch.equal(other.bank.images, toy.bank.images)
+    for baseline in (toy, other):
+        torch.manual_seed(3)
+        baseline.refresh(None)
+    assert states_equal(other, toy)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"banks": []}', '{"banks": [], "surprise": 1}']
+)
+def test_a_damaged_description_is_refused_with_the_way_out(
+    artifact: Artifact, content: str
+) -> None:
+    (artifact.folder / "artifact.json").write_text(content)
+    for action in (artifact.info, lambda: artifact.read(CPU)):
+        with pytest.raises(UserError, match=r"artifact\.json.*delete the folder"):
+            action()
+
+
+@pytest.mark.parametrize("name", ["bank0_rank0.npy", "predictions_rank0.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "random"])
+def test_damaged_data_are_refused_with_the_way_out(
+    artifact: Artifact, name: str, damage: str
+) -> None:
+    path = artifact.folder / name
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        path.write_bytes(bytes(range(256)))
+    with pytest.raises(UserError, match=r"Cannot read .* \(\w+\); delete the folder") as caught:
+        artifact.read(CPU)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_damaged_method_is_refused_with_the_way_out(
+    artifact: Artifact, toy: Toy, damage: str
+) -> None:
+    path = artifact.folder / "baseline_rank0.pt"
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-90])
+    with pytest.raises(UserError, match=r"Cannot read .* \(\w+\); delete the folder"):
+        artifact.restore(toy)
+
+
+def test_an_artifact_of_several_ranks_is_not_read_by_one(artifact: Artifact) -> None:
+    path = artifact.folder / "artifact.json"
+    stored = json.loads(path.read_text()) | {"world_size": 2}
+    path.write_text(json.dumps(stored))
+    with pytest.raises(UserError, match="written by 1 ranks, but it was written by 2"):
+        artifact.read(CPU)

@@ -1,0 +1,156 @@
+from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from src.common.errors import UserError
+from src.dataset.contract import ImageSpec
+from src.substitution.batches import OnlineBatches, ReplayBatches
+from src.substitution.image_bank import ImageBank
+from src.teacher.frozen import FrozenTeacher
+from tests.toys import Toy, convnet
+
+
+def numbered(spec: ImageSpec, count: int, first: int = 0, **options: Any) -> ImageBank:
+    """A bank whose images show their number in every pixel."""
+    bank = ImageBank.of(spec, **options)
+    numbers = torch.arange(first, first + count, dtype=torch.uint8)
+    bank.append(numbers.view(-1, 1, 1, 1).expand(-1, 3, 8, 8))
+    return bank
+
+
+def numbers(bank: ImageBank, batch: Tensor) -> list[int]:
+    pixels = bank.normalisation.inverse(batch)[:, 0, 0, 0] * 255
+    result: list[int] = pixels.round().long().tolist()
+    return result
+
+
+def replay(banks: list[ImageBank], size: int = 4, steps: int = 5, seed: int = 0) -> ReplayBatches:
+    return ReplayBatches(banks, size, steps, seed)
+
+
+def test_an_epoch_has_its_steps_whatever_the_bank(tiny_spec: ImageSpec) -> None:
+    for count in (1, 7, 200):
+        batches = list(replay([numbered(tiny_spec, count)]))
+        assert [len(batch) for batch in batches] == [4] * 5
+
+
+def test_no_image_comes_twice_before_all_came_once(tiny_spec: ImageSpec) -> None:
+    bank = numbered(tiny_spec, 8)
+    seen = [number for batch in replay([bank]) for number in numbers(bank, batch)]
+    assert sorted(seen[:8]) == sorted(seen[8:16]) == list(range(8))
+    assert seen[:8] != seen[8:16]
+    assert len(seen) == 20
+
+
+def test_repeats_bit_for_bit_and_never_between_epochs(tiny_spec: ImageSpec) -> None:
+    bank = numbered(tiny_spec, 30, crop_padding=1, flip_probability=0.5)
+    first, again = replay([bank]), replay([bank])
+    epochs = [[torch.cat(list(batches)) for _ in range(2)] for batches in (first, again)]
+    assert all(map(torch.equal, *epochs))
+    assert not torch.equal(*epochs[0])
+    assert not torch.equal(epochs[0][0], torch.cat(list(replay([bank], seed=1))))
+
+
+def test_starts_at_any_epoch(tiny_spec: ImageSpec) -> None:
+    bank = numbered(tiny_spec, 30, crop_padding=1, flip_probability=0.5)
+    straight, resumed = replay([bank]), replay([bank])
+    epochs = [torch.cat(list(straight)) for _ in range(3)]
+    resumed.epoch = 2
+    assert torch.equal(torch.cat(list(resumed)), epochs[2])
+
+
+def test_depends_on_nothing_that_was_drawn_elsewhere(tiny_spec: ImageSpec) -> None:
+    bank = numbered(tiny_spec, 30, crop_padding=1, flip_probability=0.5)
+    before = torch.get_rng_state()
+    first = torch.cat(list(replay([bank])))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.randn(3)
+    assert torch.equal(torch.cat(list(replay([bank]))), first)
+
+
+def test_banks_share_every_batch_equally(tiny_spec: ImageSpec) -> None:
+    banks = [numbered(tiny_spec, 30), numbered(tiny_spec, 3, first=100)]
+    for batch in replay(banks, size=6):
+        found = numbers(banks[0], batch)
+        assert all(number < 30 for number in found[:3])
+        assert sorted(found[3:]) == [100, 101, 102]
+
+
+def test_banks_are_ordered_apart(tiny_spec: ImageSpec) -> None:
+    banks = [numbered(tiny_spec, 30), numbered(tiny_spec, 30)]
+    batch = next(iter(replay(banks, size=30)))
+    assert not torch.equal(*batch.split(15))
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tiny_spec: ImageSpec) -> None:
+    banks = [numbered(tiny_spec, 3), numbered(tiny_spec, 3)]
+    with pytest.raises(UserError, match=r"distill\.batch_size to be a multiple of 2, .* got 5"):
+        replay(banks, size=5)
+
+
+class Hosted:
+    """A toy method and a student, seen through batches made online."""
+
+    def __init__(self, spec: ImageSpec, teacher: FrozenTeacher) -> None:
+        self.toy = Toy(teacher=teacher, spec=spec)
+        self.events: list[str] = []
+        self.toy.refresh = self.refresh  # type: ignore[method-assign]
+        self.toy.sample = self.sample  # type: ignore[method-assign]
+        self.network = convnet(spec)
+        self.inside = False
+        self.trainer = SimpleNamespace(
+            precision_plugin=SimpleNamespace(forward_context=self.context)
+        )
+
+    def context(self) -> AbstractContextManager[None]:
+        self.events.append("precision")
+        return nullcontext()
+
+    def refresh(self, student: Any) -> dict[str, Tensor]:
+        assert student is self.network
+        assert not any(p.requires_grad for p in student.parameters())
+        self.events.append("round")
+        return {}
+
+    def sample(self, n: int) -> Tensor:
+        assert not torch.is_grad_enabled()
+        self.events.append("batch")
+        return torch.zeros(n, 1)
+
+    def batches(self, steps: int, steps_per_round: int) -> OnlineBatches:
+        module: Any = self
+        return OnlineBatches(
+            self.toy, module, batch_size=4, steps=steps, steps_per_round=steps_per_round
+        )
+
+
+@pytest.fixture
+def hosted(tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher) -> Hosted:
+    return Hosted(tiny_spec, tiny_teacher)
+
+
+@pytest.mark.parametrize("steps_per_round", [1, 2, 5])
+def test_a_round_comes_before_its_batches(hosted: Hosted, steps_per_round: int) -> None:
+    batches = list(hosted.batches(5, steps_per_round))
+    assert [batch.shape for batch in batches] == [(4, 1)] * 5
+    expected = []
+    for step in range(5):
+        expected += ["precision", "round"] * (step % steps_per_round == 0)
+        expected += ["precision", "batch"]
+    assert hosted.events == expected
+
+
+def test_rounds_are_counted_over_epochs(hosted: Hosted) -> None:
+    counted: list[int] = []
+    batches = hosted.batches(5, 2)
+    batches.after_round = counted.append
+    list(batches)
+    list(batches)
+    assert counted == [1, 2, 3, 4, 5, 6]
+    resumed, batches.epoch = len(counted), 1
+    list(batches)
+    assert counted[resumed:] == [4, 5, 6]

@@ -1,0 +1,107 @@
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from src.dataset.contract import ImageSpec
+from src.dataset.loader import LabelledBatches
+from src.dataset.normalisation import Normalisation
+from src.network.convnet import ConvNet
+from src.teacher.evaluate import accuracy
+from src.teacher.module import TeacherModule
+from tests.toys import SGD, convnet, job, labelled
+
+
+def fit(
+    spec: ImageSpec, network: ConvNet, folder: Path, epochs: int = 3, **options: Any
+) -> TeacherModule:
+    train = labelled(spec, 60, training=True)
+    test = options.pop("test", None) or labelled(spec, 20)
+    optimizer = options.pop("optimizer", SGD)
+    module = TeacherModule(network, optimizer, total_steps=epochs * len(train), **options)
+    job(folder).fit(
+        "teacher", module, epochs=epochs, state=folder / "state", batches=train, test=test
+    )
+    return module
+
+
+def by_hand(spec: ImageSpec, network: ConvNet, train: LabelledBatches, epochs: int) -> ConvNet:
+    """The same training as a plain loop: cosine schedule, SGD, smoothed cross-entropy."""
+    optimizer = SGD(network.parameters())
+    steps, step = epochs * len(train), 0
+    network.train()
+    for _ in range(epochs):
+        for images, labels in train:
+            rate = 0.1 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item()) / 2
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad()
+            F.cross_entropy(network(images), labels, label_smoothing=0.1).backward()
+            optimizer.step()
+            step += 1
+    return network
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
+def test_learns_what_can_be_learned(tiny_spec: ImageSpec, tmp_path: Path, schedule: Any) -> None:
+    module = fit(tiny_spec, convnet(tiny_spec), tmp_path, epochs=12, schedule=schedule)
+    assert module.acc1 > 80
+    assert module.epochs_done == 12
+    assert module.step == module.total_steps
+
+
+def test_equals_a_loop_by_hand(tiny_spec: ImageSpec, tmp_path: Path) -> None:
+    trained, plain = convnet(tiny_spec), convnet(tiny_spec)
+    plain.load_state_dict(trained.state_dict())
+    torch.manual_seed(1)
+    fit(tiny_spec, trained, tmp_path, label_smoothing=0.1)
+    torch.manual_seed(1)
+    by_hand(tiny_spec, plain, labelled(tiny_spec, 60, training=True), 3)
+    torch.testing.assert_close(trained.state_dict(), plain.state_dict())
+
+
+def test_the_accuracy_is_that_of_the_final_weights(tiny_spec: ImageSpec, tmp_path: Path) -> None:
+    test = labelled(tiny_spec, 20)
+    module = fit(tiny_spec, convnet(tiny_spec), tmp_path, test=test)
+    assert module.acc1 == pytest.approx(accuracy(module.network, test))
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("cosine", 0.01), ("one_cycle", 1e-4)])
+def test_the_rate_ends_low(
+    tiny_spec: ImageSpec, tmp_path: Path, schedule: Any, last: float
+) -> None:
+    module = fit(tiny_spec, convnet(tiny_spec), tmp_path, schedule=schedule)
+    rate = module.scheduler.optimizer.param_groups[0]["lr"]
+    assert 0 <= rate < last
+
+
+def test_one_cycle_peaks_at_the_rate_of_the_optimiser(
+    tiny_spec: ImageSpec, tmp_path: Path
+) -> None:
+    peak: Any = partial(torch.optim.SGD, lr=0.3, momentum=0.9)
+    module = TeacherModule(convnet(tiny_spec), peak, total_steps=10, schedule="one_cycle")
+    optimizer = module.configure_optimizers()
+    rates = []
+    for _ in range(9):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        module.scheduler.step()
+    assert max(rates) == pytest.approx(0.3)
+    assert rates[0] < 0.1
+
+
+def test_a_loss_that_is_not_finite_stops_the_fit(tiny_spec: ImageSpec, tmp_path: Path) -> None:
+    diverging = partial(torch.optim.SGD, lr=1e30)
+    with pytest.raises(FloatingPointError, match="'cross_entropy' is not finite at teacher step"):
+        fit(tiny_spec, convnet(tiny_spec), tmp_path, optimizer=diverging)
+    assert not list((tmp_path / "state").glob("*"))
+
+
+def test_sees_normalised_images(tiny_spec: ImageSpec) -> None:
+    batches = labelled(tiny_spec, 10)
+    images = torch.cat([images for images, _ in batches])
+    expected = Normalisation.of(tiny_spec).from_uint8(batches.split.images)
+    assert torch.equal(images, expected)

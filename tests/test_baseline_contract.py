@@ -1,0 +1,291 @@
+"""What every method promises, whatever conf/baseline holds; a newcomer is tested by existing."""
+
+import ast
+import gc
+import io
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
+from torch import Tensor, nn
+
+from src import launch
+from src.common.seeding import seed_all
+from src.dataset.contract import Pool
+from src.network.convnet import ConvNet
+from src.objective.distillation import StudentOutput
+from src.pipeline.job import build
+from src.schema import check
+from src.substitution.contract import Baseline, advance
+from src.substitution.image_bank import banks_of
+from src.substitution.module import predict
+
+NAMES = sorted(path.stem for path in (launch.CONF / "baseline").glob("*.yaml"))
+RECIPES = sorted(path.stem for path in (launch.CONF / "recipe").glob("*.yaml"))
+BATCH = 4
+
+
+class NoisePool(Pool):
+    name = "noise"
+    statistics = ((0.4, 0.5, 0.6), (0.3, 0.2, 0.1))
+
+    def unlabeled(self, image_size: int) -> Tensor:
+        draws = torch.Generator().manual_seed(0)
+        shape = (20, 3, image_size, image_size)
+        return torch.randint(0, 256, shape, generator=draws).to(torch.uint8)
+
+    def fingerprint(self) -> str:
+        return "noise"
+
+
+@cache
+def smoke_node(name: str) -> dict[str, Any]:
+    """The method's checked configuration, at the smallest budget and a smaller batch."""
+    with initialize_config_dir(str(launch.CONF), version_base="1.3"):
+        config = compose("config", [f"baseline={name}", "budget=smoke"])
+    node = check(launch.resolved(config)).baseline
+    return node | ({"batch_size": BATCH} if "batch_size" in node else {})
+
+
+@pytest.fixture(params=NAMES)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def make(name, tiny_spec, tiny_teacher) -> Callable[..., Baseline]:
+    """Builds the method as the program does, from a seed."""
+
+    def from_seed(seed: int = 0) -> Baseline:
+        seed_all(seed)
+        node = smoke_node(name)
+        pool = {"pool": NoisePool()} if get_class(node["_target_"]).reads_pool else {}
+        return build(node, teacher=tiny_teacher, spec=tiny_spec, **pool)
+
+    return from_seed
+
+
+@pytest.fixture
+def student(tiny_spec) -> ConvNet:
+    """In train mode, and with gradients that nobody may touch."""
+    network = ConvNet([4, 8], num_classes=tiny_spec.num_classes).train()
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    return network
+
+
+def play(baseline: Baseline, student: nn.Module | None, rounds: int) -> list[dict[str, Tensor]]:
+    """Rounds of stage (a), and what is recorded after each."""
+    terms = []
+    for _ in range(rounds):
+        terms.append(advance(baseline, student))
+        baseline.harvest(2)
+    return terms
+
+
+def copied(tensors) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors}
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
+
+
+def test_rounds_return_finite_detached_scalars_with_and_without_a_student(make, student):
+    for reader in (None, student):
+        (terms,) = play(make(), reader, 1)
+        assert terms
+        for term in terms.values():
+            assert term.shape == ()
+            assert not term.requires_grad
+            assert torch.isfinite(term)
+
+
+def test_the_teacher_stays_bit_identical(make, student, tiny_teacher):
+    before = tiny_teacher.fingerprint()
+    baseline = make()
+    play(baseline, student, 3)
+    baseline.sample(BATCH)
+    baseline.train()
+    assert tiny_teacher.fingerprint() == before
+    assert not any(module.training for module in tiny_teacher.network.modules())
+    assert all(p.grad is None and not p.requires_grad for p in tiny_teacher.parameters())
+    assert not any(key.startswith("teacher") for key in baseline.state_dict())
+
+
+def test_the_student_is_left_alone(make, student):
+    baseline = make()
+    parameters, buffers = copied(student.named_parameters()), copied(student.named_buffers())
+    play(baseline, student, 3)
+    assert same(copied(student.named_parameters()), parameters)
+    assert all(torch.equal(p.grad, torch.ones_like(p)) for p in student.parameters())
+    assert all(p.requires_grad for p in student.parameters())
+    assert all(module.training for module in student.modules())
+    moved = not same(copied(student.named_buffers()), buffers)
+    assert moved == (baseline.student_mode == "train")
+
+
+def test_a_method_that_says_so_never_runs_the_student(make):
+    class Refuses(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            raise AssertionError
+
+    baseline = make()
+    if baseline.reads_student:
+        with pytest.raises(AssertionError):
+            play(baseline, Refuses(), 3)
+    else:
+        play(baseline, Refuses(), 3)
+
+
+def test_rounds_repeat_from_their_seed(make, student):
+    def outcome(seed: int) -> tuple[list[dict[str, Tensor]], Tensor]:
+        baseline = make()
+        network = ConvNet([4, 8], num_classes=4)
+        network.load_state_dict(student.state_dict())
+        seed_all(seed)
+        return play(baseline, network, 3), baseline.sample(BATCH)
+
+    (terms, images), (again, same_images), (_, other_images) = (outcome(s) for s in (1, 1, 2))
+    assert all(same(left, right) for left, right in zip(terms, again, strict=True))
+    assert torch.equal(images, same_images)
+    assert not torch.equal(images, other_images)
+
+
+def test_samples_are_detached_batches_in_the_teachers_space(make, student, tiny_spec):
+    baseline = make()
+    play(baseline, student, 2)
+    for n in (BATCH, 2):
+        images = baseline.sample(n)
+        assert images.shape == (n, tiny_spec.channels, tiny_spec.image_size, tiny_spec.image_size)
+        assert images.dtype == torch.float32
+        assert images.device == baseline.device
+        assert not images.requires_grad
+        assert torch.isfinite(images).all()
+
+
+def test_saving_and_loading_reproduces_what_comes_next(make, student, tmp_path):
+    first, second = make(), make(seed=9)
+    play(first, student, 3)
+    for key, bank in banks_of(first).items():
+        bank.sync(tmp_path / key)
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    for key, bank in banks_of(second).items():
+        bank.restore(tmp_path / key)
+    twin = ConvNet([4, 8], num_classes=4)
+    twin.load_state_dict(student.state_dict())
+    outcomes = []
+    for baseline, network in ((first, student), (second, twin)):
+        seed_all(5)
+        outcomes.append([baseline.sample(BATCH)])
+        terms = play(baseline, network, 2)
+        outcomes[-1] += [*terms[-1].values(), baseline.sample(BATCH)]
+    assert len(outcomes[0]) >= 2
+    assert all(torch.equal(*pair) for pair in zip(*outcomes, strict=True))
+
+
+def test_the_order_of_the_banks_in_files_is_that_of_the_data(make, student):
+    baseline = make()
+    play(baseline, student, 1)
+    data = baseline.substitution_data()
+    assert all(len(bank) for bank in data)
+    found = list(banks_of(baseline).values())
+    assert all(left is right for left, right in zip(found, data, strict=True))
+
+
+def test_the_teacher_predicts_all_that_was_recorded(make, student, tiny_teacher):
+    baseline = make()
+    play(baseline, student, 2)
+    recording = predict(tiny_teacher, baseline.substitution_data())
+    assert len(recording.logits) == sum(len(bank) for bank in recording.banks)
+    assert torch.isfinite(recording.logits).all()
+
+
+def test_optimisers_that_outlive_a_round_step_networks_that_all_ranks_share(make):
+    baseline = make()
+    shared = {id(p) for network in baseline.networks() for p in network.parameters()}
+    for optimizer in baseline.optimizers().values():
+        assert {id(p) for group in optimizer.param_groups for p in group["params"]} <= shared
+
+
+def test_the_objective_teaches_a_student(make, student):
+    baseline = make()
+    play(baseline, student, 1)
+    objective = baseline.objective()
+    logits = torch.randn(BATCH, 4, requires_grad=True)
+    loss = objective(StudentOutput(logits, logits), torch.randn(BATCH, 4))
+    assert loss.shape == ()
+    loss.backward()
+    assert logits.grad.abs().sum() > 0
+
+
+def alive() -> tuple[int, int]:
+    """Number of tensors that live, and the bytes that they hold."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
+    held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return len(tensors), sum(held.values())
+
+
+def hooks(*networks: nn.Module) -> int:
+    """Number of forward and backward hooks on all sub-modules."""
+    return sum(
+        len(value)
+        for network in networks
+        for module in network.modules()
+        for key, value in vars(module).items()
+        if key.endswith("_hooks")
+    )
+
+
+@pytest.mark.parametrize("rounds", [10, pytest.param(200, marks=pytest.mark.slow)])
+def test_rounds_leave_nothing_behind(make, student, tiny_teacher, rounds):
+    baseline = make()
+    hooked = hooks(baseline, tiny_teacher, student)
+    play(baseline, student, 5)
+    before, length = alive(), sum(len(bank) for bank in baseline.substitution_data())
+    for _ in range(rounds):
+        advance(baseline, student)
+    assert hooks(baseline, tiny_teacher, student) == hooked
+    assert alive() == before
+    grown = sum(len(bank) for bank in baseline.substitution_data()) - length
+    assert grown in (0, rounds * BATCH)
+
+
+def words_of(path: Path) -> list[str]:
+    """Identifiers and strings of a source file, without docstrings and comments."""
+    tree = ast.parse(path.read_text())
+    bare = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+    fields = [
+        value for n in ast.walk(tree) if id(n) not in bare for _, value in ast.iter_fields(n)
+    ]
+    return [value.lower() for value in fields if isinstance(value, str)]
+
+
+def test_no_other_file_knows_the_method(name):
+    source = launch.ROOT / "src"
+    own = source / "baseline" / f"{name}.py"
+    assert own.exists()
+    # Architectures may be called after the paper that they come from.
+    others = set(source.rglob("*.py")) - {own} - set((source / "network").glob("*.py"))
+    assert len(others) > 50
+    guilty = [path for path in others if any(name in word for word in words_of(path))]
+    assert guilty == []
+    assert any(name in word for word in words_of(own))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_is_a_valid_configuration(recipe):
+    baseline, _, dataset = recipe.partition("_")
+    # Any setting will do: it only brings networks.
+    overrides = [f"baseline={baseline}", f"dataset={dataset}", "setting=cifar10"]
+    with initialize_config_dir(str(launch.CONF), version_base="1.3"):
+        check(launch.resolved(compose("config", overrides)))
