@@ -17,12 +17,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from src.common.errors import UserError
 from src.report.console import console
 from src.report.summary import FILE_NAME, read_summary, write_summary
 from src.report.table import run_table
-from src.schema import check, nearest
+from src.schema import TrainerOptions, check, nearest
 
 _log = logging.getLogger(__name__)
 # What changes where a run's files lie or how it is watched, but not what it computes.
@@ -32,6 +33,7 @@ _TABLES = "tables"  # values have been taken out of it; the rest belongs to othe
 POINT = "point.json"
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
+_OPTIONAL = {"recipe": CONF / "recipe", "experiments": ROOT / "experiments"}
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
@@ -75,6 +77,8 @@ def register_resolvers() -> None:
     """Teach OmegaConf the names of run and sweep folders."""
 
     def run_name(*, _root_: DictConfig) -> str:
+        if _root_.task == "teacher":
+            return f"teacher_{choice(_root_, 'dataset')}_{choice(_root_, 'teacher')}"
         return "_".join(choice(_root_, group) for group in ("dataset", "baseline", "kdci"))
 
     def config_hash(*, _root_: DictConfig) -> str:
@@ -91,6 +95,26 @@ def name_sweep(arguments: Sequence[str]) -> None:
     """
     if {"-m", "--multirun"} & set(arguments):
         os.environ["KDCI_SWEEP"] = short_hash(sorted(arguments))
+
+
+def refuse_unknown_options(arguments: Sequence[str]) -> None:
+    """Find misspelt options of the optional groups, which Hydra would pass over in silence.
+
+    Raises:
+        UserError: If there is no such option.
+    """
+    for argument in arguments:
+        group, _, names = argument.partition("=")
+        if group not in _OPTIONAL:
+            continue
+        known = sorted(path.stem for path in _OPTIONAL[group].glob("*.yaml"))
+        for name in names.split(","):
+            if name not in known:
+                raise UserError(_unknown_option(group, name, known))
+
+
+def _unknown_option(group: str, name: str, known: Sequence[str]) -> str:
+    return f"Unknown option '{group}={name}'{nearest(name, known)} (one of: {', '.join(known)})"
 
 
 def is_rank() -> bool:
@@ -136,6 +160,7 @@ def run_single(config: DictConfig, overrides: Sequence[str], folder: Path) -> No
     started = (folder / FILE_NAME).exists()
     try:
         checked = check(plain)
+        _require_devices(checked.trainer)
     except UserError:
         if not started and not is_rank():
             shutil.rmtree(folder, ignore_errors=True)
@@ -144,10 +169,8 @@ def run_single(config: DictConfig, overrides: Sequence[str], folder: Path) -> No
         with _failure_recorded(folder):
             start_ranks(checked.trainer.devices, overrides, folder)
     else:
-        from src.pipeline.run import (
-            RunName,
-            run,
-        )  # brings torch and Lightning, which a skipped run spares
+        # Brings torch and Lightning, which a skipped run is spared.
+        from src.pipeline.run import RunName, run, run_teacher
 
         name = RunName(
             dataset=str(names["dataset"]),
@@ -155,9 +178,19 @@ def run_single(config: DictConfig, overrides: Sequence[str], folder: Path) -> No
             config_hash=short_hash(hashed_part(plain)),
             sweep=os.environ.get("KDCI_SWEEP"),
         )
-        run(checked, folder, name)
-    if not is_rank():
+        if checked.task == "teacher":
+            run_teacher(checked, folder)
+        else:
+            run(checked, folder, name)
+    if not is_rank() and checked.task == "distill":
         show(folder)
+
+
+def _require_devices(options: TrainerOptions) -> None:
+    """Refuse more processes than there are devices before any is started."""
+    from src.common.device import device_of  # brings torch, which a skipped run is spared
+
+    device_of(options.accelerator, options.devices)
 
 
 @contextmanager
@@ -197,6 +230,8 @@ def complaints() -> Iterator[None]:
         sys.exit(complain(str(error), 1))
     except RankError as error:
         sys.exit(complain(str(error), error.exit_code))
+    except OmegaConfBaseException as error:
+        sys.exit(complain(explain(error, ()), 2))
 
 
 def complain(message: str, exit_code: int) -> int:
@@ -267,10 +302,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         r"Could not find '([\w@.]+)/([^']+)' Available options in '[^']+': (.*)", text
     )
     if option:
-        group, name, found = option[1], option[2], option[3].split()
-        return (
-            f"Unknown option '{group}={name}'{nearest(name, found)} (one of: {', '.join(found)})"
-        )
+        return _unknown_option(option[1], option[2], option[3].split())
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
         return f"Unknown configuration key '{key[1]}'{nearest(key[1], _known_keys(overrides))}"

@@ -34,6 +34,8 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises and we do the talking
     launch.register_resolvers()
     launch.name_sweep(sys.argv[1:])
+    with launch.complaints():
+        launch.refuse_unknown_options(sys.argv[1:])
     try:
         _job()
     except (HydraException, OmegaConfBaseException) as error:

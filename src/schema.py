@@ -19,6 +19,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    PydanticSchemaGenerationError,
     TypeAdapter,
     ValidationError,
     model_validator,
@@ -171,6 +172,7 @@ class Paths(_Model):
 class RunConfig(_Model):
     """A whole run."""
 
+    task: Literal["distill", "teacher"]
     seed: NonNegativeInt
     force: bool
     budget: Literal["paper", "laptop", "smoke"]
@@ -219,6 +221,7 @@ def check(config: Mapping[str, Any]) -> RunConfig:
     }
     for path, node in nodes.items():
         if node:
+            _refuse_foreign_targets(path, node)
             check_node(path, node)
     return checked
 
@@ -279,6 +282,15 @@ def check_node(path: str, node: Node) -> None:
             _check_value(f"{path}.{key}", value, hints[key])
 
 
+def _refuse_foreign_targets(path: str, value: Any) -> None:
+    """Hydra instantiates targets at any depth: also where no constructor expects one."""
+    if isinstance(value, dict) and "_target_" in value:
+        _import_target(path, value)
+    if isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_foreign_targets(f"{path}.{key}", inner)
+
+
 def _import_target(path: str, node: Node) -> Any:
     name = str(node.get("_target_", ""))
     module, _, attribute = name.rpartition(".")
@@ -300,6 +312,10 @@ def _check_value(path: str, value: Any, hint: Any) -> None:
         value = tuple(value) if "tuple" in str(hint) else value
     try:
         TypeAdapter(hint).validate_python(value, strict=not isinstance(value, str))
+    except PydanticSchemaGenerationError as error:  # of an object, which only a node can make
+        raise UserError(
+            f"Wrong value of '{path}': expected a node with a `_target_`, but got {value!r}"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         rule = first["msg"].replace("Input should be", "expected")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -87,8 +88,10 @@ class Smoke:
         with self.start(outputs, *more, cache=cache) as process:
             try:
                 stdout, stderr = process.communicate(timeout=LIMIT)
-            finally:
-                process.kill()
+            except subprocess.TimeoutExpired:
+                process.terminate()  # which takes its ranks down too; killed, it would leave them
+                stdout, stderr = process.communicate(timeout=LIMIT)
+                raise AssertionError(f"no end after {LIMIT} s: {stdout}{stderr}") from None
         return Finished(process.returncode, stdout, stderr, outputs)
 
     @cached_property
@@ -105,6 +108,12 @@ class Smoke:
         with initialize_config_dir(str(launch.CONF), version_base="1.3"):
             config = compose("config", self.overrides(outputs, *more, cache=cache))
         return check(launch.resolved(config))
+
+    def cache_with_teacher(self, folder: Path) -> Path:
+        """A cache of one's own in which the teacher lies already."""
+        assert self.default
+        shutil.copytree(self.cache / "teacher", folder / "teacher")
+        return folder
 
     def here(self, outputs: Path, *more: str, cache: Path | None = None) -> Finished:
         """The same in this process, which spares the imports."""

@@ -1,5 +1,6 @@
 """One run from beginning to end, and a record of it whatever happens."""
 
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from src.common.device import device_of
 from src.common.distributed import join_ranks, on_rank_zero, rank, world_size
 from src.common.measure import measured
 from src.dataset.contract import Dataset
@@ -17,13 +19,14 @@ from src.pipeline.outcome import write_outcome
 from src.pipeline.stage_a import make_substitution_data
 from src.pipeline.stage_b import train_student
 from src.pipeline.teacher import prepare_teacher
-from src.pipeline.trainer import device_of
 from src.report.dashboard import finish, start_wandb
 from src.report.summary import Summary, git_revision, is_finished, versions, write_summary
 from src.schema import VANILLA, RunConfig
 
 if TYPE_CHECKING:
     from wandb import Run
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,19 @@ class RunName:
     sweep: str | None
 
 
+def run_teacher(config: RunConfig, folder: Path) -> None:
+    """Only the first moment: train the teacher, or find it trained, and say where it is."""
+    device = device_of(config.trainer.accelerator, config.trainer.devices)
+    join_ranks(device)
+    with locked(folder):
+        job = Job(config, folder, build(config.dataset), device)
+        teacher = prepare_teacher(job)
+    _log.info("Teacher %s: %.2f%% on the test split", config.teacher.name, teacher.acc1)
+
+
 def run(config: RunConfig, folder: Path, name: RunName) -> None:
     """Run all moments; leave ``summary.json`` in ``folder``, also when one fails."""
-    device = device_of(config.trainer)
+    device = device_of(config.trainer.accelerator, config.trainer.devices)
     join_ranks(device)
     with locked(folder):
         if on_rank_zero(lambda: is_finished(folder)) and not config.force:

@@ -59,7 +59,7 @@ def _own_teacher(job: Job) -> tuple[Classifier, float]:
         if on_rank_zero(lambda: load_trained(network, folder)) is not None:
             _log.info("Reusing the teacher in %s", folder)
         else:
-            _log.info("Training the teacher %s", options.name)
+            _log.info("Training the teacher %s in %s", options.name, folder)
             acc1 = _train(job, network, folder / "state")
             on_rank_zero(lambda: save_trained(network, folder, acc1, options.name))
             remove(folder / "state")

@@ -1,7 +1,6 @@
 """Lightning trainers for the three fits, alike but for their stage."""
 
 import logging
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from src.common.distributed import on_rank_zero, rank
-from src.common.errors import UserError
 from src.schema import TrainerOptions
 from src.substitution.strategy import UnwrappedDDPStrategy
 
@@ -43,25 +41,6 @@ class StageProgress(RichProgressBar):
         """What is logged, without a version number and without its stage's prefix."""
         metrics = super().get_metrics(*args)
         return {key.split("/")[-1]: value for key, value in metrics.items() if key != "v_num"}
-
-
-def device_of(options: TrainerOptions) -> torch.device:
-    """The device of this process.
-
-    Raises:
-        UserError: If a GPU is asked for and there is none, or not enough.
-    """
-    if options.accelerator == "cpu" or (
-        options.accelerator == "auto" and not torch.cuda.is_available()
-    ):
-        return torch.device("cpu")
-    found = torch.cuda.device_count()
-    if found < options.devices:
-        raise UserError(
-            f"Expected {options.devices} GPUs (trainer.devices), but found {found}; "
-            "set trainer.devices, or trainer.accelerator=cpu"
-        )
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
 def make_trainer(

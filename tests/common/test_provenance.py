@@ -52,4 +52,4 @@ def test_compiled_files_do_not_count(source: Path) -> None:
 
 def test_a_part_that_does_not_exist_is_a_mistake(source: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        source_hash(("netwrok",))
+        source_hash(("netwerk",))

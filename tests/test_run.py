@@ -1,0 +1,386 @@
+"""Whole runs: what they leave behind, what they reuse, and what they do about trouble."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from src import launch
+from src.common.errors import UserError
+from src.common.resume import ResumeCallback
+from src.dataset.digits import Digits
+from src.dataset.loader import LabelledBatches
+from src.pipeline import job as pipeline_job
+from src.student.export import load_student
+from src.teacher.evaluate import accuracy
+from tests.smoke import LIMIT, Finished, Smoke
+from tests.toys import CPU
+
+BASELINES = sorted(path.stem for path in (launch.CONF / "baseline").glob("*.yaml"))
+SMALL_POOL = "pool.num_images=300"
+KEYS = {
+    "": "status error baseline dataset seed budget config_hash device precision world_size",
+    "teacher": "name acc1 seed checkpoint sha256",
+    "student": "name",
+    "kdci": "name N",
+    "acc1": "last best compensated stage_a",
+    "substitution": "mode images reused artifact",
+    "seconds": "teacher stage_a dictionary stage_b total",
+    "peak_memory_mb_by_stage": "teacher stage_a dictionary stage_b",
+    "versions": "python torch lightning faiss-cpu",
+    "config": "seed baseline distill kdci",
+    "dictionary": "prior inertia",
+}
+
+
+def weights(finished: Finished) -> dict[str, torch.Tensor]:
+    return load_file(finished.folder / "student.safetensors")
+
+
+def assert_same_student(left: Finished, right: Finished) -> None:
+    first, second = weights(left), weights(right)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+# The main job, as a user starts it.
+
+
+def test_the_main_job_leaves_a_complete_record(smoke: Smoke) -> None:
+    summary = smoke.default.summary
+    for group, keys in KEYS.items():
+        assert set(keys.split()) <= (summary[group] if group else summary).keys(), group
+    assert summary["peak_memory_mb"] == max(summary["peak_memory_mb_by_stage"].values())
+    assert (summary["status"], summary["error"]) == ("finished", None)
+    assert (summary["baseline"], summary["dataset"]) == ("dafl", "digits")
+    assert (summary["kdci"]["name"], summary["kdci"]["N"]) == ("backdoor", 16)
+    assert (summary["budget"], summary["substitution"]["mode"]) == ("smoke", "replay")
+    assert summary["substitution"]["images"] == 256
+    assert summary["substitution"]["reused"] is False
+    assert len(summary["class_proportions"]) == 10
+    assert sum(summary["dictionary"]["prior"]) == pytest.approx(1)
+    assert 30 < summary["teacher"]["acc1"] <= 100
+    assert summary["acc1"]["compensated"] is not None
+    assert summary["acc1"]["last"] <= summary["acc1"]["best"]
+
+
+def test_the_main_job_shows_where_its_results_lie(smoke: Smoke) -> None:
+    shown = smoke.default.stdout
+    assert "summary.json" in shown
+    assert "58." in shown or f"{smoke.default.summary['teacher']['acc1']:.2f}" in shown
+    names = {path.name for path in smoke.default.folder.iterdir()}
+    assert names >= {"summary.json", "student.safetensors", "student.json", "substitution.png"}
+    assert "state" not in names
+
+
+def test_the_main_job_says_nothing_alarming(smoke: Smoke) -> None:
+    for line in smoke.default.stderr.splitlines():
+        assert line.startswith(("Training the teacher", "Stage (a): making")), line
+
+
+def test_the_deployed_student_has_the_accuracy_of_the_record(smoke: Smoke) -> None:
+    student, data = load_student(smoke.default.folder), Digits()
+    batches = LabelledBatches(data.test(), data.spec, 250, CPU)
+    measured = accuracy(student.network, batches)
+    assert measured == pytest.approx(smoke.default.summary["acc1"]["last"], abs=1e-4)
+    assert student.card["accuracy"]["acc1"] == smoke.default.summary["acc1"]["last"]
+
+
+def test_the_same_command_again_only_shows_the_result(smoke: Smoke) -> None:
+    path = smoke.default.folder / "summary.json"
+    before, modified = path.read_bytes(), path.stat().st_mtime_ns
+    start = time.perf_counter()
+    again = smoke.command(smoke.default.outputs)
+    assert time.perf_counter() - start < LIMIT / 10
+    assert (again.exit_code, again.stderr) == (0, "")
+    assert again.stdout == smoke.default.stdout
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, modified)
+
+
+# What is reused, and what is not.
+
+
+def test_a_vanilla_run_reuses_stage_a_and_has_no_compensated_accuracy(
+    smoke: Smoke, tmp_path: Path
+) -> None:
+    summary = smoke.here(tmp_path, "kdci=none").summary
+    assert summary["substitution"]["reused"] is True
+    assert summary["acc1"]["compensated"] is None
+    assert summary["dictionary"] is None
+    assert summary["kdci"] == {"name": "none", "N": None}
+
+
+def test_another_dictionary_size_reuses_stage_a(smoke: Smoke, tmp_path: Path) -> None:
+    summary = smoke.here(tmp_path, "kdci.N=5").summary
+    assert summary["substitution"]["reused"] is True
+    assert len(summary["dictionary"]["prior"]) == 5
+
+
+def test_a_reused_stage_a_gives_the_student_of_a_fresh_one(smoke: Smoke, tmp_path: Path) -> None:
+    again = smoke.here(tmp_path)
+    assert again.summary["substitution"]["reused"] is True
+    assert_same_student(again, smoke.default)
+
+
+def test_no_strength_is_the_vanilla_run_bit_for_bit(smoke: Smoke, tmp_path: Path) -> None:
+    vanilla = smoke.here(tmp_path / "vanilla", "kdci=none")
+    powerless = smoke.here(tmp_path / "powerless", "kdci.strength=0.0")
+    assert_same_student(vanilla, powerless)
+    assert vanilla.summary["acc1"]["last"] == powerless.summary["acc1"]["last"]
+
+
+def test_another_seed_makes_other_data_for_the_same_teacher(smoke: Smoke, tmp_path: Path) -> None:
+    summary = smoke.here(tmp_path, "seed=1").summary
+    assert summary["substitution"]["reused"] is False
+    assert summary["teacher"]["sha256"] == smoke.default.summary["teacher"]["sha256"]
+    assert summary["substitution"]["artifact"] != smoke.default.summary["substitution"]["artifact"]
+
+
+def test_a_finished_run_is_skipped_unless_forced(smoke: Smoke, tmp_path: Path) -> None:
+    first = smoke.here(tmp_path).folder / "summary.json"
+    first.write_text(first.read_text().replace('"error": null', '"error": "marked"'))
+    assert smoke.here(tmp_path).summary["error"] == "marked"
+    assert smoke.here(tmp_path, "force=true").summary["error"] is None
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_no_method_reads_the_original_training_data(
+    smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, baseline: str
+) -> None:
+    assert smoke.default
+
+    def forbidden(self: Digits) -> None:
+        raise AssertionError("the original data")
+
+    monkeypatch.setattr(Digits, "train", forbidden)
+    summary = smoke.here(tmp_path, f"baseline={baseline}", SMALL_POOL, "seed=7").summary
+    assert summary["status"] == "finished"
+    assert summary["substitution"]["reused"] is False
+
+
+@pytest.mark.parametrize("kdci", ["backdoor", "none"])
+def test_online_the_baseline_goes_on_with_the_student(
+    smoke: Smoke, tmp_path: Path, kdci: str
+) -> None:
+    options = ["substitution.mode=online", f"kdci={kdci}", "distill.steps_per_round=1"]
+    refresh = ["kdci.refresh_every=2"] if kdci == "backdoor" else []
+    summary = smoke.here(tmp_path, *options, *refresh).summary
+    assert summary["substitution"]["mode"] == "online"
+    assert (summary["acc1"]["compensated"] is None) == (kdci == "none")
+
+
+# Teachers from elsewhere.
+
+
+@pytest.fixture
+def checkpoint(smoke: Smoke) -> Path:
+    """Weights of the trained smoke teacher."""
+    assert smoke.default
+    (path,) = (smoke.cache / "teacher").glob("*/teacher.safetensors")
+    return path
+
+
+def test_a_given_teacher_is_measured_and_not_trained(
+    smoke: Smoke, tmp_path: Path, checkpoint: Path
+) -> None:
+    cache = tmp_path / "cache"
+    options = [f"teacher.checkpoint={checkpoint}", "kdci=none"]
+    summary = smoke.here(tmp_path, *options, cache=cache).summary
+    assert summary["teacher"]["acc1"] == pytest.approx(smoke.default.summary["teacher"]["acc1"])
+    assert summary["teacher"]["checkpoint"] == str(checkpoint)
+    assert not (cache / "teacher").exists()
+
+
+def test_other_teacher_weights_make_another_stage_a(
+    smoke: Smoke, tmp_path: Path, checkpoint: Path
+) -> None:
+    state = load_file(checkpoint)
+    state["fc.bias"][0] += 1e-3
+    save_file(state, tmp_path / "other.safetensors")
+    options = [f"teacher.checkpoint={tmp_path / 'other.safetensors'}", "kdci=none"]
+    assert smoke.here(tmp_path, *options).summary["substitution"]["reused"] is False
+
+
+def test_a_teacher_below_its_accuracy_is_reported_or_refused(
+    smoke: Smoke, tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = [f"teacher.checkpoint={checkpoint}", "teacher.expected_acc1=99.9", "kdci=none"]
+    smoke.here(tmp_path / "reported", *options)
+    assert "teacher.expected_acc1 is 99.90%" in caplog.text
+    with pytest.raises(UserError, match=r"reaches .*%.* expected_acc1 is 99\.90%"):
+        smoke.here(tmp_path / "refused", *options, "teacher.strict=true")
+
+
+# Interruptions.
+
+
+class PowerCut(Exception):  # noqa: N818 - it is no error of ours
+    """The machine stops."""
+
+
+def interrupt(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop right after the first saved state of a stage."""
+
+    class Interrupting(ResumeCallback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            super().on_train_epoch_end(trainer, pl_module)
+            if type(pl_module).__name__ == stage:
+                raise PowerCut
+
+    monkeypatch.setattr(pipeline_job, "ResumeCallback", Interrupting)
+
+
+@pytest.mark.parametrize("mode", ["replay", "online"])
+@pytest.mark.parametrize("stage", ["SubstitutionModule", "KDCIStudent"])
+def test_an_interrupted_run_ends_like_one_that_was_not(
+    smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, mode: str
+) -> None:
+    options = [f"substitution.mode={mode}", "substitution.warmup_rounds=4", "seed=3"]
+    straight = smoke.here(
+        tmp_path / "a", *options, cache=smoke.cache_with_teacher(tmp_path / "cache_a")
+    )
+    cache = smoke.cache_with_teacher(tmp_path / "cache_b")
+    with monkeypatch.context() as patch:
+        interrupt(stage, patch)
+        with pytest.raises(PowerCut):
+            smoke.here(tmp_path / "b", *options, cache=cache)
+    cut = Finished(1, "", "", tmp_path / "b")
+    assert cut.summary["status"] == "failed"
+    assert not (cut.folder / "student.safetensors").exists()
+    resumed = smoke.here(tmp_path / "b", *options, cache=cache)
+    assert resumed.summary["status"] == "finished"
+    assert_same_student(resumed, straight)
+    assert resumed.summary["acc1"] == straight.summary["acc1"]
+    assert resumed.summary["dictionary"] == straight.summary["dictionary"]
+    assert not list(tmp_path.rglob("state"))
+
+
+def test_a_killed_run_goes_on_when_it_is_started_again(smoke: Smoke, tmp_path: Path) -> None:
+    assert smoke.default
+    options = ["distill.epochs=60", "distill.steps_per_epoch=8", "kdci=none"]
+    deadline = time.monotonic() + LIMIT
+    with smoke.start(tmp_path, *options) as process:
+        while not list(tmp_path.rglob("state/epoch[2-9]_rank0.pt")):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+    assert Finished(1, "", "", tmp_path).summary["status"] == "running"
+    again = smoke.command(tmp_path, *options)
+    assert (again.exit_code, again.summary["status"]) == (0, "finished")
+    metrics = {path.name for path in (again.folder / "metrics").iterdir()}
+    assert metrics == {"stage_b", "stage_b.1"}
+    resumed = (again.folder / "metrics/stage_b.1/metrics.csv").read_text()
+    assert len(resumed.splitlines()) < 1 + 2 * 59
+
+
+# Trouble.
+
+
+def test_a_diverging_student_is_named_and_nothing_is_kept(smoke: Smoke, tmp_path: Path) -> None:
+    assert smoke.default
+    failed = smoke.command(tmp_path, "distill.optimizer.lr=1e30")
+    assert failed.exit_code == 1
+    last = failed.stderr.splitlines()[-1]
+    assert last.startswith("Error: Loss term 'distillation' is not finite at student step")
+    assert "Traceback" not in failed.stderr
+    assert (failed.summary["status"], failed.summary["error"]) == ("failed", last[7:])
+    assert not list(tmp_path.rglob("student.*"))
+    assert not list(tmp_path.rglob("state/*"))
+
+
+def test_nothing_is_saved_of_a_dictionary_that_cannot_be(smoke: Smoke, tmp_path: Path) -> None:
+    cache = smoke.cache_with_teacher(tmp_path / "cache")
+    with pytest.raises(UserError, match=r"got 300 > 256 of 256; lower kdci\.N"):
+        smoke.here(tmp_path / "first", "kdci.N=300", cache=cache)
+    assert not list(cache.rglob("*dictionaries*"))
+    assert not list(cache.rglob("artifact.json"))
+    assert smoke.here(tmp_path / "second", cache=cache).summary["status"] == "finished"
+
+
+@pytest.mark.parametrize("name", ["teacher.safetensors", "teacher.json"])
+def test_a_damaged_teacher_is_refused_by_name(smoke: Smoke, tmp_path: Path, name: str) -> None:
+    cache = smoke.cache_with_teacher(tmp_path / "cache")
+    (path,) = cache.rglob(name)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=name.replace(".", r"\.")):
+        smoke.here(tmp_path / "o", cache=cache)
+    assert Finished(1, "", "", tmp_path / "o").summary["status"] == "failed"
+
+
+BAD_INPUT = {
+    "an unknown option": (["kdci=backdor"], "'kdci=backdor'; did you mean 'backdoor'?"),
+    "an unknown key": (["distill.epoch=3"], "'distill.epoch'; did you mean 'distill.epochs'?"),
+    "no prototype": (["kdci.N=0"], "'kdci.N': expected greater than 0, but got 0"),
+    "a wrong type": (["distill.batch_size=many"], "'distill.batch_size': expected"),
+    "a missing folder": (
+        ["dataset=cifar10", "dataset.root=/nonexistent", "teacher=convnet_s", "student=convnet_s"],
+        "/nonexistent",
+    ),
+    "a missing checkpoint": (["teacher.checkpoint=/nonexistent.pt"], "'/nonexistent.pt'"),
+    "a hostile target": (["baseline._target_=os.system"], "'baseline._target_=os.system'"),
+    "an option that is not there": (["experiments=nothing"], "'experiments=nothing'"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_INPUT)
+def test_bad_input_is_one_line_and_exit_code_2(smoke: Smoke, tmp_path: Path, kind: str) -> None:
+    overrides, expected = BAD_INPUT[kind]
+    failed = smoke.command(tmp_path / "o", *overrides)
+    assert failed.exit_code == 2
+    assert expected in failed.complaint()
+    assert failed.stdout == ""
+    assert all(summary["status"] == "failed" for summary in failed.summaries)
+    assert not list((tmp_path / "o").rglob("student.*"))
+
+
+def test_too_many_prototypes_are_one_line_and_exit_code_2(smoke: Smoke, tmp_path: Path) -> None:
+    assert smoke.default
+    failed = smoke.command(tmp_path, "kdci.N=1000")
+    assert failed.exit_code == 2
+    assert failed.stderr.splitlines()[-1].startswith("Error: Expected kdci.N <= number of dist")
+    assert "1000 > 256 of 256" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert failed.summary["status"] == "failed"
+
+
+# Weights & Biases.
+
+
+def wandb_runs(folder: Path) -> list[Path]:
+    return list(folder.rglob("offline-run-*"))
+
+
+def test_an_offline_mirror_is_one_run(smoke: Smoke, tmp_path: Path) -> None:
+    assert smoke.default
+    finished = smoke.command(tmp_path, "logger=wandb", "logger.wandb.mode=offline")
+    assert finished.exit_code == 0, finished.stderr
+    (run,) = wandb_runs(tmp_path)
+    assert run.is_relative_to(finished.folder)
+    assert (
+        json.loads((run / "files/wandb-summary.json").read_text())["acc1/last"]
+        == (finished.summary["acc1"]["last"])
+    )
+
+
+class Mirror:
+    """Stands in for a W&B run and keeps how it ended."""
+
+    exit_code: int | None = None
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+
+def test_the_mirror_of_a_failed_run_says_so(
+    smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = Mirror()
+    monkeypatch.setattr("src.pipeline.run.start_wandb", lambda **_: mirror)
+    with pytest.raises(UserError, match="nonexistent"):
+        smoke.here(tmp_path, "logger=wandb", "teacher.checkpoint=/nonexistent.pt")
+    assert mirror.exit_code == 1
