@@ -210,10 +210,6 @@ class CMI(Baseline):
         """Images of all rounds so far, augmented as the data set's training images."""
         return self.bank.draw(n, global_generator(self.device))
 
-    def substitution_data(self) -> list[ImageBank]:
-        """All images."""
-        return [self.bank]
-
     def optimizers(self) -> Mapping[str, Optimizer]:
         """The contrastive head's."""
         return {} if self.contrast is None else {"head": self.contrast.optimizer}

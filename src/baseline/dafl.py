@@ -134,10 +134,6 @@ class DAFL(Baseline):
                 self.bank.append(self._generate(self.batch_size)[:n])
                 n -= self.batch_size
 
-    def substitution_data(self) -> list[ImageBank]:
-        """The recorded images."""
-        return [self.bank]
-
     def optimizers(self) -> Mapping[str, Optimizer]:
         """The generator's."""
         return {"generator": self.optimizer}

@@ -247,7 +247,3 @@ class DeepInv(Baseline):
     def sample(self, n: int) -> Tensor:
         """Images of all rounds so far, augmented as the data set's training images."""
         return self.bank.draw(n, global_generator(self.device))
-
-    def substitution_data(self) -> list[ImageBank]:
-        """All images."""
-        return [self.bank]

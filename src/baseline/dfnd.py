@@ -116,10 +116,6 @@ class DFND(Baseline):
         """Selected images, augmented."""
         return self.bank.draw(n, global_generator(self.device))
 
-    def substitution_data(self) -> list[ImageBank]:
-        """The selected images."""
-        return [self.bank]
-
     def objective(self) -> nn.Module:
         """KL to the teacher plus the noise-adapted likelihood of its hard labels."""
         diagonal = self.diagonal

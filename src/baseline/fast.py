@@ -231,10 +231,6 @@ class Fast(Baseline):
         """Images of all rounds so far, augmented as in training."""
         return self.bank.draw(n, global_generator(self.device))
 
-    def substitution_data(self) -> list[ImageBank]:
-        """The images of all rounds so far, those of the warm-up among them."""
-        return [self.bank]
-
     def optimizers(self) -> Mapping[str, Optimizer]:
         """The meta-generator's, where there is one."""
         return {} if self.meta == "none" else {"meta": self.meta_optimizer}

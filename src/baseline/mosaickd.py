@@ -212,10 +212,6 @@ class MosaicKD(Baseline):
                 self.synthetic_bank.append(self._generate(self.batch_size)[:n])
                 n -= self.batch_size
 
-    def substitution_data(self) -> list[ImageBank]:
-        """The generated images that were recorded, and the pool."""
-        return [self.synthetic_bank, self.pool_bank]
-
     def optimizers(self) -> Mapping[str, Optimizer]:
         """The generator's and the discriminator's."""
         return self._optimizers

@@ -50,7 +50,7 @@ def make_substitution_data(job: Job, teacher: FrozenTeacher) -> Substitution:
         if reused:
             _log.info("Reusing stage (a) in %s", artifact.folder)
             info, recording = artifact.info(), artifact.read(job.device)
-            artifact.restore(baseline)
+            artifact.restore(baseline, recording)
         else:
             _log.info("Stage (a): making substitution data in %s", artifact.folder)
             module = _fit(job, baseline, artifact, dictionary)

@@ -12,7 +12,7 @@ from src.common.distributed import barrier, gather_rows, on_rank_zero, rank, wor
 from src.common.errors import UserError
 from src.common.files import atomic_write, sha256_tensors
 from src.substitution.contract import Baseline
-from src.substitution.image_bank import ImageBank, banks_of
+from src.substitution.image_bank import ImageBank
 from src.substitution.module import Recording
 
 FORMAT = 1
@@ -145,8 +145,8 @@ class Artifact:
             raise self._damaged(error) from error
         return Recording(banks, predictions["logits"], predictions["features"])
 
-    def restore(self, baseline: Baseline) -> None:
-        """Load the method's networks and optimisers, so that it can go on from here.
+    def restore(self, baseline: Baseline, recording: Recording) -> None:
+        """Load the method's state, so that it can go on from what :meth:`read` returned.
 
         Raises:
             UserError: If a file is missing or damaged.
@@ -157,10 +157,8 @@ class Artifact:
             baseline.load_state_dict(state)
         except Exception as error:
             raise self._damaged(error) from error
-        for bank, stored in zip(
-            banks_of(baseline).values(), self.read(baseline.device).banks, strict=False
-        ):
-            bank.replace(stored.images)
+        for bank, stored in zip(baseline.substitution_data(), recording.banks, strict=True):
+            bank.adopt(stored)
 
     def _damaged(self, error: Exception) -> UserError:
         return UserError(

@@ -11,7 +11,7 @@ from src.common.freezing import frozen, mode
 from src.dataset.contract import ImageSpec
 from src.dataset.normalisation import Normalisation
 from src.objective.distillation import DistillationObjective
-from src.substitution.image_bank import ImageBank
+from src.substitution.image_bank import ImageBank, banks_of
 from src.teacher.frozen import FrozenTeacher
 
 
@@ -61,9 +61,9 @@ class Baseline(nn.Module, ABC):
         Detached, augmented as the method does, on this module's device.
         """
 
-    @abstractmethod
     def substitution_data(self) -> list[ImageBank]:
-        """Everything recorded so far; a batch takes an equal share of every bank."""
+        """Everything recorded so far: all banks within; a batch takes an equal share of each."""
+        return list(banks_of(self).values())
 
     def harvest(self, n: int) -> None:
         """Record ``n`` images; only generators that keep no bank of their own need to."""

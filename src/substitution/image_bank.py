@@ -52,7 +52,7 @@ class ImageBank(nn.Module):
         self.normalisation = Normalisation(mean, std)
         self.dtype = torch.uint8 if pixels else torch.float16
         self.length = 0
-        self._synced = 0
+        self._synced, self._synced_to = 0, Path()
         self._is_mapped = False
         self._images = torch.empty(0, *image_shape, dtype=self.dtype)
 
@@ -105,10 +105,10 @@ class ImageBank(nn.Module):
         self._images[self.length : self.length + len(images)] = images.detach().to(self.dtype)
         self.length += len(images)
 
-    def replace(self, images: Tensor) -> None:
-        """Forget everything and hold the stored ``images`` of another bank instead."""
-        self.length = self._synced = 0
-        self.append(images)
+    def adopt(self, other: "ImageBank") -> None:
+        """Forget everything and share the images of another bank of the same shape instead."""
+        self._images, self._is_mapped = other.images, other._is_mapped
+        self.length, self._synced = len(other), 0
 
     def batch(self, index: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images ``[n, C, H, W]`` as the teacher expects them, float32, on this device.
@@ -136,10 +136,12 @@ class ImageBank(nn.Module):
     def set_extra_state(self, state: dict[str, int]) -> None:
         """Announce how many images :meth:`restore` will read."""
         self._reserve(state["length"])
-        self.length = self._synced = state["length"]
+        self.length = state["length"]
 
     def sync(self, path: Path) -> None:
         """Append what is new since the last call to the raw file ``path``."""
+        if path != self._synced_to:  # stages (a) and (b) each have a file of their own
+            self._synced, self._synced_to = 0, path
         row_bytes = int(np.prod(self.image_shape)) * self.dtype.itemsize
         with path.open("r+b" if self._synced else "wb") as file:
             file.truncate(self._synced * row_bytes)
@@ -156,6 +158,7 @@ class ImageBank(nn.Module):
             count=self.length * int(np.prod(self.image_shape)),
         )
         self._images[: self.length] = torch.from_numpy(stored).view(-1, *self.image_shape)
+        self._synced, self._synced_to = self.length, path
 
     def save(self, path: Path) -> None:
         """Write the images as ``.npy``."""

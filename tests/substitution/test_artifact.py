@@ -81,7 +81,7 @@ def test_a_method_can_go_on_from_it(
     artifact: Artifact, toy: Toy, tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
 ) -> None:
     other = Toy(teacher=tiny_teacher, spec=tiny_spec)
-    artifact.restore(other)
+    artifact.restore(other, artifact.read(torch.device("cpu")))
     assert states_equal(other, toy)
     assert torch.equal(other.bank.images, toy.bank.images)
     for baseline in (toy, other):
@@ -129,7 +129,7 @@ def test_a_damaged_method_is_refused_with_the_way_out(
     else:
         path.write_bytes(path.read_bytes()[:-90])
     with pytest.raises(UserError, match=r"Cannot read .* \(\w+\); delete the folder"):
-        artifact.restore(toy)
+        artifact.restore(toy, Recording([], torch.empty(0), torch.empty(0)))
 
 
 def test_an_artifact_of_several_ranks_is_not_read_by_one(artifact: Artifact) -> None:

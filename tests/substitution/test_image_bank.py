@@ -119,12 +119,16 @@ def test_what_is_stored_has_no_history() -> None:
     assert not bank.images.requires_grad
 
 
-def test_replacing_forgets_what_was_there() -> None:
+def test_adopting_forgets_what_was_there_and_leaves_the_other_alone() -> None:
     bank, other = make(), make()
     bank.append(pixels(9))
     other.append(pixels(4))
-    bank.replace(other.images)
+    bank.adopt(other)
     assert torch.equal(bank.images, other.images)
+    before = other.images.clone()
+    bank.append(pixels(3))
+    assert len(bank) == 7
+    assert torch.equal(other.images, before)
 
 
 @pytest.mark.parametrize("whitened", [False, True])
@@ -169,6 +173,15 @@ def test_an_old_file_is_overwritten_by_a_new_bank(tmp_path: Path) -> None:
     bank.append(pixels(2))
     bank.sync(path)
     assert path.read_bytes() == bank.images.numpy().tobytes()
+
+
+def test_another_file_gets_everything(tmp_path: Path) -> None:
+    bank = make()
+    bank.append(pixels(3))
+    bank.sync(tmp_path / "stage_a.bin")
+    bank.append(pixels(2))
+    bank.sync(tmp_path / "stage_b.bin")
+    assert (tmp_path / "stage_b.bin").read_bytes() == bank.images.numpy().tobytes()
 
 
 def test_an_empty_bank_can_be_saved_and_restored(tmp_path: Path) -> None:
