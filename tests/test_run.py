@@ -1,6 +1,5 @@
 """Whole runs: what they leave behind, what they reuse, and what they do about trouble."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -211,7 +210,7 @@ def test_a_teacher_below_its_accuracy_is_reported_or_refused(
     options = [f"teacher.checkpoint={checkpoint}", "teacher.expected_acc1=99.9", "kdci=none"]
     smoke.here(tmp_path / "reported", *options)
     assert "teacher.expected_acc1 is 99.90%" in caplog.text
-    with pytest.raises(UserError, match=r"reaches .*%.* expected_acc1 is 99\.90%"):
+    with pytest.raises(UserError, match=r"reaches .*%.*expected_acc1 is 99\.90%"):
         smoke.here(tmp_path / "refused", *options, "teacher.strict=true")
 
 
@@ -261,10 +260,11 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
 
 def test_a_killed_run_goes_on_when_it_is_started_again(smoke: Smoke, tmp_path: Path) -> None:
     assert smoke.default
-    options = ["distill.epochs=60", "distill.steps_per_epoch=8", "kdci=none"]
+    epochs = 12
+    options = [f"distill.epochs={epochs}", "distill.steps_per_epoch=20", "kdci=none"]
     deadline = time.monotonic() + LIMIT
     with smoke.start(tmp_path, *options) as process:
-        while not list(tmp_path.rglob("state/epoch[2-9]_rank0.pt")):
+        while not list(tmp_path.rglob("state/epoch*_rank0.pt")):
             assert process.poll() is None, process.stderr and process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -275,7 +275,7 @@ def test_a_killed_run_goes_on_when_it_is_started_again(smoke: Smoke, tmp_path: P
     metrics = {path.name for path in (again.folder / "metrics").iterdir()}
     assert metrics == {"stage_b", "stage_b.1"}
     resumed = (again.folder / "metrics/stage_b.1/metrics.csv").read_text()
-    assert len(resumed.splitlines()) < 1 + 2 * 59
+    assert len(resumed.splitlines()) < 1 + 2 * epochs  # two lines an epoch
 
 
 # Trouble.
@@ -361,10 +361,7 @@ def test_an_offline_mirror_is_one_run(smoke: Smoke, tmp_path: Path) -> None:
     assert finished.exit_code == 0, finished.stderr
     (run,) = wandb_runs(tmp_path)
     assert run.is_relative_to(finished.folder)
-    assert (
-        json.loads((run / "files/wandb-summary.json").read_text())["acc1/last"]
-        == (finished.summary["acc1"]["last"])
-    )
+    assert list((run / "files/media").rglob("images*.png"))
 
 
 class Mirror:

@@ -1,0 +1,132 @@
+"""Two gloo processes: the collectives, and whole runs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from src import launch
+from src.kdci.dictionary import DictionarySettings, fit_dictionary
+from tests.smoke import LIMIT, Smoke
+from tests.two_ranks import network, rows
+
+pytestmark = pytest.mark.ddp
+DDP = ["trainer=ddp_cpu", "trainer.progress=false", "pool.num_images=300"]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What ``tests/two_ranks.py`` finds on rank 0 and on rank 1."""
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "tests.two_ranks", str(folder)]
+    processes = [
+        subprocess.Popen(command, cwd=launch.ROOT, env=os.environ | {"RANK": str(rank)})
+        for rank in range(2)
+    ]
+    try:
+        assert [process.wait(LIMIT) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_ranks_know_each_other(found: list[dict[str, Any]]) -> None:
+    assert [rank["identity"] for rank in found] == [(0, 2), (1, 2)]
+
+
+def test_rows_of_unequal_counts_are_gathered_in_rank_order(found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        assert torch.equal(rank["rows"], torch.cat([rows(0), rows(1)]))
+        assert rank["labels"].tolist() == [0, 1, 2]  # rank 0 has none
+
+
+def test_sums_and_objects_reach_both(found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        assert rank["sum"].tolist() == [2.0, 1.0]
+        assert rank["object"] == {"rank": 0}
+
+
+def test_rank_zero_decides_and_both_hear_of_its_failures(found: list[dict[str, Any]]) -> None:
+    assert [rank["value"] for rank in found] == [("decided by", 0)] * 2
+    assert [rank["user_error"] for rank in found] == [("UserError", "lower kdci.N")] * 2
+    assert [rank["key_error"][0] for rank in found] == ["KeyError", "RuntimeError"]
+    assert "rank 0 failed with KeyError" in found[1]["key_error"][1]
+    assert [rank["after"] for rank in found] == ["still in step"] * 2
+
+
+def test_gradients_are_the_mean_over_ranks(found: list[dict[str, Any]]) -> None:
+    module = network(0).train(False)
+    losses = [module(rows(rank)).square().mean() for rank in range(2)]
+    ((losses[0] + losses[1]) / 2).backward()
+    for rank in found:
+        for gradient, parameter in zip(rank["gradients"], module.parameters(), strict=True):
+            torch.testing.assert_close(gradient, parameter.grad)
+
+
+def test_networks_and_statistics_become_those_of_rank_zero(found: list[dict[str, Any]]) -> None:
+    expected = network(0)
+    for rank in found:
+        for name, tensor in expected.state_dict().items():
+            assert torch.equal(rank["whole"][name], tensor)
+        assert rank["weight_untouched"]
+    expected[1](rows(0))
+    for name, tensor in expected.named_buffers():
+        assert torch.equal(found[1]["buffers"][name], tensor)
+
+
+def test_a_difference_between_ranks_is_found_on_both(found: list[dict[str, Any]]) -> None:
+    assert found[0]["checksum"] == found[1]["checksum"]
+    for rank in found:
+        kind, message = rank["difference"]
+        assert kind == "RuntimeError"
+        assert "Expected equal things on all ranks" in message
+
+
+def test_the_dictionary_is_that_of_all_predictions(found: list[dict[str, Any]]) -> None:
+    expected = fit_dictionary(torch.cat([rows(0), rows(1)]), DictionarySettings(3))
+    for rank in found:
+        assert torch.equal(rank["built"][0], expected.prototypes)
+        assert torch.equal(rank["built"][1], expected.prior)
+
+
+def test_both_are_told_that_a_dictionary_cannot_be(found: list[dict[str, Any]]) -> None:
+    assert found[0]["too_many"] == found[1]["too_many"]
+    kind, message = found[0]["too_many"]
+    assert kind == "UserError"
+    assert "8 > 7 of 7" in message
+
+
+def test_both_resume_from_what_both_have_saved(found: list[dict[str, Any]]) -> None:
+    assert [rank["epoch"] for rank in found] == [1, 1]
+
+
+@pytest.mark.parametrize("baseline", ["dafl", "dfnd"])
+def test_a_run_of_two_processes_finishes(smoke: Smoke, tmp_path: Path, baseline: str) -> None:
+    finished = smoke.command(tmp_path, f"baseline={baseline}", *DDP)
+    assert finished.exit_code == 0, finished.stderr
+    summary = finished.summary
+    assert (summary["status"], summary["world_size"]) == ("finished", 2)
+    assert summary["substitution"]["images"] == 256
+    assert summary["acc1"]["compensated"] is not None
+    assert "Traceback" not in finished.stderr
+    assert "Warning" not in finished.stderr
+    assert finished.stdout.count("student convnet_s, last") == 1
+    shards = sorted(Path(summary["substitution"]["artifact"]).glob("predictions_rank*"))
+    counts = [len(load_file(shard)["logits"]) for shard in shards]
+    assert counts == [128, 128]
+
+
+def test_a_failure_ends_both_and_says_why(smoke: Smoke, tmp_path: Path) -> None:
+    failed = smoke.command(tmp_path, "kdci.N=1000", *DDP)
+    assert failed.exit_code not in (0, None)
+    assert "Error: Expected kdci.N <= number of distinct teacher predictions" in failed.stderr
+    assert "1000 > 256 of 256" in failed.stderr
+    assert failed.summary["status"] == "failed"
+    assert not list(tmp_path.rglob("student.*"))

@@ -1,0 +1,156 @@
+"""What one of two processes finds; ``tests/test_ddp.py`` starts both and compares.
+
+Usage: ``RANK=0 python -m tests.two_ranks FOLDER``, and the same with ``RANK=1``.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from src.common import distributed
+from src.common.errors import UserError
+from src.common.measure import Measurement
+from src.common.resume import ResumeCallback
+from src.kdci.callback import ConfounderDictionaryCallback
+from src.kdci.dictionary import DictionarySettings
+from src.substitution.image_bank import ImageBank
+from src.substitution.module import Recording
+
+COUNTS = (2, 5)  # rows of rank 0 and of rank 1
+
+
+def rows(rank: int) -> Tensor:
+    """Predictions ``[COUNTS[rank], 4]``."""
+    draws = torch.Generator().manual_seed(10 + rank)
+    return torch.randn(COUNTS[rank], 4, generator=draws)
+
+
+def network(seed: int) -> Any:
+    """Three layers, the first frozen."""
+    torch.manual_seed(seed)
+    module = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    module[0].requires_grad_(False)
+    return module
+
+
+def outcome(action: Callable[[], Any]) -> tuple[str, str]:
+    """Type and message of what ``action`` raises."""
+    try:
+        action()
+    except Exception as error:  # noqa: BLE001 - it is what we ask for
+        return type(error).__name__, str(error)
+    return "", ""
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def gathering(rank: int) -> dict[str, Any]:
+    """Rows, sums and objects over ranks."""
+    return {
+        "rows": distributed.gather_rows(rows(rank)),
+        "labels": distributed.gather_rows(torch.arange(3 * rank)),
+        "sum": distributed.sum_over_ranks(torch.tensor([1.0, rank])),
+        "object": distributed.broadcast_object({"rank": rank}),
+    }
+
+
+def decisions(rank: int) -> dict[str, Any]:
+    """Values and failures of rank 0."""
+    zero = distributed.on_rank_zero
+    return {
+        "value": zero(lambda: ("decided by", rank)),
+        "user_error": outcome(lambda: zero(lambda: _raise(UserError("lower kdci.N")))),
+        "key_error": outcome(lambda: zero(lambda: _raise(KeyError("N")))),
+        "after": zero(lambda: "still in step"),
+    }
+
+
+def agreement(rank: int) -> dict[str, Any]:
+    """Networks and gradients over ranks."""
+    gradients = network(0).train(False)
+    gradients(rows(rank)).square().mean().backward()
+    distributed.average_gradients(gradients.parameters())
+    whole, statistics = network(rank), network(rank)
+    statistics[1](rows(rank))
+    own_weight = statistics[2].weight.detach().clone()
+    distributed.broadcast_module(whole)
+    distributed.broadcast_buffers(statistics)
+    equal, different = torch.ones(3), torch.full((3,), float(rank))
+    check = distributed.require_equal_on_all_ranks
+    return {
+        "gradients": [p.grad for p in gradients.parameters()],
+        "whole": whole.state_dict(),
+        "buffers": dict(statistics.named_buffers()),
+        "weight_untouched": torch.equal(statistics[2].weight, own_weight),
+        "checksum": check([equal], "things"),
+        "difference": outcome(lambda: check([different], "things")),
+    }
+
+
+def dictionary(rank: int, folder: Path) -> dict[str, Any]:
+    """The confounder dictionary of both ranks' predictions, and one that cannot be."""
+
+    def build(count: int) -> Any:
+        callback = ConfounderDictionaryCallback(
+            DictionarySettings(count),
+            teacher_sha256="0" * 64,
+            data_key="key",
+            path=folder / f"dictionary{count}.safetensors",
+            cost=Measurement(),
+        )
+        bank = ImageBank((3, 2, 2), mean=(0.5,) * 3, std=(0.5,) * 3)
+        recording = Recording([bank], rows(rank), rows(rank))
+        built = callback.build(recording)
+        again = callback.read(recording)
+        assert again is not None
+        assert torch.equal(again.prototypes, built.prototypes)
+        return built.prototypes, built.prior
+
+    return {"built": build(3), "too_many": outcome(lambda: build(8))}
+
+
+def resuming(rank: int, folder: Path) -> dict[str, Any]:
+    """The newest state that both ranks have saved."""
+    state = folder / "state"
+    if rank == 0:
+        state.mkdir()
+        for name in ("epoch1_rank0.pt", "epoch1_rank1.pt", "epoch2_rank0.pt"):
+            (state / name).touch()
+    distributed.barrier()
+    return {"epoch": ResumeCallback(state).epochs_done()}
+
+
+def main(folder: Path) -> None:
+    """Join the other rank and write down what is found."""
+    rank = int(os.environ["RANK"])
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),
+    )
+    found = {
+        "identity": (distributed.rank(), distributed.world_size()),
+        **gathering(rank),
+        **decisions(rank),
+        **agreement(rank),
+        **dictionary(rank, folder),
+        **resuming(rank, folder),
+    }
+    torch.save(found, folder / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]))
