@@ -94,12 +94,23 @@ class Smoke:
                 raise AssertionError(f"no end after {LIMIT} s: {stdout}{stderr}") from None
         return Finished(process.returncode, stdout, stderr, outputs)
 
-    @cached_property
+    @property
     def default(self) -> Finished:
         """The main job: DAFL on digits with KDCI; leaves teacher and stage (a) in the cache."""
+        return self._default[0]
+
+    @property
+    def teacher(self) -> Path:
+        """Folder of the teacher that it has trained."""
+        return self._default[1]
+
+    @cached_property
+    def _default(self) -> tuple[Finished, Path]:
+        before = set((self.cache / "teacher").glob("*/"))
         finished = self.command(self.root / "default")
         assert finished.exit_code == 0, finished.stderr
-        return finished
+        (teacher,) = set((self.cache / "teacher").glob("*/")) - before
+        return finished, teacher
 
     def config(self, outputs: Path, *more: str, cache: Path | None = None) -> RunConfig:
         """The checked configuration of a run."""
@@ -111,8 +122,7 @@ class Smoke:
 
     def cache_with_teacher(self, folder: Path) -> Path:
         """A cache of one's own in which the teacher lies already."""
-        assert self.default
-        shutil.copytree(self.cache / "teacher", folder / "teacher")
+        shutil.copytree(self.teacher, folder / "teacher" / self.teacher.name)
         return folder
 
     def here(self, outputs: Path, *more: str, cache: Path | None = None) -> Finished:

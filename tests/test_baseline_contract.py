@@ -3,6 +3,9 @@
 import ast
 import gc
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 
 from src import launch
 from src.common.seeding import seed_all
-from src.dataset.contract import Pool
+from src.dataset.contract import ImageSpec, Pool
 from src.network.convnet import ConvNet
 from src.objective.distillation import StudentOutput
 from src.pipeline.job import build
@@ -24,6 +27,8 @@ from src.schema import check
 from src.substitution.contract import Baseline, advance
 from src.substitution.image_bank import banks_of
 from src.substitution.module import predict
+from src.teacher.frozen import FrozenTeacher
+from tests.smoke import LIMIT
 
 NAMES = sorted(path.stem for path in (launch.CONF / "baseline").glob("*.yaml"))
 RECIPES = sorted(path.stem for path in (launch.CONF / "recipe").glob("*.yaml"))
@@ -57,15 +62,20 @@ def name(request) -> str:
     return request.param
 
 
+def made(name: str, spec: ImageSpec, teacher: FrozenTeacher) -> Baseline:
+    """The method as the program builds it."""
+    node = smoke_node(name)
+    pool = {"pool": NoisePool()} if get_class(node["_target_"]).reads_pool else {}
+    return build(node, teacher=teacher, spec=spec, **pool)
+
+
 @pytest.fixture
 def make(name, tiny_spec, tiny_teacher) -> Callable[..., Baseline]:
-    """Builds the method as the program does, from a seed."""
+    """Builds the method from a seed."""
 
     def from_seed(seed: int = 0) -> Baseline:
         seed_all(seed)
-        node = smoke_node(name)
-        pool = {"pool": NoisePool()} if get_class(node["_target_"]).reads_pool else {}
-        return build(node, teacher=tiny_teacher, spec=tiny_spec, **pool)
+        return made(name, tiny_spec, tiny_teacher)
 
     return from_seed
 
@@ -258,6 +268,32 @@ def test_rounds_leave_nothing_behind(make, student, tiny_teacher, rounds):
     assert alive() == before
     grown = sum(len(bank) for bank in baseline.substitution_data()) - length
     assert grown in (0, rounds * BATCH)
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory) -> list[dict[str, Any]]:
+    """What every method leaves on rank 0 and on rank 1."""
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "tests.baseline.two_ranks", str(folder)]
+    processes = [
+        subprocess.Popen(command, cwd=launch.ROOT, env=os.environ | {"RANK": str(rank)})
+        for rank in range(2)
+    ]
+    try:
+        assert [process.wait(LIMIT) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.ddp
+def test_ranks_keep_one_network_and_images_of_their_own(name, ranks):
+    first, second = (rank[name] for rank in ranks)
+    assert first["networks"] == second["networks"]
+    assert first["moved"] == first["trained"]
+    assert first["images"] != second["images"]
 
 
 def words_of(path: Path) -> list[str]:

@@ -223,7 +223,7 @@ def test_no_process_is_started_for_a_gpu_that_is_not_there(
 
     monkeypatch.setattr(launch, "start_ranks", forbidden)
     config = composed("trainer=ddp", "trainer.devices=99")
-    with pytest.raises(UserError, match=r"Expected 99 GPUs .*trainer\.accelerator=cpu"):
+    with pytest.raises(UserError, match="99 GPUs"):
         launch.run_single(config, [], tmp_path / "run")
 
 

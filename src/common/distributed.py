@@ -5,7 +5,8 @@ broadcast, so that no rank can wait for a collective that another never reaches.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar, cast
 
@@ -29,18 +30,25 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def join_ranks(device: torch.device) -> None:
+@contextmanager
+def joined_ranks(device: torch.device) -> Iterator[None]:
     """Join the process group of the ranks that ``torch.distributed.run`` has started, if any.
 
     Lightning finds the group and uses it. The timeout is long because the other ranks wait in a
     collective while rank 0 waits for another job's lock; a rank that dies takes all down anyway.
+    The group is left at the end: threads of it that outlive the interpreter abort the process.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
+        yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(days=1))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from src.common.device import device_of
-from src.common.distributed import join_ranks, on_rank_zero, rank, world_size
+from src.common.distributed import joined_ranks, on_rank_zero, rank, world_size
 from src.common.measure import measured
 from src.dataset.contract import Dataset
 from src.pipeline.job import Job, build, locked
@@ -42,8 +42,7 @@ class RunName:
 def run_teacher(config: RunConfig, folder: Path) -> None:
     """Only the first moment: train the teacher, or find it trained, and say where it is."""
     device = device_of(config.trainer.accelerator, config.trainer.devices)
-    join_ranks(device)
-    with locked(folder):
+    with joined_ranks(device), locked(folder):
         job = Job(config, folder, build(config.dataset), device)
         teacher = prepare_teacher(job)
     _log.info("Teacher %s: %.2f%% on the test split", config.teacher.name, teacher.acc1)
@@ -52,8 +51,7 @@ def run_teacher(config: RunConfig, folder: Path) -> None:
 def run(config: RunConfig, folder: Path, name: RunName) -> None:
     """Run all moments; leave ``summary.json`` in ``folder``, also when one fails."""
     device = device_of(config.trainer.accelerator, config.trainer.devices)
-    join_ranks(device)
-    with locked(folder):
+    with joined_ranks(device), locked(folder):
         if on_rank_zero(lambda: is_finished(folder)) and not config.force:
             return
         if config.force:

@@ -14,6 +14,8 @@ VANILLA = "none"  # `kdci.name` of a run without compensation
 
 # Groups that do not shape a result; KDCI options are told apart on their own.
 _IGNORED_GROUPS = frozenset({"kdci", "logger", "report", "paths", "launcher", "hydra", "force"})
+# Neither do these keys: where files lie, what is shown, and the seed that is averaged over.
+_IGNORED_KEYS = frozenset({"seed", "root", "cache_dir", "progress", "log_every"})
 
 
 @dataclass(frozen=True)
@@ -161,10 +163,10 @@ def _told_apart(summaries: Sequence[Summary]) -> list[_Run]:
 
 
 def _flat(node: dict[str, Any], ignored: frozenset[str], prefix: str = "") -> dict[str, str]:
-    """Dotted keys to text, without ``ignored`` keys of the top level and without seeds."""
+    """Dotted keys to text, without ``ignored`` keys of the top level and what never matters."""
     flat: dict[str, str] = {}
     for key, value in node.items():
-        if key in ignored or key == "seed":
+        if key in ignored or key in _IGNORED_KEYS:
             continue
         if isinstance(value, dict):
             flat |= _flat(value, frozenset(), f"{prefix}{key}.")

@@ -4,8 +4,10 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from torch import nn
 
+from src import launch
 from src.baseline.fast import Fast
 from src.common.errors import UserError
 from src.network.convnet import ConvNet
@@ -195,15 +197,16 @@ def test_copying_the_generator_draws_no_random_number(make):
 @pytest.mark.parametrize(("keep", "index"), [("best", 0), ("last", 2)])
 def test_which_iterate_is_stored(make, monkeypatch, keep, index):
     method, seen = make(keep=keep), []
-    values = iter([1.0, 3.0, 2.0])
+    values = iter([10.0, 30.0, 20.0])
 
     def terms(pixels, *_):
         seen.append(pixels.detach())
-        return {"class": pixels.mean() * 0 + next(values)}
+        return {"class": pixels.mean() + next(values)}
 
     monkeypatch.setattr(method, "_terms", terms)
     monkeypatch.setattr(method, "_smooth", lambda _: None)
     advance(method, None)
+    assert not torch.equal(seen[0], seen[2])
     assert torch.equal(method.bank.images, (seen[index] * 255).floor().byte())
 
 
@@ -315,3 +318,11 @@ def test_smoothed_statistics_survive_saving(make):
     assert second.round == 1
     assert torch.equal(second.smoothed.mean, first.smoothed.mean)
     assert torch.equal(second.smoothed.var, first.smoothed.var)
+
+
+def test_published_rates_follow_the_number_of_inner_steps_and_the_pair():
+    overrides = ["baseline=fast", "dataset=cifar10", "baseline.inner_steps=10"]
+    with initialize_config_dir(str(launch.CONF), version_base="1.3"):
+        node = launch.resolved(compose("config", overrides))["baseline"]
+    assert (node["generator_lr"], node["latent_lr"]) == (2e-3, 0.01)
+    assert (node["class_weight"], node["adversarial_weight"]) == (0.5, 1.33)

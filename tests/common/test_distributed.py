@@ -34,8 +34,8 @@ def test_no_process_group_is_joined_where_nobody_started_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    distributed.join_ranks(torch.device("cpu"))
-    assert not torch.distributed.is_initialized()
+    with distributed.joined_ranks(torch.device("cpu")):
+        assert not torch.distributed.is_initialized()
 
 
 def test_rank_zero_acts_and_returns() -> None:

@@ -160,3 +160,11 @@ def test_by_seed_gives_one_row_per_run_with_its_own_gain(
         ("backdoor", ("seed=0",), 1.0),
         ("backdoor", ("seed=1",), 3.0),
     ]
+
+
+def test_what_is_shown_and_where_files_lie_makes_no_row(make_summary: Any) -> None:
+    shown = {"trainer": {"progress": True}, "dataset": {"root": "here"}}
+    hidden = {"trainer": {"progress": False}, "dataset": {"root": "there"}}
+    runs = [make_summary(80.0, config=shown), make_summary(90.0, seed=1, config=hidden)]
+    (row,) = aggregate(runs)
+    assert row.last_mean == 85.0

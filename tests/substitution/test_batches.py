@@ -55,6 +55,18 @@ def test_repeats_bit_for_bit_and_never_between_epochs(tiny_spec: ImageSpec) -> N
     assert not torch.equal(epochs[0][0], torch.cat(list(replay([bank], seed=1))))
 
 
+def test_one_image_is_augmented_anew_every_epoch(
+    tiny_spec: ImageSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = ImageBank.of(tiny_spec, crop_padding=1, flip_probability=0.5)
+    bank.append(torch.rand(1, 3, 8, 8))
+    batches = replay([bank])
+    epochs = [torch.cat(list(batches)) for _ in range(2)]
+    monkeypatch.setattr("src.substitution.batches.rank", lambda: 1)
+    epochs.append(torch.cat(list(replay([bank]))))  # and on every rank
+    assert len({tuple(epoch.flatten().tolist()) for epoch in epochs}) == 3
+
+
 def test_starts_at_any_epoch(tiny_spec: ImageSpec) -> None:
     bank = numbered(tiny_spec, 30, crop_padding=1, flip_probability=0.5)
     straight, resumed = replay([bank]), replay([bank])

@@ -1,0 +1,50 @@
+import os
+
+import pytest
+import torch
+
+from src.common.device import device_of
+from src.common.errors import UserError
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, gpus: int, cores: int = 4) -> None:
+    """A machine of that many GPUs and CPU cores."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "gpus", "rank", "expected"),
+    [
+        ("auto", 0, 0, "cpu"),
+        ("auto", 2, 0, "cuda:0"),
+        ("cpu", 2, 0, "cpu"),
+        ("cpu", 0, 1, "cpu"),
+        ("gpu", 2, 1, "cuda:1"),
+    ],
+)
+def test_each_process_has_its_device(
+    monkeypatch: pytest.MonkeyPatch, accelerator: str, gpus: int, rank: int, expected: str
+) -> None:
+    pretend(monkeypatch, gpus)
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    assert device_of(accelerator, 2) == torch.device(expected)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "gpus", "devices", "complaint"),
+    [
+        ("gpu", 0, 1, "at least 1 GPUs .* found 0"),
+        ("gpu", 1, 2, "at least 2 GPUs .* found 1"),
+        ("auto", 1, 2, "at least 2 GPUs .* found 1"),
+        ("auto", 0, 5, "at least 5 CPU cores .* found 4"),
+        ("cpu", 8, 5, "at least 5 CPU cores .* found 4"),
+    ],
+)
+def test_more_processes_than_devices_are_refused(
+    monkeypatch: pytest.MonkeyPatch, accelerator: str, gpus: int, devices: int, complaint: str
+) -> None:
+    pretend(monkeypatch, gpus)
+    with pytest.raises(UserError, match=complaint):
+        device_of(accelerator, devices)
