@@ -113,6 +113,7 @@ class DAFLGenerator(ImageGenerator):
     Args:
         image_size: Height and width of the images, pixels, a multiple of 4.
         latent_dim: Length of a latent vector.
+        base_width: Channels of the last hidden layer; 64 as published.
         channels: Channels of the images.
 
     Raises:
@@ -121,19 +122,22 @@ class DAFLGenerator(ImageGenerator):
     Source: Chen et al., Data-Free Learning of Student Networks, ICCV 2019, arXiv:1904.01186.
     """
 
-    def __init__(self, *, image_size: int, latent_dim: int = 1000, channels: int = 3) -> None:
+    def __init__(
+        self, *, image_size: int, latent_dim: int = 1000, base_width: int = 64, channels: int = 3
+    ) -> None:
         super().__init__()
         # Not a momentum: the published results were made with this large epsilon.
         eps = 0.8
         self.latent_shape = (latent_dim,)
-        self.l1 = _projection(latent_dim, 128, _grid_size(image_size, 4))
+        width = 2 * base_width
+        self.l1 = _projection(latent_dim, width, _grid_size(image_size, 4))
         self.conv_blocks = nn.Sequential(
-            nn.BatchNorm2d(128),
+            nn.BatchNorm2d(width),
             nn.Upsample(scale_factor=2),
-            *_conv(128, 128, bias=True, eps=eps),
+            *_conv(width, width, bias=True, eps=eps),
             nn.Upsample(scale_factor=2),
-            *_conv(128, 64, bias=True, eps=eps),
-            nn.Conv2d(64, channels, 3, padding=1),
+            *_conv(width, base_width, bias=True, eps=eps),
+            nn.Conv2d(base_width, channels, 3, padding=1),
             nn.Tanh(),
             nn.BatchNorm2d(channels, affine=False),
         )
