@@ -23,6 +23,12 @@ def test_gives_means_and_starts_afresh() -> None:
     assert monitor.flush("step") == {"a": 7.0}
 
 
+def test_a_term_that_starts_late_is_averaged_over_its_own_steps() -> None:
+    monitor = watch(a=[1.0, 3.0])
+    monitor.update(12, {"a": torch.tensor(2.0), "late": torch.tensor(5.0)})
+    assert monitor.flush("step") == {"a": 2.0, "late": 5.0}
+
+
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
 def test_names_the_first_bad_term_and_its_step(bad: float) -> None:
     monitor = watch(a=[1.0, 1.0, bad, 1.0], b=[1.0, bad, bad, 1.0], c=[1.0, 1.0, 1.0, 1.0])
