@@ -50,7 +50,7 @@ def main() -> None:
                 student_step(device, num_prototypes=0),
                 student_step(device, num_prototypes=512),
             ),
-            "batch of 128: image bank | PNG files": (
+            "1024 images in batches: image bank | PNG files": (
                 bank_batches(device),
                 png_batches(device, Path(folder)),
             ),
