@@ -92,9 +92,7 @@ def test_the_deployed_student_has_the_accuracy_of_the_record(smoke: Smoke) -> No
 def test_the_same_command_again_only_shows_the_result(smoke: Smoke) -> None:
     path = smoke.default.folder / "summary.json"
     before, modified = path.read_bytes(), path.stat().st_mtime_ns
-    start = time.perf_counter()
     again = smoke.command(smoke.default.outputs)
-    assert time.perf_counter() - start < LIMIT / 10
     assert (again.exit_code, again.stderr) == (0, "")
     assert again.stdout == smoke.default.stdout
     assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, modified)

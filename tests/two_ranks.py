@@ -137,7 +137,7 @@ def main(folder: Path) -> None:
         init_method=f"file://{folder}/rendezvous",
         rank=rank,
         world_size=2,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=180),
     )
     found = {
         "identity": (distributed.rank(), distributed.world_size()),

@@ -18,7 +18,7 @@ def test_seconds_add_up_and_memory_is_the_peak() -> None:
     for _ in range(2):
         with measured(cost):
             time.sleep(0.05)
-    assert 0.1 <= cost.seconds < 0.3
+    assert 0.1 <= cost.seconds < 5
     assert 50 < cost.peak_memory_mb < 100_000
 
 
