@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from src import launch
+from src import complaint, launch, naming
 from src.report.summary import is_finished
 
 
@@ -24,22 +24,22 @@ def _job(config: DictConfig) -> None:
     elif is_finished(folder) and not config.force:
         launch.show(folder)
     else:
-        with launch.complaints():
+        with complaint.complaints():
             launch.run_single(config, overrides, folder)
 
 
 def main() -> None:
     """Run, and say what went wrong in one line where the user can mend it."""
-    os.environ["KDCI_ROOT"] = str(launch.ROOT)
+    os.environ["KDCI_ROOT"] = str(naming.ROOT)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises and we do the talking
-    launch.register_resolvers()
-    launch.name_sweep(sys.argv[1:])
-    with launch.complaints():
-        launch.refuse_unknown_options(sys.argv[1:])
+    naming.register_resolvers()
+    naming.name_sweep(sys.argv[1:])
+    with complaint.complaints():
+        complaint.refuse_unknown_options(sys.argv[1:])
     try:
         _job()
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(launch.complain(launch.explain(error, sys.argv[1:]), 2))
+        sys.exit(complaint.complain(complaint.explain(error, sys.argv[1:]), 2))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,9 @@ Plain groups are pydantic models. A node with ``_target_`` is checked against th
 the class that it names: the constructor is its schema.
 """
 
-import difflib
 import inspect
 import typing
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any, Literal
 
 from pydantic import (
@@ -19,28 +17,14 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    PydanticSchemaGenerationError,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
 
-from src.common.errors import UserError
+from src.common.errors import UserError, nearest
+from src.signature import Node, check_node
 
-Node = dict[str, Any]
 VANILLA = "none"
-_TARGETS = ("src.", "torch.optim.", "torchvision.")
-# Given by the program when it builds the node, so neither required nor allowed in YAML.
-_SUPPLIED = {
-    "teacher",
-    "spec",
-    "pool",
-    "num_classes",
-    "image_size",
-    "channels",
-    "params",
-    "optimizer",
-}
 
 
 class _Model(BaseModel):
@@ -221,15 +205,8 @@ def check(config: Mapping[str, Any]) -> RunConfig:
     }
     for path, node in nodes.items():
         if node:
-            _refuse_foreign_targets(path, node)
             check_node(path, node)
     return checked
-
-
-def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """``; did you mean 'x'?`` for the known name that is most alike, else nothing."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{found[0]}'?" if found else ""
 
 
 def _describe(error: ValidationError) -> str:
@@ -253,70 +230,3 @@ def _describe(error: ValidationError) -> str:
 def _model_of(annotation: Any) -> Any:
     options = [annotation, *typing.get_args(annotation)]
     return next(o for o in options if inspect.isclass(o) and issubclass(o, BaseModel))
-
-
-def check_node(path: str, node: Node) -> None:
-    """Check a ``_target_`` node, and those within it, against constructor signatures.
-
-    Raises:
-        UserError: If the target is outside this project and torch, an argument is unknown,
-            missing, or of the wrong type or range.
-    """
-    target = _import_target(path, node)
-    parameters = inspect.signature(target).parameters
-    given = {key: value for key, value in node.items() if not key.startswith("_")}
-    for key in given:
-        if key not in parameters:
-            raise UserError(f"Unknown configuration key '{path}.{key}'{nearest(key, parameters)}")
-    for key, parameter in parameters.items():
-        required = parameter.default is parameter.empty and key not in _SUPPLIED
-        if required and key not in given and parameter.kind != parameter.VAR_KEYWORD:
-            raise UserError(f"Missing configuration key '{path}.{key}'")
-    # Torch's own hints do not all resolve, and it checks its arguments itself.
-    is_ours = node["_target_"].startswith("src.")
-    hints = typing.get_type_hints(target.__init__, include_extras=True) if is_ours else {}
-    for key, value in given.items():
-        if isinstance(value, dict) and "_target_" in value:
-            check_node(f"{path}.{key}", value)
-        elif is_ours:
-            _check_value(f"{path}.{key}", value, hints[key])
-
-
-def _refuse_foreign_targets(path: str, value: Any) -> None:
-    """Hydra instantiates targets at any depth: also where no constructor expects one."""
-    if isinstance(value, dict) and "_target_" in value:
-        _import_target(path, value)
-    if isinstance(value, (dict, list)):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            _refuse_foreign_targets(f"{path}.{key}", inner)
-
-
-def _import_target(path: str, node: Node) -> Any:
-    name = str(node.get("_target_", ""))
-    module, _, attribute = name.rpartition(".")
-    if not name.startswith(_TARGETS):
-        raise UserError(
-            f"Refused '{path}._target_={name}': expected a class of {', '.join(_TARGETS)}"
-        )
-    try:
-        target = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"Cannot find '{path}._target_={name}' ({error})") from error
-    if not inspect.isclass(target):
-        raise UserError(f"Refused '{path}._target_={name}': expected a class")
-    return target
-
-
-def _check_value(path: str, value: Any, hint: Any) -> None:
-    if isinstance(value, list):
-        value = tuple(value) if "tuple" in str(hint) else value
-    try:
-        TypeAdapter(hint).validate_python(value, strict=not isinstance(value, str))
-    except PydanticSchemaGenerationError as error:  # of an object, which only a node can make
-        raise UserError(
-            f"Wrong value of '{path}': expected a node with a `_target_`, but got {value!r}"
-        ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        rule = first["msg"].replace("Input should be", "expected")
-        raise UserError(f"Wrong value of '{path}': {rule}, but got {first['input']!r}") from error

@@ -7,7 +7,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the pro
 import pytest
 import torch
 
-from src import launch
+from src import naming
 from src.common.seeding import seed_all
 from src.dataset.contract import ImageSpec
 from src.network.convnet import ConvNet
@@ -15,8 +15,8 @@ from src.teacher.frozen import FrozenTeacher
 from tests.smoke import Smoke
 
 torch.set_num_threads(1)
-os.environ["KDCI_ROOT"] = str(launch.ROOT)
-launch.register_resolvers()
+os.environ["KDCI_ROOT"] = str(naming.ROOT)
+naming.register_resolvers()
 
 
 @pytest.fixture(autouse=True)

@@ -10,13 +10,30 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra import compose, initialize_config_dir
 
-from src import launch
+from src import naming
 from src.pipeline.run import RunName, run
 from src.schema import RunConfig, check
 
 LIMIT = 240  # seconds; nothing at this budget takes a tenth of it on a machine at rest
+
+
+def on_two_ranks(module: str, folder: Path) -> list[dict[str, Any]]:
+    """Run ``python -m module folder`` as rank 0 and rank 1; what each has left in its file."""
+    command = [sys.executable, "-m", module, str(folder)]
+    processes = [
+        subprocess.Popen(command, cwd=naming.ROOT, env=os.environ | {"RANK": str(rank)})
+        for rank in range(2)
+    ]
+    try:
+        assert [process.wait(LIMIT) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @dataclass(frozen=True)
@@ -76,7 +93,7 @@ class Smoke:
         command = [sys.executable, "-m", "src.run", *self.overrides(outputs, *more, cache=cache)]
         return subprocess.Popen(
             command,
-            cwd=launch.ROOT,
+            cwd=naming.ROOT,
             env=os.environ | {"WANDB_SILENT": "true"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -116,9 +133,9 @@ class Smoke:
         """The checked configuration of a run."""
         if cache is None:
             assert self.default  # whoever shares the cache finds the teacher in it
-        with initialize_config_dir(str(launch.CONF), version_base="1.3"):
+        with initialize_config_dir(str(naming.CONF), version_base="1.3"):
             config = compose("config", self.overrides(outputs, *more, cache=cache))
-        return check(launch.resolved(config))
+        return check(naming.resolved(config))
 
     def cache_with_teacher(self, folder: Path) -> Path:
         """A cache of one's own in which the teacher lies already."""

@@ -3,9 +3,6 @@
 import ast
 import gc
 import io
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from torch import Tensor, nn
 
-from src import launch
+from src import naming
 from src.common.seeding import seed_all
 from src.dataset.contract import ImageSpec, Pool
 from src.network.convnet import ConvNet
@@ -28,10 +25,10 @@ from src.substitution.contract import Baseline, advance
 from src.substitution.image_bank import banks_of
 from src.substitution.module import predict
 from src.teacher.frozen import FrozenTeacher
-from tests.smoke import LIMIT
+from tests.smoke import on_two_ranks
 
-NAMES = sorted(path.stem for path in (launch.CONF / "baseline").glob("*.yaml"))
-RECIPES = sorted(path.stem for path in (launch.CONF / "recipe").glob("*.yaml"))
+NAMES = sorted(path.stem for path in (naming.CONF / "baseline").glob("*.yaml"))
+RECIPES = sorted(path.stem for path in (naming.CONF / "recipe").glob("*.yaml"))
 BATCH = 4
 
 
@@ -51,9 +48,9 @@ class NoisePool(Pool):
 @cache
 def smoke_node(name: str) -> dict[str, Any]:
     """The method's checked configuration, at the smallest budget and a smaller batch."""
-    with initialize_config_dir(str(launch.CONF), version_base="1.3"):
+    with initialize_config_dir(str(naming.CONF), version_base="1.3"):
         config = compose("config", [f"baseline={name}", "budget=smoke"])
-    node = check(launch.resolved(config)).baseline
+    node = check(naming.resolved(config)).baseline
     return node | ({"batch_size": BATCH} if "batch_size" in node else {})
 
 
@@ -274,18 +271,7 @@ def test_rounds_leave_nothing_behind(make, student, tiny_teacher, rounds):
 def ranks(tmp_path_factory) -> list[dict[str, Any]]:
     """What every method leaves on rank 0 and on rank 1."""
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "tests.baseline.two_ranks", str(folder)]
-    processes = [
-        subprocess.Popen(command, cwd=launch.ROOT, env=os.environ | {"RANK": str(rank)})
-        for rank in range(2)
-    ]
-    try:
-        assert [process.wait(LIMIT) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    return on_two_ranks("tests.baseline.two_ranks", folder)
 
 
 @pytest.mark.ddp
@@ -307,7 +293,7 @@ def words_of(path: Path) -> list[str]:
 
 
 def test_no_other_file_knows_the_method(name):
-    source = launch.ROOT / "src"
+    source = naming.ROOT / "src"
     own = source / "baseline" / f"{name}.py"
     assert own.exists()
     # Architectures may be called after the paper that they come from.
@@ -322,5 +308,5 @@ def test_no_other_file_knows_the_method(name):
 def test_every_recipe_is_a_valid_configuration(recipe):
     baseline, _, dataset = recipe.partition("_")
     overrides = [f"baseline={baseline}", f"dataset={dataset}"]
-    with initialize_config_dir(str(launch.CONF), version_base="1.3"):
-        check(launch.resolved(compose("config", overrides)))
+    with initialize_config_dir(str(naming.CONF), version_base="1.3"):
+        check(naming.resolved(compose("config", overrides)))

@@ -1,8 +1,5 @@
 """Two gloo processes: the collectives, and whole runs."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from src import launch
 from src.kdci.dictionary import DictionarySettings, fit_dictionary
-from tests.smoke import LIMIT, Smoke
+from tests.smoke import Smoke, on_two_ranks
 from tests.two_ranks import network, rows
 
 pytestmark = pytest.mark.ddp
@@ -23,18 +19,7 @@ DDP = ["trainer=ddp_cpu", "trainer.progress=false", "pool.num_images=300"]
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What ``tests/two_ranks.py`` finds on rank 0 and on rank 1."""
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "tests.two_ranks", str(folder)]
-    processes = [
-        subprocess.Popen(command, cwd=launch.ROOT, env=os.environ | {"RANK": str(rank)})
-        for rank in range(2)
-    ]
-    try:
-        assert [process.wait(LIMIT) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    return on_two_ranks("tests.two_ranks", folder)
 
 
 def test_ranks_know_each_other(found: list[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from src import launch
+from src import naming
 from src.common.errors import UserError
 from src.common.resume import ResumeCallback
 from src.dataset.digits import Digits
@@ -19,7 +19,7 @@ from src.teacher.evaluate import accuracy
 from tests.smoke import LIMIT, Finished, Smoke
 from tests.toys import CPU
 
-BASELINES = sorted(path.stem for path in (launch.CONF / "baseline").glob("*.yaml"))
+BASELINES = sorted(path.stem for path in (naming.CONF / "baseline").glob("*.yaml"))
 SMALL_POOL = "pool.num_images=300"
 KEYS = {
     "": "status error baseline dataset seed budget config_hash device precision world_size",

@@ -1,26 +1,18 @@
 import copy
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from src import launch
-from src.common.errors import UserError
-from src.schema import check, nearest
-
-
-@cache
-def composed(*overrides: str) -> dict[str, Any]:
-    with initialize_config_dir(str(launch.CONF), version_base="1.3"):
-        return launch.resolved(compose("config", list(overrides)))
+from src.common.errors import UserError, nearest
+from src.schema import check
+from tests.compose import plain
 
 
 def changed(**values: Any) -> dict[str, Any]:
     """The default configuration with other values, by dotted key with ``__`` for the dots."""
-    config = copy.deepcopy(composed())
+    config = copy.deepcopy(plain())
     for key, value in values.items():
         *parents, last = key.split("__")
         node = config
@@ -39,7 +31,7 @@ def complaint(config: dict[str, Any]) -> str:
 
 
 def test_the_default_is_valid() -> None:
-    config = check(composed())
+    config = check(plain())
     assert (config.seed, config.substitution.mode) == (0, "replay")
     assert config.kdci is not None
     assert config.kdci.attention == "additive"
@@ -61,15 +53,15 @@ def test_the_default_is_valid() -> None:
     ids=" ".join,
 )
 def test_documented_options_are_valid(overrides: tuple[str, ...]) -> None:
-    check(composed(*overrides))
+    check(plain(*overrides))
 
 
 def test_without_compensation_nothing_of_it_is_left() -> None:
-    assert check(composed("kdci=none", "kdci.N=8")).kdci is None
+    assert check(plain("kdci=none", "kdci.N=8")).kdci is None
 
 
 def test_a_checked_configuration_cannot_be_changed() -> None:
-    config: Any = check(composed())
+    config: Any = check(plain())
     with pytest.raises(Exception, match="frozen"):
         config.seed = 1
 

@@ -18,7 +18,11 @@ from src.substitution.image_bank import ImageBank
 from src.teacher.frozen import FrozenTeacher
 
 _log = logging.getLogger(__name__)
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+_IMAGENET: _Statistics = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)
 _LARGEST_DIAGONAL = 0.999
 _SCORING_BATCH = 256
 
@@ -64,11 +68,11 @@ class DFND(Baseline):
         self.pool, self.num_select = pool, num_select
         self.diagonal, self.weight_classes = diagonal, weight_classes
         self.compensate_noise = compensate_noise
-        mean, std = {
-            "imagenet": _IMAGENET,
-            "pool": pool.statistics,
-            "teacher": (spec.mean, spec.std),
-        }[statistics]
+        mean, std = _IMAGENET
+        if statistics == "pool":  # asked for only here: a pool may have to measure them
+            mean, std = pool.statistics
+        elif statistics == "teacher":
+            mean, std = spec.mean, spec.std
         self.pool_normalisation = Normalisation(mean, std)
         self.bank = ImageBank.of(
             spec,

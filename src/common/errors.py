@@ -1,4 +1,7 @@
-"""The one exception whose message is meant for the person at the terminal."""
+"""Errors whose message is meant for the person at the terminal."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -6,3 +9,17 @@ class UserError(ValueError):
 
     ``src.run`` prints the message without a traceback and exits with code 2.
     """
+
+
+class RankError(RuntimeError):
+    """A rank failed; it has said why on its own."""
+
+    def __init__(self, rank: int, exit_code: int) -> None:
+        super().__init__(f"Rank {rank} failed with exit code {exit_code}; all ranks were stopped")
+        self.exit_code = exit_code
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` for the known name that is most alike, else nothing."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{found[0]}'?" if found else ""

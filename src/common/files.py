@@ -10,13 +10,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from src.common.errors import UserError
+
+if TYPE_CHECKING:  # a reader of tables needs files and hashes, but never torch
+    from torch import Tensor
 
 _log = logging.getLogger(__name__)
 
@@ -112,8 +113,10 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sha256_tensors(*tensors: Tensor) -> str:
+def sha256_tensors(*tensors: "Tensor") -> str:
     """SHA-256 over dtype, shape and bytes of ``tensors`` in order, hexadecimal."""
+    import torch
+
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,12 @@ from src.common.distributed import barrier, on_rank_zero, world_size
 from src.common.files import lock
 from src.common.measure import Measurement
 from src.common.resume import FileBacked, ResumeCallback
-from src.dataset.contract import Dataset
+from src.dataset.contract import Dataset, Pool
 from src.dataset.loader import LabelledBatches
 from src.network.classifier import Classifier
 from src.pipeline.trainer import make_trainer
-from src.schema import Node, RunConfig
+from src.schema import RunConfig
+from src.signature import Node
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -80,6 +82,12 @@ class Job:
     def cache(self) -> Path:
         """Where teachers and substitution artifacts are shared between runs."""
         return Path(self.config.paths.cache)
+
+    @cached_property
+    def pool(self) -> Pool:
+        """Unlabeled images for samplers, not yet read."""
+        pool: Pool = build(self.config.pool)
+        return pool
 
     def hardware(self) -> dict[str, Any]:
         """What changes numbers without changing the method; part of every cache key."""

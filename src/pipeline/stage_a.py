@@ -10,7 +10,6 @@ from src.common.distributed import rank, world_size
 from src.common.files import content_hash
 from src.common.provenance import source_hash
 from src.common.seeding import derive_seed, seed_all
-from src.dataset.contract import Pool
 from src.kdci.callback import ConfounderDictionaryCallback
 from src.kdci.dictionary import DictionarySettings
 from src.pipeline.job import Job, build, build_partial, locked, remove
@@ -60,19 +59,14 @@ def make_substitution_data(job: Job, teacher: FrozenTeacher) -> Substitution:
             remove(artifact.folder / "state")
     if dictionary is not None:
         dictionary.recording = recording
-    attribution = _pool(job).attribution if baseline.reads_pool else None
+    attribution = job.pool.attribution if baseline.reads_pool else None
     return Substitution(baseline, artifact, info, recording, reused, dictionary, attribution)
-
-
-def _pool(job: Job) -> Pool:
-    pool: Pool = build(job.config.pool)
-    return pool
 
 
 def _baseline(job: Job, teacher: FrozenTeacher) -> Baseline:
     node = job.config.baseline
     kind = cast("type[Baseline]", get_class(node["_target_"]))
-    pool = {"pool": _pool(job)} if kind.reads_pool else {}
+    pool = {"pool": job.pool} if kind.reads_pool else {}
     baseline: Baseline = build(node, teacher=teacher, spec=job.dataset.spec, **pool)
     job.to_device(baseline)
     return baseline
@@ -88,7 +82,7 @@ def _key(job: Job, teacher: FrozenTeacher, baseline: Baseline) -> str:
         "substitution": config.substitution.model_dump(),
         "teacher": teacher.fingerprint(),
         "spec": asdict(job.dataset.spec),
-        "pool": _pool(job).fingerprint() if baseline.reads_pool else None,
+        "pool": job.pool.fingerprint() if baseline.reads_pool else None,
         "hardware": job.hardware(),
         "source": source_hash((*_SOURCE, _file_of(baseline))),
     }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.common.errors import UserError
+from src.common.files import atomic_write
 from src.report.aggregate import aggregate
 from src.report.console import console
 from src.report.summary import read_summaries
@@ -38,8 +39,6 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    from src.common.files import atomic_write  # brings torch, which the plain table can spare
-
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

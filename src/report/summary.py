@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
 from src.common.errors import UserError
+from src.common.files import atomic_write
 
 FILE_NAME = "summary.json"
 
@@ -112,8 +113,6 @@ class Summary(TypedDict, total=False):
 
 def write_summary(summary: Summary, folder: Path) -> Path:
     """Write ``folder/summary.json`` atomically and return its path."""
-    from src.common.files import atomic_write  # brings torch, too slow for a reader of tables
-
     path = folder / FILE_NAME
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")

@@ -22,7 +22,8 @@ def report_sweep(folder: Path, records: Sequence[Path]) -> int:
     """
     points = [json.loads(record.read_text()) for record in records]
     done = {Path(p["folder"]) / FILE_NAME for p in points if p["exit_code"] == 0}
-    rows = aggregate(read_summaries(done))
+    # A point that only trains a teacher leaves no summary.
+    rows = aggregate(read_summaries(path for path in done if path.is_file()))
     failed = [point for point in points if point["exit_code"] != 0]
     screen = console()
     screen.print(terminal_table(rows, []))

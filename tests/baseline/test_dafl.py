@@ -7,7 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch.optim import SGD, Adam
 
-from src import launch
+from src import naming
 from src.baseline.dafl import DAFL
 from src.common.errors import UserError
 from src.network.convnet import ConvNet
@@ -170,8 +170,8 @@ class TestLaterProtocol:
 
 
 def composed(*overrides):
-    with initialize_config_dir(str(launch.CONF), version_base="1.3"):
-        return launch.resolved(compose("config", ["baseline=dafl", *overrides]))
+    with initialize_config_dir(str(naming.CONF), version_base="1.3"):
+        return naming.resolved(compose("config", ["baseline=dafl", *overrides]))
 
 
 def test_the_pair_that_the_original_was_published_on_gets_its_protocol():

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from src import launch
+from src import naming
 from src.common.files import sha256_tensors
 from src.common.seeding import seed_all
 from src.dataset.contract import ImageSpec
@@ -31,7 +31,7 @@ def main(folder: Path) -> None:
     """Play every method with noise of this rank's own."""
     rank = int(os.environ["RANK"])
     torch.set_num_threads(1)
-    launch.register_resolvers()
+    naming.register_resolvers()
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
     )

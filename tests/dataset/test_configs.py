@@ -34,11 +34,9 @@ def test_construction_touches_no_file(name, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"digits", "photo_patches"}))
 def test_a_missing_folder_is_one_clear_line(name, tmp_path):
     config = load(name, tmp_path / "nowhere", tmp_path / "cache").dataset
-    if "root" not in config:
-        pytest.skip("reads no folder")
     data = instantiate(config)
     actions = [data.fingerprint, lambda: data.unlabeled(8)]
     if isinstance(data, Dataset):

@@ -1,0 +1,21 @@
+"""Composed configurations for tests."""
+
+from functools import cache
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from src.naming import CONF, resolved
+
+
+@cache
+def composed(*overrides: str) -> DictConfig:
+    """What Hydra makes of the overrides, its own node included."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(overrides), return_hydra_config=True)
+
+
+def plain(*overrides: str) -> dict[str, Any]:
+    """The same, resolved, as plain containers."""
+    return resolved(composed(*overrides))
