@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from src import naming
+from src.common.augment import Augmentation
 from src.common.seeding import seed_all
 from src.dataset.contract import ImageSpec
 from src.network.convnet import ConvNet
@@ -29,7 +30,7 @@ def seeded() -> None:
 def tiny_spec() -> ImageSpec:
     """Four classes of 8 x 8 colour images."""
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-    return ImageSpec(4, 8, mean, std, crop_padding=1, flip_probability=0.5)
+    return ImageSpec(4, 8, mean, std, augmentation=Augmentation(1, 0.5))
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """What every method promises, whatever conf/baseline holds; a newcomer is tested by existing."""
 
 import ast
+import copy
 import gc
 import io
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -265,6 +267,26 @@ def test_rounds_leave_nothing_behind(make, student, tiny_teacher, rounds):
     assert alive() == before
     grown = sum(len(bank) for bank in baseline.substitution_data()) - length
     assert grown in (0, rounds * BATCH)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_round_equals_an_eager_one(make, student):
+    """Whole rounds are compiled: where the graph breaks, losses and networks still are in it."""
+    loss_terms, images = [], []
+    for compiled in (False, True):
+        baseline, network = make(), copy.deepcopy(student)
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        if compiled:
+            baseline.refresh = torch.compile(baseline.refresh)
+        seed_all(1)
+        with torch._inductor.config.patch(fallback_random=True):  # the draws of eager mode
+            loss_terms.append(play(baseline, network, 2)[-1])
+        images.append(baseline.sample(BATCH))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    torch.testing.assert_close(loss_terms[1], loss_terms[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(images[1], images[0], rtol=1e-4, atol=0.05)
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,14 @@ from safetensors.torch import load_file, save_file
 
 from src import naming
 from src.common.errors import UserError
+from src.common.files import sha256_file
 from src.common.resume import ResumeCallback
 from src.dataset.digits import Digits
 from src.dataset.loader import LabelledBatches
 from src.pipeline import job as pipeline_job
 from src.student.export import load_student
 from src.teacher.evaluate import accuracy
+from src.teacher.known import KnownCheckpoint
 from tests.smoke import LIMIT, Finished, Smoke
 from tests.toys import CPU
 
@@ -205,9 +207,32 @@ def test_a_teacher_below_its_accuracy_is_reported_or_refused(
 ) -> None:
     options = [f"teacher.checkpoint={checkpoint}", "teacher.expected_acc1=99.9", "kdci=none"]
     smoke.here(tmp_path / "reported", *options)
-    assert "teacher.expected_acc1 is 99.90%" in caplog.text
-    with pytest.raises(UserError, match=r"reaches .*%.*expected_acc1 is 99\.90%"):
+    assert "to reach 99.90% on the test split" in caplog.text
+    with pytest.raises(UserError, match=r"to reach 99\.90% on .* but it reaches"):
         smoke.here(tmp_path / "refused", *options, "teacher.strict=true")
+
+
+def test_a_known_checkpoint_brings_its_expected_accuracy(
+    smoke: Smoke,
+    tmp_path: Path,
+    checkpoint: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = KnownCheckpoint(
+        network="convnet_m",
+        dataset="digits",
+        acc1=99.8,
+        source="a friend",
+        sha256=sha256_file(checkpoint)[:8],
+    )
+    monkeypatch.setattr("src.teacher.known.known_checkpoints", lambda: (known,))
+    caplog.set_level("INFO")
+    options = [f"teacher.checkpoint={checkpoint}", "kdci=none", "teacher.strict=true"]
+    with pytest.raises(UserError, match=r"to reach 99\.80%"):
+        smoke.here(tmp_path / "refused", *options)
+    assert "Recognised the checkpoint: convnet_m on digits, a friend" in caplog.text
+    smoke.here(tmp_path / "believed", *options, "teacher.expected_acc1=1")
 
 
 # Interruptions.

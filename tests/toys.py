@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from src.common.augment import Augmentation
 from src.dataset.contract import ImageSpec, Split
 from src.dataset.loader import LabelledBatches
 from src.kdci.compensation import BackdoorCompensation
@@ -35,7 +36,7 @@ class Toy(Baseline):
         self.shape = (spec.channels, spec.image_size, spec.image_size)
         self.generator = nn.Linear(4, spec.channels * spec.image_size**2)
         self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=0.05)
-        self.bank = ImageBank.of(spec, crop_padding=1, flip_probability=0.5)
+        self.bank = ImageBank.of(spec, augmentation=Augmentation(1, 0.5))
         self.seen_modes: list[bool] = []
 
     def _pixels(self, n: int) -> Tensor:

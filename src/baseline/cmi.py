@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -11,7 +12,6 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from src.common.augment import random_crop_flip, random_resized_crop
 from src.common.distributed import average_gradients, rank, world_size
 from src.common.errors import UserError
 from src.common.seeding import global_generator
@@ -28,7 +28,6 @@ from src.teacher.tap import BNTap, tap
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
 _WIDEST = 8192
-_CROP_RATIO = (3 / 4, 4 / 3)
 
 
 class CMI(Baseline):
@@ -115,9 +114,7 @@ class CMI(Baseline):
                 num_negatives,
                 contrastive_temperature,
             )
-        self.bank = ImageBank.of(
-            spec, crop_padding=spec.crop_padding, flip_probability=spec.flip_probability
-        )
+        self.bank = ImageBank.of(spec, augmentation=spec.augmentation)
         if initial_images is not None:
             self.bank.append(_read_share(initial_images, self.bank.image_shape))
 
@@ -182,16 +179,13 @@ class CMI(Baseline):
         return terms, torch.cat([local_features.detach(), global_features], dim=1)
 
     def global_view(self, images: Tensor) -> Tensor:
-        """Crop out of a black border and mirror, as the data set's training transform does."""
-        generator = global_generator(self.device)
-        padding, mirror = self.spec.crop_padding, self.spec.flip_probability
-        return random_crop_flip(images, padding, mirror, generator)
+        """Crop and mirror as the data set's training transform does."""
+        return self.spec.augmentation(images, global_generator(self.device))
 
     def local_view(self, images: Tensor) -> Tensor:
         """Cut out a box, enlarge it, and mirror."""
-        generator, size = global_generator(self.device), self.spec.image_size
-        boxes = random_resized_crop(images, size, self.local_scale, _CROP_RATIO, generator)
-        return random_crop_flip(boxes, 0, self.spec.flip_probability, generator)
+        view = replace(self.spec.augmentation, scale=self.local_scale)
+        return view(images, global_generator(self.device))
 
     def _step(self, loss: Tensor, optimizer: Optimizer, variables: list[Tensor]) -> None:
         """One step of generator, latents and contrastive head, from the same gradient."""

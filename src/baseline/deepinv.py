@@ -128,7 +128,7 @@ class DeepInv(Baseline):
         self.batch_size, self.balanced = batch_size, labels == "balanced"
         stages = [Stage(half_steps, 2, half_max_shift), Stage(steps, 1, max_shift)]
         self.stages = [stage for stage in stages if stage.steps]
-        self.mirror_probability = spec.flip_probability if mirror else 0.0
+        self.mirror_probability = spec.augmentation.flip_probability if mirror else 0.0
         self.clamp, self.keeps_best = clamp, keep == "best"
         self.priors_on_view, self.l2_per_sample = priors_on == "view", l2_per_sample
         num_bn = sum(isinstance(module, nn.BatchNorm2d) for module in teacher.modules())
@@ -143,9 +143,7 @@ class DeepInv(Baseline):
             "tv_l2": tv_l2_weight,
             "l2": l2_weight,
         }
-        self.bank = ImageBank.of(
-            spec, crop_padding=spec.crop_padding, flip_probability=spec.flip_probability
-        )
+        self.bank = ImageBank.of(spec, augmentation=spec.augmentation)
 
     def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
         """Make one batch of images. Ranks make theirs alone: nothing learnt outlives a round."""

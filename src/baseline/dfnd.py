@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from src.common.augment import Augmentation
 from src.common.distributed import gather_rows, rank, world_size
 from src.common.seeding import global_generator
 from src.dataset.contract import ImageSpec, Pool
@@ -78,8 +80,9 @@ class DFND(Baseline):
             spec,
             mean=mean,
             std=std,
-            crop_padding=spec.crop_padding if augment else 0,
-            flip_probability=0.5 if augment else 0.0,
+            augmentation=replace(spec.augmentation, flip_probability=0.5)
+            if augment
+            else Augmentation(),
         )
         self.selected: Tensor | None = None
         self.class_counts: Tensor | None = None

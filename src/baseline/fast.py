@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,7 +10,6 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from src.common.augment import random_crop_flip, random_resized_crop
 from src.common.distributed import average_gradients, broadcast_module
 from src.common.errors import UserError
 from src.common.seeding import global_generator
@@ -25,7 +25,6 @@ from src.teacher.tap import BNTap, tap
 _BETAS = (0.5, 0.999)
 _REPTILE_SCALE = 67.0
 _RESET_STD = 0.02
-_CROP_RATIO = (3 / 4, 4 / 3)
 
 
 class Fast(Baseline):
@@ -58,7 +57,7 @@ class Fast(Baseline):
         reinit_every: Rounds over which latents are carried on before they are drawn anew, and the
             meta-generator's Adam with them; None draws new latents in every round.
         crop_scale: Least and greatest area of a resized crop that images pass before the teacher;
-            None crops them out of their zero-padded selves.
+            None takes the data set's training transform.
 
     Differs from the paper: its adversarial term is the masked KL of the released code, and the
     meta-gradient sums the gradients before every inner step, where first-order MAML takes the one
@@ -102,16 +101,17 @@ class Fast(Baseline):
         self.meta, self.keeps_best = meta, keep == "best"
         self.meta_lr = meta_lr or inner_steps * generator_lr
         self.reset_after = None if meta == "none" else reset_after
-        self.reinit_every, self.crop_scale = reinit_every, crop_scale
+        self.reinit_every = reinit_every
+        self.view = spec.augmentation
+        if crop_scale is not None:
+            self.view = replace(self.view, scale=crop_scale)
         if self.reset_after is not None and not isinstance(self.generator, Generator):
             raise UserError(
                 f"Expected baseline.generator to be a Generator with baseline.reset_after="
                 f"{reset_after}, but got {type(self.generator).__name__}; set it to null"
             )
         self.meta_optimizer = self._new_meta_optimizer()
-        self.bank = ImageBank.of(
-            spec, crop_padding=spec.crop_padding, flip_probability=spec.flip_probability
-        )
+        self.bank = ImageBank.of(spec, augmentation=spec.augmentation)
         self.register_buffer("latents", self._new_latents() if reinit_every else None)
         self.smoothed: BNStatistics | None = None
         self.round = 0
@@ -182,7 +182,7 @@ class Fast(Baseline):
     def _terms(
         self, pixels: Tensor, labels: Tensor, heard: BNTap, student: nn.Module | None
     ) -> dict[str, Tensor]:
-        images = self.normalisation(self._augment(pixels))
+        images = self.normalisation(self.view(pixels, global_generator(self.device)))
         logits = self.teacher(images).logits
         terms = {
             "class": class_loss(logits, labels),
@@ -192,14 +192,6 @@ class Fast(Baseline):
         if student is not None and wanted:
             terms["adversarial"] = decision_disagreement_loss(student(images), logits)
         return terms
-
-    def _augment(self, pixels: Tensor) -> Tensor:
-        draws, flip = global_generator(self.device), self.spec.flip_probability
-        if self.crop_scale is None:
-            return random_crop_flip(pixels, self.spec.crop_padding, flip, draws)
-        size = self.spec.image_size
-        cropped = random_resized_crop(pixels, size, self.crop_scale, _CROP_RATIO, draws)
-        return random_crop_flip(cropped, 0, flip, draws)
 
     def _smooth(self, heard: BNTap) -> BNStatistics:
         """Statistics of the last forward pass, mixed with those of the rounds before."""

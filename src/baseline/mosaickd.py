@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from src.common.augment import Augmentation
 from src.common.distributed import average_gradients, on_rank_zero, rank, world_size
 from src.common.freezing import frozen, mode
 from src.common.seeding import global_generator
@@ -114,8 +116,9 @@ class MosaicKD(Baseline):
             spec,
             mean=mean,
             std=std,
-            crop_padding=spec.crop_padding if augment else 0,
-            flip_probability=_FLIP_PROBABILITY if augment else 0.0,
+            augmentation=replace(spec.augmentation, flip_probability=_FLIP_PROBABILITY)
+            if augment
+            else Augmentation(),
         )
 
     def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:

@@ -4,11 +4,40 @@ Every draw comes from the generator passed in, on that generator's device. Nothi
 the device, so all of it may stand in an inner loop.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+CROP_RATIO = (3 / 4, 4 / 3)
 _CROP_TRIES = 10
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A training transform: a random crop, then perhaps a mirroring; by default neither.
+
+    Attributes:
+        padding: Black pixels on each side of which a crop of the same size is taken.
+        flip_probability: Chance of mirroring left to right, in [0, 1].
+        scale: Least and greatest area of a random resized crop, as fractions of the image; taken
+            instead of the padded crop.
+    """
+
+    padding: int = 0
+    flip_probability: float = 0.0
+    scale: tuple[float, float] | None = None
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        """Transform square ``[B, C, H, H]``, any dtype; see the functions below."""
+        if self == Augmentation():
+            return images
+        if self.scale is None:
+            return random_crop_flip(images, self.padding, self.flip_probability, generator)
+        size = images.shape[-1]
+        cropped = random_resized_crop(images, size, self.scale, CROP_RATIO, generator)
+        return random_crop_flip(cropped, 0, self.flip_probability, generator)
 
 
 def random_crop_flip(

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
+from src.common.augment import Augmentation
+
 
 @dataclass(frozen=True)
 class ImageSpec:
@@ -19,8 +21,7 @@ class ImageSpec:
         mean: Per-channel mean of the training images in [0, 1].
         std: Per-channel standard deviation of the training images in [0, 1].
         channels: Number of colour channels.
-        crop_padding: Zero padding of the training transform's random crop, pixels.
-        flip_probability: Probability of its horizontal flip.
+        augmentation: The training transform, of teacher and student alike.
     """
 
     num_classes: int
@@ -28,8 +29,7 @@ class ImageSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     channels: int = 3
-    crop_padding: int = 4
-    flip_probability: float = 0.5
+    augmentation: Augmentation = Augmentation(padding=4, flip_probability=0.5)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
+from src.common.augment import Augmentation
 from src.common.files import sha256_tensors
 from src.dataset.contract import Dataset, ImageSpec, Split
 
@@ -36,7 +37,7 @@ class Digits(Dataset):
     def spec(self) -> ImageSpec:
         """Geometry and statistics; mirrored digits are no digits, so there is no flip."""
         mean, std = (0.3054,) * 3, (0.3237,) * 3
-        return ImageSpec(10, 32, mean, std, crop_padding=4, flip_probability=0.0)
+        return ImageSpec(10, 32, mean, std, augmentation=Augmentation(padding=4))
 
     def train(self) -> Split:
         """The original training split; only the teacher may ask for it."""

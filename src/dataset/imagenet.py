@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from torchvision.models import ResNet18_Weights
 
+from src.common.augment import Augmentation
 from src.dataset.decode import Geometry
 from src.dataset.folder_dataset import SplitName
 from src.dataset.synset_dataset import SynsetDataset
@@ -21,8 +22,8 @@ class ImageNet(SynsetDataset):
     (256 for 224), then the centre. At 224 pixels the train split takes 193 GB of cache; as a
     pool at another size it is decoded straight to that size instead (3.9 GB at 32 pixels).
 
-    Differs from common practice: a teacher trained here sees shifted crops of the stored square,
-    not random crops of the full photograph; published ImageNet teachers come as checkpoints.
+    Differs from common practice: the random resized crops that a teacher is trained on here are of
+    the stored square, not of the full photograph; published teachers come as checkpoints.
 
     Args:
         root: Folder that holds ``train/<wnid>/`` and either ``val/<wnid>/`` or ``val/*.JPEG`` with
@@ -63,6 +64,11 @@ class ImageNet(SynsetDataset):
         super().__init__(
             root, cache_dir, geometry, statistics=statistics, skip_corrupt=skip_corrupt
         )
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The training transform: random resized crops of 8% of the area at least."""
+        return Augmentation(flip_probability=0.5, scale=(0.08, 1.0))
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from src.common.augment import random_crop_flip
 from src.common.distributed import rank, world_size
 from src.common.seeding import generator
 from src.dataset.contract import ImageSpec, Split
@@ -65,7 +64,5 @@ class LabelledBatches:
         for index in own[: len(self)]:
             images = self.split.images[index].to(self.device)
             if self.training:
-                images = random_crop_flip(
-                    images, self.spec.crop_padding, self.spec.flip_probability, draws
-                )
+                images = self.spec.augmentation(images, draws)
             yield self._normalisation.from_uint8(images), self.split.labels[index].to(self.device)

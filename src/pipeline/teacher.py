@@ -11,10 +11,10 @@ from src.common.seeding import derive_seed, seed_all
 from src.dataset.loader import LabelledBatches
 from src.network.classifier import Classifier
 from src.pipeline.job import Job, build_partial, locked, remove
-from src.schema import Teacher
 from src.teacher.checkpoint import load_into, load_trained, save_trained
 from src.teacher.evaluate import accuracy
 from src.teacher.frozen import FrozenTeacher
+from src.teacher.known import published, recognise
 from src.teacher.module import TeacherModule
 
 _log = logging.getLogger(__name__)
@@ -32,12 +32,28 @@ def prepare_teacher(job: Job) -> FrozenTeacher:
     options = job.config.teacher
     if options.checkpoint is None:
         network, acc1 = _own_teacher(job)
+        expected = options.expected_acc1
     else:
-        network = job.network(options.network)
-        load_into(network, Path(options.checkpoint))
-        acc1 = accuracy(network, job.test_batches())
-    _compare(acc1, options)
+        network, acc1, expected = _given_teacher(job, Path(options.checkpoint))
+    if expected is not None and acc1 < expected - _TOLERANCE:
+        _complain(acc1, expected, options.strict)
     return FrozenTeacher(network, acc1)
+
+
+def _given_teacher(job: Job, path: Path) -> tuple[Classifier, float, float | None]:
+    """Network, measured accuracy, and the expected one where somebody states it."""
+    options, dataset = job.config.teacher, job.dataset.name
+    network = job.network(options.network)
+    known = recognise(path)
+    if known is not None:
+        _log.info(
+            "Recognised the checkpoint: %s on %s, %s", known.network, known.dataset, known.source
+        )
+    load_into(network, path)
+    expected = options.expected_acc1
+    if expected is None and known is not None and known.dataset == dataset:
+        expected = known.acc1
+    return network, accuracy(network, job.test_batches()), expected
 
 
 def _own_teacher(job: Job) -> tuple[Classifier, float]:
@@ -60,6 +76,10 @@ def _own_teacher(job: Job) -> tuple[Classifier, float]:
             _log.info("Reusing the teacher in %s", folder)
         else:
             _log.info("Training the teacher %s in %s", options.name, folder)
+            for known in published(options.name, job.dataset.name):
+                _log.info(
+                    "Published: %.2f%%, %s (teacher.checkpoint=...)", known.acc1, known.source
+                )
             acc1 = _train(job, network, folder / "state")
             on_rank_zero(lambda: save_trained(network, folder, acc1, options.name))
             remove(folder / "state")
@@ -91,14 +111,12 @@ def _train(job: Job, network: Classifier, state: Path) -> float:
     return module.acc1
 
 
-def _compare(acc1: float, options: Teacher) -> None:
-    if options.expected_acc1 is None or acc1 >= options.expected_acc1 - _TOLERANCE:
-        return
+def _complain(acc1: float, expected: float, strict: bool) -> None:
     message = (
-        f"The teacher reaches {acc1:.2f}% on the test split, but teacher.expected_acc1 is "
-        f"{options.expected_acc1:.2f}%; check that checkpoint, data and normalisation belong "
-        "together"
+        f"Expected the teacher to reach {expected:.2f}% on the test split, but it reaches "
+        f"{acc1:.2f}%; check that checkpoint, data and normalisation belong together, or set "
+        "teacher.expected_acc1"
     )
-    if options.strict:
+    if strict:
         raise UserError(message)
     _log.warning(message)

@@ -15,7 +15,7 @@ from src.substitution.contract import Baseline
 from src.substitution.image_bank import ImageBank
 from src.substitution.module import Recording
 
-FORMAT = 1
+FORMAT = 2
 _META = "artifact.json"
 
 

@@ -1,6 +1,7 @@
 """Substitution images in memory, indexed, augmented and normalised on the device."""
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.common.augment import random_crop_flip
+from src.common.augment import Augmentation
 from src.dataset.contract import ImageSpec
 from src.dataset.normalisation import Normalisation
 
@@ -28,8 +29,7 @@ class ImageBank(nn.Module):
         image_shape: ``(C, H, W)``.
         mean: Per-channel mean that the images are normalised with.
         std: Per-channel standard deviation that the images are normalised with.
-        crop_padding: Zero padding of the random crop that :meth:`batch` applies, pixels.
-        flip_probability: Probability of the horizontal flip that :meth:`batch` applies.
+        augmentation: What :meth:`batch` does to images on request.
         pixels: Whether images are pixels in [0, 1], or already in the teacher's input space.
         mapped_above: Size above which the bank is memory-mapped, bytes.
     """
@@ -40,15 +40,13 @@ class ImageBank(nn.Module):
         *,
         mean: tuple[float, ...],
         std: tuple[float, ...],
-        crop_padding: int = 0,
-        flip_probability: float = 0.0,
+        augmentation: Augmentation = Augmentation(),
         pixels: bool = True,
         mapped_above: int = 8 * 2**30,
     ) -> None:
         super().__init__()
         self.image_shape = image_shape
-        self.crop_padding, self.flip_probability = crop_padding, flip_probability
-        self.pixels, self.mapped_above = pixels, mapped_above
+        self.augmentation, self.pixels, self.mapped_above = augmentation, pixels, mapped_above
         self.normalisation = Normalisation(mean, std)
         self.dtype = torch.uint8 if pixels else torch.float16
         self.length = 0
@@ -118,8 +116,8 @@ class ImageBank(nn.Module):
             generator: Source of the augmentation; None takes the images as they are.
         """
         images = self._images[index.to(self._images.device)].to(self.device)
-        if generator is not None and (self.crop_padding or self.flip_probability):
-            images = random_crop_flip(images, self.crop_padding, self.flip_probability, generator)
+        if generator is not None:
+            images = self.augmentation(images, generator)
         if not self.pixels:
             return images.float()
         return self.normalisation.from_uint8(images)
@@ -170,8 +168,7 @@ class ImageBank(nn.Module):
             "image_shape": list(self.image_shape),
             "mean": self.normalisation.mean.flatten().tolist(),
             "std": self.normalisation.std.flatten().tolist(),
-            "crop_padding": self.crop_padding,
-            "flip_probability": self.flip_probability,
+            "augmentation": asdict(self.augmentation),
             "pixels": self.pixels,
             "mapped_above": self.mapped_above,
         }
@@ -179,8 +176,11 @@ class ImageBank(nn.Module):
     @classmethod
     def load(cls, path: Path, description: dict[str, Any]) -> Self:
         """A bank over a file of :meth:`save`; memory-mapped where it is large."""
-        shape = tuple(description["image_shape"])
-        bank = cls(**{**description, "image_shape": shape})
+        shape, augmentation = tuple(description["image_shape"]), dict(description["augmentation"])
+        if augmentation["scale"] is not None:
+            augmentation["scale"] = tuple(augmentation["scale"])
+        made = {"image_shape": shape, "augmentation": Augmentation(**augmentation)}
+        bank = cls(**{**description, **made})
         bank._is_mapped = path.stat().st_size > bank.mapped_above
         stored = np.load(path, mmap_mode="c" if bank._is_mapped else None, allow_pickle=False)
         bank._images = torch.from_numpy(stored)

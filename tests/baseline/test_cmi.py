@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from src.baseline.cmi import CMI, feature_dim, feature_layers_of, reinitialise
-from src.common.augment import random_crop_flip, random_resized_crop
+from src.common.augment import Augmentation, random_crop_flip, random_resized_crop
 from src.common.errors import UserError
 from src.dataset.contract import ImageSpec
 from src.network.convnet import ConvNet
@@ -284,7 +284,7 @@ def test_only_generator_and_head_move(
 def test_a_data_set_without_mirroring_is_not_mirrored(
     make: Any, tiny_teacher: FrozenTeacher, tiny_spec: ImageSpec
 ) -> None:
-    upright = ImageSpec(4, 8, tiny_spec.mean, tiny_spec.std, crop_padding=0, flip_probability=0.0)
+    upright = ImageSpec(4, 8, tiny_spec.mean, tiny_spec.std, augmentation=Augmentation(0, 0.0))
     baseline = make(spec=upright)
     ramp = torch.linspace(0, 1, 8).expand(4, 3, 8, 8)
     for _ in range(10):

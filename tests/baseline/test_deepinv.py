@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from src.baseline.deepinv import DeepInv, Stage
+from src.common.augment import Augmentation
 from src.dataset.contract import ImageSpec
 from src.network.convnet import ConvNet
 from src.substitution.contract import advance
@@ -264,7 +265,7 @@ def test_balanced_labels_take_turns_and_random_ones_do_not(make: Any) -> None:
 def test_a_data_set_without_mirroring_is_not_mirrored(make: Any, tiny_spec: ImageSpec) -> None:
     ramp = torch.arange(8.0).expand(1, 3, 8, 8)
     for probability, expected in ((0.0, {False}), (0.5, {False, True})):
-        baseline = make(spec=replace(tiny_spec, flip_probability=probability))
+        baseline = make(spec=replace(tiny_spec, augmentation=Augmentation(1, probability)))
         views = [baseline.view(ramp, Stage(1, 1, 0)) for _ in range(20)]
         assert {torch.equal(view, ramp.flip(3)) for view in views} == expected
 

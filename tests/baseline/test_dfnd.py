@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from src.baseline.dfnd import DFND
+from src.common.augment import Augmentation
 from src.dataset.contract import Pool
 from src.objective.distillation import StudentOutput
 from src.substitution.contract import advance
@@ -108,7 +109,7 @@ def test_augmentation_is_a_switch(make):
         advance(method, None)
     stored = plain.bank.batch(torch.arange(10))
     assert all(any(torch.equal(image, other) for other in stored) for image in plain.sample(6))
-    assert (augmented.bank.crop_padding, augmented.bank.flip_probability) == (1, 0.5)
+    assert augmented.bank.augmentation == Augmentation(1, 0.5)
 
 
 def test_the_noise_matrix_has_the_teachers_accuracy_on_its_diagonal(make, tiny_teacher):

@@ -9,6 +9,7 @@ from torch import nn
 
 from src import naming
 from src.baseline.fast import Fast
+from src.common.augment import Augmentation
 from src.common.errors import UserError
 from src.network.convnet import ConvNet
 from src.network.generator import DeepGenerator, Generator
@@ -33,7 +34,7 @@ def deep_generator(**options):
 def spec(tiny_spec):
     """Images that are normalised to 2 u - 1 and not augmented."""
     half = (0.5, 0.5, 0.5)
-    return replace(tiny_spec, mean=half, std=half, crop_padding=0, flip_probability=0.0)
+    return replace(tiny_spec, mean=half, std=half, augmentation=Augmentation(0, 0.0))
 
 
 @pytest.fixture
@@ -186,8 +187,6 @@ def test_copying_the_generator_draws_no_random_number(make):
     method = make()
     draws(method, 6)
     torch.randn(method.batch_size, 3), torch.randint(4, (method.batch_size,))
-    for _ in range(method.inner_steps):
-        torch.rand(3, method.batch_size, 1)  # the augmentation
     expected = torch.rand(1)
     torch.manual_seed(6)
     advance(method, None)
@@ -295,9 +294,9 @@ class TestImageNetVariant:
         assert torch.equal(method.state_dict()["latents"], method.latents)
 
 
-def test_only_the_view_of_the_teacher_is_augmented(make, tiny_spec, monkeypatch):
-    monkeypatch.setattr("src.baseline.fast.random_crop_flip", lambda pixels, *_: 0 * pixels)
+def test_only_the_view_of_the_teacher_is_augmented(make, tiny_spec):
     method, seen = make(tiny_spec, keep="last", inner_steps=1), []
+    method.view = lambda pixels, _: 0 * pixels
     hook = method.teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     advance(method, None)
     hook.remove()
@@ -308,7 +307,7 @@ def test_only_the_view_of_the_teacher_is_augmented(make, tiny_spec, monkeypatch)
 
 def test_students_see_the_training_transform(make, tiny_spec):
     bank = make(tiny_spec).bank
-    assert (bank.crop_padding, bank.flip_probability) == (1, 0.5)
+    assert bank.augmentation == Augmentation(1, 0.5)
 
 
 def test_smoothed_statistics_survive_saving(make):

@@ -9,6 +9,7 @@ import torch
 from torch.optim import SGD, Adam
 
 from src.baseline.mosaickd import MosaicKD
+from src.common.augment import Augmentation
 from src.dataset.contract import Pool
 from src.network.convnet import ConvNet
 from src.network.generator import Generator
@@ -220,10 +221,10 @@ def test_pool_images_of_discriminator_and_student_are_normalised_apart(make, spe
 
 
 def test_only_the_students_pool_images_are_augmented(make):
-    assert make(augment=False).pool_bank.crop_padding == 0
+    assert make(augment=False).pool_bank.augmentation == Augmentation()
     bank = make().pool_bank
-    assert (bank.crop_padding, bank.flip_probability) == (1, 0.5)
-    assert make().synthetic_bank.crop_padding == 0
+    assert bank.augmentation == Augmentation(1, 0.5)
+    assert make().synthetic_bank.augmentation == Augmentation()
 
 
 def test_a_sample_is_half_generated_by_batch_statistics_and_half_of_the_pool(make):

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from src import naming
+from src.common.augment import Augmentation
 from src.common.files import sha256_tensors
 from src.common.seeding import seed_all
 from src.dataset.contract import ImageSpec
@@ -35,7 +36,7 @@ def main(folder: Path) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
     )
-    spec = ImageSpec(4, 8, (0.5,) * 3, (0.2,) * 3, crop_padding=1)
+    spec = ImageSpec(4, 8, (0.5,) * 3, (0.2,) * 3, augmentation=Augmentation(1))
     found = {}
     for name in NAMES:
         seed_all(0)

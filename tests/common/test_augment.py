@@ -6,7 +6,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 from torchvision.transforms import RandomResizedCrop
 
-from src.common.augment import random_crop_flip, random_resized_crop, roll_flip
+from src.common.augment import Augmentation, random_crop_flip, random_resized_crop, roll_flip
 from tests.reference import augment as reference
 
 SCALE, RATIO = (0.25, 1.0), (3 / 4, 4 / 3)
@@ -219,3 +219,13 @@ def test_roll_flip_passes_every_gradient_once() -> None:
 def test_zero_shift_without_mirroring_changes_nothing() -> None:
     images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
     assert torch.equal(roll_flip(images, 0, 0.0, seeded()), images)
+
+
+def test_a_training_transform_crops_then_mirrors() -> None:
+    images = torch.rand(6, 3, 8, 8)
+    padded = random_crop_flip(images, 2, 0.5, seeded(3))
+    assert torch.equal(Augmentation(2, 0.5)(images, seeded(3)), padded)
+    draws = seeded(3)
+    resized = random_crop_flip(random_resized_crop(images, 8, SCALE, RATIO, draws), 0, 0.5, draws)
+    assert torch.equal(Augmentation(2, 0.5, SCALE)(images, seeded(3)), resized)
+    assert Augmentation()(images, seeded(3)) is images

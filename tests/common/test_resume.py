@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from src.common import resume
+from src.common.augment import Augmentation
 from src.common.errors import UserError
 from src.common.resume import ResumeCallback
 from src.common.seeding import seed_all
@@ -59,7 +60,7 @@ class Fixed:
 
     def __init__(self, spec: ImageSpec, teacher: FrozenTeacher) -> None:
         self.spec, self.teacher = spec, teacher
-        self.bank = filled_bank(spec, crop_padding=1, flip_probability=0.5)
+        self.bank = filled_bank(spec, augmentation=Augmentation(1, 0.5))
         self.dictionary = dictionary()
 
     def test(self) -> Any:

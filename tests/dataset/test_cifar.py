@@ -8,6 +8,7 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
+from src.common.augment import Augmentation
 from src.common.errors import UserError
 from src.dataset.cifar import Cifar10, Cifar100
 
@@ -186,7 +187,11 @@ def test_nothing_is_downloaded_beside_class_folders(folders, small, tmp_path, mo
 
 def test_the_spec_needs_no_file(tmp_path):
     spec = Cifar100(tmp_path / "nowhere", tmp_path / "cache").spec
-    assert (spec.num_classes, spec.image_size, spec.crop_padding) == (100, 32, 4)
+    assert (spec.num_classes, spec.image_size, spec.augmentation) == (
+        100,
+        32,
+        Augmentation(4, 0.5),
+    )
     assert spec.mean == (0.5071, 0.4867, 0.4408)
     assert spec.std == (0.2675, 0.2565, 0.2761)
     ten = Cifar10(tmp_path / "nowhere", tmp_path / "cache")

@@ -3,6 +3,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn.functional import avg_pool2d, interpolate
 
+from src.common.augment import Augmentation
 from src.dataset.digits import Digits
 from src.dataset.statistics import measure
 
@@ -60,5 +61,5 @@ def test_another_size_is_resized(digits):
 
 
 def test_digits_are_never_mirrored(digits):
-    assert digits.spec.flip_probability == 0
+    assert digits.spec.augmentation == Augmentation(4)
     assert digits.class_names == tuple("0123456789")

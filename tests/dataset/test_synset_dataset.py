@@ -3,6 +3,7 @@ import shutil
 import pytest
 import torch
 
+from src.common.augment import Augmentation
 from src.common.errors import UserError
 from src.dataset.imagenet import ImageNet
 from src.dataset.tiny_imagenet import TinyImageNet
@@ -93,7 +94,7 @@ def test_a_validation_image_without_annotation_is_an_error(tiny, tmp_path, save)
 
 def test_both_statistics_of_the_field_can_be_had(tmp_path):
     usual = TinyImageNet(tmp_path, tmp_path).spec
-    assert (usual.image_size, usual.crop_padding) == (64, 8)
+    assert (usual.image_size, usual.augmentation) == (64, Augmentation(8, 0.5))
     assert usual.mean == (0.485, 0.456, 0.406)
     half = TinyImageNet(tmp_path, tmp_path, statistics="half")
     assert half.statistics == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -166,3 +167,7 @@ def test_the_wrong_folder_is_told_with_what_was_expected(dataset, action, tmp_pa
 def test_imagenets_class_names_need_no_file(tmp_path):
     names = ImageNet(tmp_path / "nowhere", tmp_path).class_names
     assert (len(names), names[0], names[999]) == (1000, "tench", "toilet tissue")
+
+
+def test_imagenet_is_trained_on_resized_crops(tmp_path):
+    assert ImageNet(tmp_path, tmp_path).spec.augmentation == Augmentation(0, 0.5, (0.08, 1.0))

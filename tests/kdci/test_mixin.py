@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 
+from src.common.augment import Augmentation
 from src.dataset.contract import ImageSpec
 from src.student.kdci_student import KDCIStudent
 from src.student.module import StudentModule
@@ -14,7 +15,7 @@ from tests.toys import dictionary, filled_bank, job, kdci_student, labelled, sta
 
 def trained(module: Any, spec: ImageSpec, folder: Path, epochs: int = 2) -> Any:
     torch.manual_seed(1)
-    bank = filled_bank(spec, crop_padding=1, flip_probability=0.5)
+    bank = filled_bank(spec, augmentation=Augmentation(1, 0.5))
     batches = ReplayBatches([bank], batch_size=8, steps=4, seed=0)
     test = labelled(spec)
     job(folder).fit(

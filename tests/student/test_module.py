@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from src.common.augment import Augmentation
 from src.dataset.contract import ImageSpec
 from src.network.convnet import ConvNet
 from src.objective.distillation import StudentOutput, kl_divergence
@@ -34,7 +35,7 @@ BAD_PLACE = "distillation' is not finite at student step"
 
 @pytest.fixture
 def bank(tiny_spec: ImageSpec) -> ImageBank:
-    return filled_bank(tiny_spec, crop_padding=1, flip_probability=0.5)
+    return filled_bank(tiny_spec, augmentation=Augmentation(1, 0.5))
 
 
 def replay(bank: ImageBank) -> ReplayBatches:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from src.common.augment import Augmentation
 from src.common.errors import UserError
 from src.dataset.contract import ImageSpec
 from src.substitution.batches import OnlineBatches, ReplayBatches
@@ -47,7 +48,7 @@ def test_no_image_comes_twice_before_all_came_once(tiny_spec: ImageSpec) -> None
 
 
 def test_repeats_bit_for_bit_and_never_between_epochs(tiny_spec: ImageSpec) -> None:
-    bank = numbered(tiny_spec, 30, crop_padding=1, flip_probability=0.5)
+    bank = numbered(tiny_spec, 30, augmentation=Augmentation(1, 0.5))
     first, again = replay([bank]), replay([bank])
     epochs = [[torch.cat(list(batches)) for _ in range(2)] for batches in (first, again)]
     assert all(map(torch.equal, *epochs))
@@ -58,7 +59,7 @@ def test_repeats_bit_for_bit_and_never_between_epochs(tiny_spec: ImageSpec) -> N
 def test_one_image_is_augmented_anew_every_epoch(
     tiny_spec: ImageSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bank = ImageBank.of(tiny_spec, crop_padding=1, flip_probability=0.5)
+    bank = ImageBank.of(tiny_spec, augmentation=Augmentation(1, 0.5))
     bank.append(torch.rand(1, 3, 8, 8))
     batches = replay([bank])
     epochs = [torch.cat(list(batches)) for _ in range(2)]
@@ -68,7 +69,7 @@ def test_one_image_is_augmented_anew_every_epoch(
 
 
 def test_starts_at_any_epoch(tiny_spec: ImageSpec) -> None:
-    bank = numbered(tiny_spec, 30, crop_padding=1, flip_probability=0.5)
+    bank = numbered(tiny_spec, 30, augmentation=Augmentation(1, 0.5))
     straight, resumed = replay([bank]), replay([bank])
     epochs = [torch.cat(list(straight)) for _ in range(3)]
     resumed.epoch = 2
@@ -76,7 +77,7 @@ def test_starts_at_any_epoch(tiny_spec: ImageSpec) -> None:
 
 
 def test_depends_on_nothing_that_was_drawn_elsewhere(tiny_spec: ImageSpec) -> None:
-    bank = numbered(tiny_spec, 30, crop_padding=1, flip_probability=0.5)
+    bank = numbered(tiny_spec, 30, augmentation=Augmentation(1, 0.5))
     before = torch.get_rng_state()
     first = torch.cat(list(replay([bank])))
     assert torch.equal(torch.get_rng_state(), before)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.common.augment import random_crop_flip
+from src.common.augment import Augmentation, random_crop_flip
 from src.dataset.contract import ImageSpec
 from src.dataset.normalisation import Normalisation
 from src.substitution.image_bank import ImageBank, banks_of
@@ -28,7 +28,7 @@ def draws(seed: int = 0) -> torch.Generator:
 
 def in_memory_and_mapped() -> list[ImageBank]:
     """Two banks of the same options, one of which outgrows memory at its first image."""
-    return [make(crop_padding=1, flip_probability=0.5, mapped_above=size) for size in (10**9, 0)]
+    return [make(augmentation=Augmentation(1, 0.5), mapped_above=size) for size in (10**9, 0)]
 
 
 def test_pixels_are_floored_to_bytes() -> None:
@@ -76,7 +76,7 @@ def test_a_large_bank_equals_one_in_memory(tmp_path: Path) -> None:
 
 
 def test_batches_are_what_the_teacher_expects(tiny_spec: ImageSpec) -> None:
-    bank = ImageBank.of(tiny_spec, crop_padding=1, flip_probability=0.5)
+    bank = ImageBank.of(tiny_spec, augmentation=Augmentation(1, 0.5))
     bank.append(pixels(9))
     index = torch.tensor([8, 0, 0])
     normalise = Normalisation.of(tiny_spec).from_uint8
@@ -104,7 +104,7 @@ def test_images_are_drawn_uniformly_with_replacement() -> None:
 
 
 def test_whitened_images_are_kept_in_half_precision() -> None:
-    bank = make(pixels=False, crop_padding=1, flip_probability=0.5)
+    bank = make(pixels=False, augmentation=Augmentation(1, 0.5))
     images = 5 * torch.randn(6, *SHAPE)
     bank.append(images)
     index = torch.tensor([5, 0])
@@ -204,8 +204,7 @@ def test_saving_and_loading_keeps_images_and_options(
     tmp_path: Path, whitened: bool, mapped_above: int
 ) -> None:
     bank = make(
-        crop_padding=2,
-        flip_probability=0.25,
+        augmentation=Augmentation(2, 0.25, (0.5, 1.0)),
         pixels=not whitened,
         mapped_above=mapped_above,
     )

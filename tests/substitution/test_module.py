@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from src.common.augment import Augmentation
 from src.common.seeding import seed_all
 from src.dataset.contract import ImageSpec
 from src.student.companion import CompanionStudent
@@ -105,7 +106,7 @@ def test_the_recording_holds_all_images_and_what_the_teacher_says(
 def test_predictions_follow_the_order_of_the_banks(
     tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
 ) -> None:
-    banks = [filled_bank(tiny_spec, 300, crop_padding=2), filled_bank(tiny_spec, 5)]
+    banks = [filled_bank(tiny_spec, 300, augmentation=Augmentation(2)), filled_bank(tiny_spec, 5)]
     recording = predict(tiny_teacher, banks)
     expected = [tiny_teacher(bank.batch(torch.arange(len(bank)))).logits for bank in banks]
     torch.testing.assert_close(recording.logits, torch.cat(expected))
