@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -170,6 +171,20 @@ def test_online_the_baseline_goes_on_with_the_student(
     summary = smoke.here(tmp_path, *options, *refresh).summary
     assert summary["substitution"]["mode"] == "online"
     assert (summary["acc1"]["compensated"] is None) == (kdci == "none")
+
+
+def test_other_content_of_a_file_that_an_option_names_makes_another_stage_a(
+    smoke: Smoke, tmp_path: Path
+) -> None:
+    images = tmp_path / "images.npy"
+    options = ["baseline=cmi", "kdci=none", f"baseline.initial_images={images}"]
+    keys = []
+    for name, value in (("first", 0), ("second", 1), ("again", 0)):
+        np.save(images, np.full((8, 3, 32, 32), value, np.uint8))
+        substitution = smoke.here(tmp_path / name, *options).summary["substitution"]
+        keys.append((substitution["artifact"], substitution["reused"]))
+    assert keys[0][0] != keys[1][0]
+    assert keys[2] == (keys[0][0], True)
 
 
 # Teachers from elsewhere.

@@ -11,6 +11,7 @@ from torchvision.models import ResNet18_Weights
 
 from src.common.augment import Augmentation
 from src.dataset.decode import Geometry
+from src.dataset.devkit import read_devkit
 from src.dataset.folder_dataset import SplitName
 from src.dataset.synset_dataset import SynsetDataset
 
@@ -28,8 +29,8 @@ class ImageNet(SynsetDataset):
     Args:
         root: Folder that holds ``train/<wnid>/`` and either ``val/<wnid>/`` or ``val/*.JPEG`` with
             one of the lists ``LOC_val_solution.csv`` (Kaggle) and ``val.txt`` (``<file> <wnid>``
-            or ``<file> <label>`` a line, labels from 0), beside ``val`` or in it. The
-            development kit's ``.mat`` file is not read.
+            or ``<file> <label>`` a line, labels from 0), beside ``val`` or in it, or with the
+            development kit ``ILSVRC2012_devkit_t12``, unpacked or not, beside ``val``.
         cache_dir: Root of all caches.
         image_size: Height and width of the decoded images, pixels.
         statistics: ``imagenet`` or ``half``, 0.5 for mean and standard deviation.
@@ -39,7 +40,8 @@ class ImageNet(SynsetDataset):
     name: ClassVar[str] = "imagenet"
     layout: ClassVar[str] = (
         "'train/<wnid>/*.JPEG' and 'val/<wnid>/*.JPEG', or 'val/*.JPEG' with "
-        "'LOC_val_solution.csv' or 'val.txt' (<file> <wnid or label> a line)"
+        "'LOC_val_solution.csv', 'val.txt' (<file> <wnid or label> a line) or "
+        "'ILSVRC2012_devkit_t12'"
     )
     num_classes: ClassVar[int] = 1000
     official_counts: ClassVar[dict[SplitName, int]] = {"train": 1_281_167, "test": 50_000}
@@ -64,6 +66,9 @@ class ImageNet(SynsetDataset):
         super().__init__(
             root, cache_dir, geometry, statistics=statistics, skip_corrupt=skip_corrupt
         )
+
+    def _read_annotations(self) -> dict[str, str]:
+        return super()._read_annotations() or read_devkit(self.root)
 
     @property
     def augmentation(self) -> Augmentation:

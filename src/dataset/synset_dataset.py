@@ -100,6 +100,9 @@ class SynsetDataset(FolderDataset):
 
     @cached_property
     def _annotations(self) -> dict[str, str]:
+        return self._read_annotations()
+
+    def _read_annotations(self) -> dict[str, str]:
         candidates = (self.root / name for name in self.annotation_files)
         path = next((path for path in candidates if path.is_file()), None)
         return read_annotations(path) if path else {}

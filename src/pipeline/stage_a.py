@@ -2,17 +2,19 @@
 
 import logging
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from hydra.utils import get_class
 
 from src.common.distributed import rank, world_size
-from src.common.files import content_hash
+from src.common.files import content_hash, sha256_file
 from src.common.provenance import source_hash
 from src.common.seeding import derive_seed, seed_all
 from src.kdci.callback import ConfounderDictionaryCallback
 from src.kdci.dictionary import DictionarySettings
 from src.pipeline.job import Job, build, build_partial, locked, remove
+from src.signature import Node
 from src.student.companion import CompanionStudent
 from src.substitution.artifact import FORMAT, Artifact, ArtifactInfo
 from src.substitution.contract import Baseline
@@ -79,6 +81,7 @@ def _key(job: Job, teacher: FrozenTeacher, baseline: Baseline) -> str:
         "format": FORMAT,
         "seed": config.seed,
         "baseline": config.baseline,
+        "files": _contents(config.baseline),
         "substitution": config.substitution.model_dump(),
         "teacher": teacher.fingerprint(),
         "spec": asdict(job.dataset.spec),
@@ -91,6 +94,12 @@ def _key(job: Job, teacher: FrozenTeacher, baseline: Baseline) -> str:
         parts["distill"] = config.distill.model_dump()
         parts["companion"] = source_hash(("student",))
     return content_hash(parts)[:20]
+
+
+def _contents(node: Node) -> dict[str, str]:
+    """SHA-256 of every file that an option of the baseline names."""
+    named = {name: Path(value) for name, value in node.items() if isinstance(value, str)}
+    return {name: sha256_file(path) for name, path in named.items() if path.is_file()}
 
 
 def _file_of(baseline: Baseline) -> str:

@@ -2,6 +2,7 @@ import shutil
 
 import pytest
 import torch
+from scipy.io import savemat
 
 from src.common.augment import Augmentation
 from src.common.errors import UserError
@@ -131,6 +132,41 @@ def test_imagenet_is_read_with_a_list(classes, with_train, imagenet, tmp_path):
     if not with_train:
         shutil.rmtree(imagenet / "train")
     assert ImageNet(imagenet, tmp_path / "cache").test().labels.tolist() == [2, 1, 0]
+
+
+@pytest.fixture
+def devkit(imagenet):
+    """Unsorted validation images beside the development kit, whose identifiers are not sorted."""
+    data = imagenet / "ILSVRC2012_devkit_t12" / "data"
+    data.mkdir(parents=True)
+    synsets = [
+        {"ILSVRC2012_ID": number, "WNID": wnid, "num_children": 0}
+        for number, wnid in ((1, "n03"), (2, "n01"), (3, "n02"), (4, "n00"))
+    ]
+    savemat(data / "meta.mat", {"synsets": synsets})
+    (data / "ILSVRC2012_validation_ground_truth.txt").write_text("2\n1\n3\n")
+    for number, synset in enumerate(SYNSETS):
+        name = f"ILSVRC2012_val_{number + 1:08d}.png"
+        (imagenet / "val" / synset / "0.png").rename(imagenet / "val" / name)
+        (imagenet / "val" / synset).rmdir()
+    return data.parent
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_imagenet_is_read_with_the_development_kit(packed, devkit, imagenet, tmp_path):
+    if packed:
+        shutil.make_archive(str(devkit), "gztar", imagenet, devkit.name)
+        shutil.rmtree(devkit)
+    assert ImageNet(imagenet, tmp_path / "cache").test().labels.tolist() == [0, 2, 1]
+
+
+@pytest.mark.parametrize("damage", ["meta.mat", "ILSVRC2012_validation_ground_truth.txt"])
+@pytest.mark.parametrize("content", [b"7\n", None])
+def test_a_damaged_development_kit_is_named(damage, content, devkit, imagenet, tmp_path):
+    path = devkit / "data" / damage
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=r"Cannot read the development kit .*meta\.mat"):
+        ImageNet(imagenet, tmp_path / "cache").test()
 
 
 def test_imagenet_without_a_list_says_which_are_read(imagenet, tmp_path):
