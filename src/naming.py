@@ -14,6 +14,7 @@ CONF = ROOT / "conf"
 # What changes where a run's files lie or how it is watched, but not what it computes.
 _NOT_HASHED = {"hydra", "logger", "paths", "force"}
 _PLACES = {"root", "cache_dir"}
+_MULTIRUN = {"-m", "--multirun"}
 _TABLES = "tables"  # values have been taken out of it; the rest belongs to other networks
 
 
@@ -68,10 +69,15 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("config_hash", digest, replace=True)
 
 
+def multirun_first(arguments: Sequence[str]) -> list[str]:
+    """Arguments with ``-m`` ahead: argparse takes no overrides on both sides of a flag."""
+    return sorted(arguments, key=lambda argument: argument not in _MULTIRUN)
+
+
 def name_sweep(arguments: Sequence[str]) -> None:
     """Name a sweep by its arguments, so that the same sweep again finds its folder.
 
     The name travels as an environment variable, so that launchers and points inherit it.
     """
-    if {"-m", "--multirun"} & set(arguments):
+    if _MULTIRUN & set(arguments):
         os.environ["KDCI_SWEEP"] = content_hash(sorted(arguments))[:12]

@@ -32,6 +32,7 @@ def main() -> None:
     """Run, and say what went wrong in one line where the user can mend it."""
     os.environ["KDCI_ROOT"] = str(naming.ROOT)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises and we do the talking
+    sys.argv[1:] = naming.multirun_first(sys.argv[1:])
     naming.register_resolvers()
     naming.name_sweep(sys.argv[1:])
     with complaint.complaints():

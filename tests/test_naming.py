@@ -107,3 +107,8 @@ def test_a_single_run_is_no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KDCI_SWEEP", raising=False)
     naming.name_sweep(["kdci.N=4"])
     assert "KDCI_SWEEP" not in os.environ
+
+
+def test_the_flag_of_a_sweep_may_stand_anywhere() -> None:
+    arguments = ["baseline=cmi", "-m", "seed=0,1"]
+    assert naming.multirun_first(arguments) == ["-m", "baseline=cmi", "seed=0,1"]
