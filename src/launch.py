@@ -6,9 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -24,11 +26,25 @@ from src.schema import TrainerOptions, check
 
 _log = logging.getLogger(__name__)
 POINT = "point.json"
+_PARENT = "KDCI_PARENT"
 
 
 def is_rank() -> bool:
     """Whether this process is one of several, started by :func:`start_ranks`."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def follow_parent() -> None:
+    """End this rank soon after the process that started it, which may die without a word."""
+    # Asked of the system here, the parent might be somebody else already.
+    parent = os.environ.get(_PARENT)
+
+    def watch() -> None:
+        while parent in (None, str(os.getppid())):
+            time.sleep(1)
+        os._exit(1)  # the main thread may wait for another rank for ever
+
+    Thread(target=watch, daemon=True).start()
 
 
 def start_ranks(count: int, overrides: Sequence[str], folder: Path) -> None:
@@ -54,6 +70,7 @@ def start_ranks(count: int, overrides: Sequence[str], folder: Path) -> None:
         max_restarts=0,
         monitor_interval=0.1,
     )
+    os.environ[_PARENT] = str(os.getpid())
     own = [f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
     try:
         elastic_launch(launch, sys.executable)("-m", "src.run", *overrides, *own)

@@ -35,6 +35,8 @@ def main() -> None:
     sys.argv[1:] = naming.multirun_first(sys.argv[1:])
     naming.register_resolvers()
     naming.name_sweep(sys.argv[1:])
+    if launch.is_rank():
+        launch.follow_parent()
     with complaint.complaints():
         complaint.refuse_unknown_options(sys.argv[1:])
     try:

@@ -1,14 +1,16 @@
 """Two gloo processes: the collectives, and whole runs."""
 
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from src.kdci.dictionary import DictionarySettings, fit_dictionary
-from tests.smoke import Smoke, on_two_ranks
+from tests.smoke import LIMIT, Smoke, on_two_ranks
 from tests.two_ranks import network, rows
 
 pytestmark = pytest.mark.ddp
@@ -106,6 +108,25 @@ def test_a_run_of_two_processes_finishes(smoke: Smoke, tmp_path: Path, baseline:
     shards = sorted(Path(summary["substitution"]["artifact"]).glob("predictions_rank*"))
     counts = [len(load_file(shard)["logits"]) for shard in shards]
     assert counts == [128, 128]
+
+
+@pytest.mark.slow
+def test_ranks_do_not_outlive_a_parent_that_was_killed(smoke: Smoke, tmp_path: Path) -> None:
+    with smoke.start(tmp_path, "substitution.rounds=100000", *DDP) as process:
+        parent, ranks = psutil.Process(process.pid), list[psutil.Process]()
+        try:
+            until = time.monotonic() + LIMIT
+            while len(ranks) < 2 and time.monotonic() < until:
+                time.sleep(0.2)
+                ranks = [p for p in parent.children(recursive=True) if "src.run" in p.cmdline()]
+            assert len(ranks) == 2
+            parent.kill()
+            _, alive = psutil.wait_procs(ranks, timeout=60)
+            assert alive == []
+        finally:
+            for rank in ranks:
+                if rank.is_running():
+                    rank.kill()
 
 
 def test_a_failure_ends_both_and_says_why(smoke: Smoke, tmp_path: Path) -> None:
