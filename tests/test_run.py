@@ -207,6 +207,17 @@ def test_a_given_teacher_is_measured_and_not_trained(
     assert not (cache / "teacher").exists()
 
 
+def test_a_teacher_that_does_not_fit_is_refused_before_any_image_is_read(
+    smoke: Smoke, tmp_path: Path, checkpoint: Path
+) -> None:
+    for place in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (tmp_path / "images" / place).mkdir(parents=True)
+        (tmp_path / "images" / place / "no_image.png").touch()
+    options = ["dataset=image_folder", f"dataset.root={tmp_path / 'images'}", "teacher=wrn16_1"]
+    with pytest.raises(UserError, match=r"choose the matching teacher=\.\.\."):
+        smoke.here(tmp_path / "outputs", *options, f"teacher.checkpoint={checkpoint}")
+
+
 def test_other_teacher_weights_make_another_stage_a(
     smoke: Smoke, tmp_path: Path, checkpoint: Path
 ) -> None:

@@ -108,7 +108,8 @@ class Job:
 
     def network(self, node: Node) -> Classifier:
         """An untrained classifier for this data set, on the device."""
-        network: Classifier = build(node, num_classes=self.dataset.spec.num_classes)
+        # Not of the spec, for which a folder of images may have to be read.
+        network: Classifier = build(node, num_classes=len(self.dataset.class_names))
         self.to_device(network)
         return network
 
