@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from src import naming
 from src.common.seeding import seed_all
-from src.dataset.contract import ImageSpec, Pool
+from src.dataset.contract import ImageSpec
 from src.network.convnet import ConvNet
 from src.objective.distillation import StudentOutput
 from src.pipeline.job import build
@@ -28,23 +28,11 @@ from src.substitution.image_bank import banks_of
 from src.substitution.module import predict
 from src.teacher.frozen import FrozenTeacher
 from tests.smoke import on_two_ranks
+from tests.toys import NoisePool
 
 NAMES = sorted(path.stem for path in (naming.CONF / "baseline").glob("*.yaml"))
 RECIPES = sorted(path.stem for path in (naming.CONF / "recipe").glob("*.yaml"))
 BATCH = 4
-
-
-class NoisePool(Pool):
-    name = "noise"
-    statistics = ((0.4, 0.5, 0.6), (0.3, 0.2, 0.1))
-
-    def unlabeled(self, image_size: int) -> Tensor:
-        draws = torch.Generator().manual_seed(0)
-        shape = (20, 3, image_size, image_size)
-        return torch.randint(0, 256, shape, generator=draws).to(torch.uint8)
-
-    def fingerprint(self) -> str:
-        return "noise"
 
 
 @cache

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from src.common.augment import Augmentation
-from src.dataset.contract import ImageSpec, Split
+from src.dataset.contract import ImageSpec, Pool, Split
 from src.dataset.loader import LabelledBatches
 from src.kdci.compensation import BackdoorCompensation
 from src.kdci.dictionary import ConfounderDictionary, DictionarySettings, fit_dictionary
@@ -70,6 +70,23 @@ class Toy(Baseline):
 
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         return {"generator": self.optimizer}
+
+
+class NoisePool(Pool):
+    """Images of 8 pixels, drawn when it is made."""
+
+    name = "noise"
+    statistics = ((0.1, 0.2, 0.3), (0.5, 0.25, 1.0))
+
+    def __init__(self, count: int = 40) -> None:
+        self.images = torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8)
+
+    def unlabeled(self, image_size: int) -> Tensor:
+        assert image_size == 8
+        return self.images
+
+    def fingerprint(self) -> str:
+        return "noise"
 
 
 def convnet(spec: ImageSpec) -> ConvNet:

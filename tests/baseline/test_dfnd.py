@@ -6,27 +6,12 @@ from torch import Tensor
 
 from src.baseline.dfnd import DFND
 from src.common.augment import Augmentation
-from src.dataset.contract import Pool
 from src.objective.distillation import StudentOutput
 from src.substitution.contract import advance
+from tests.toys import NoisePool
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-COUNT = 40
-
-
-class NoisePool(Pool):
-    name = "noise"
-    statistics = ((0.1, 0.2, 0.3), (0.5, 0.25, 1.0))
-
-    def __init__(self):
-        self.images = torch.randint(0, 256, (COUNT, 3, 8, 8), dtype=torch.uint8)
-
-    def unlabeled(self, image_size):
-        assert image_size == 8
-        return self.images
-
-    def fingerprint(self):
-        return "noise"
+COUNT = 40  # images of a NoisePool
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from torch.optim import SGD, Adam
 
 from src.baseline.mosaickd import MosaicKD
 from src.common.augment import Augmentation
-from src.dataset.contract import Pool
 from src.network.convnet import ConvNet
 from src.network.generator import Generator
 from src.network.patch_discriminator import PatchDiscriminator
@@ -21,24 +20,10 @@ from src.substitution.module import SubstitutionModule
 from src.teacher.frozen import FrozenTeacher
 from tests.reference.adam import Adam as LiteralAdam
 from tests.reference.mosaickd import discriminator_step, generator_step
+from tests.toys import NoisePool
 
 LR, ROUNDS = 1e-2, 4
 WEIGHTS = {"local": 0.5, "align": 2.0, "adversarial": 3.0, "balance": 10.0}
-
-
-class NoisePool(Pool):
-    name = "noise"
-    statistics = ((0.1, 0.2, 0.3), (0.5, 0.25, 1.0))
-
-    def __init__(self, count=40):
-        self.images = torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8)
-
-    def unlabeled(self, image_size):
-        assert image_size == 8
-        return self.images
-
-    def fingerprint(self):
-        return "noise"
 
 
 @pytest.fixture
