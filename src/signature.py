@@ -91,6 +91,10 @@ def _check_value(path: str, value: Any, hint: Any) -> None:
             f"Wrong value of '{path}': expected a node with a `_target_`, but got {value!r}"
         ) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        rule = first["msg"].replace("Input should be", "expected")
-        raise UserError(f"Wrong value of '{path}': {rule}, but got {first['input']!r}") from error
+        # Of a union there is one for every alternative.
+        first, *others = error.errors()
+        same = [first, *(other for other in others if other["input"] == first["input"])]
+        rules = dict.fromkeys(each["msg"].removeprefix("Input should be ") for each in same)
+        raise UserError(
+            f"Wrong value of '{path}': expected {' or '.join(rules)}, but got {first['input']!r}"
+        ) from error

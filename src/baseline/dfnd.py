@@ -1,12 +1,11 @@
 """DFND: the images of an unlabeled pool that the teacher is most confident of."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from src.common.augment import Augmentation
@@ -17,9 +16,9 @@ from src.dataset.normalisation import Normalisation
 from src.objective.noise import NoisyDistillationObjective, class_weights
 from src.substitution.contract import Baseline
 from src.substitution.image_bank import ImageBank
+from src.substitution.selection import PoolShare, selected_count
 from src.teacher.frozen import FrozenTeacher
 
-_log = logging.getLogger(__name__)
 _Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 _IMAGENET: _Statistics = (
     (0.485, 0.456, 0.406),
@@ -38,7 +37,8 @@ class DFND(Baseline):
 
     Args:
         pool: Unlabeled images.
-        num_select: Images to keep over all ranks; the whole pool where it is smaller.
+        num_select: Images to keep over all ranks, as a number or a fraction of the pool; the
+            whole pool where it is smaller.
         statistics: What pool images are normalised with, in scoring and training: ``imagenet``
             as released, the ``pool``'s own, or the ``teacher``'s.
         augment: Random crop and flip of the selected images.
@@ -58,7 +58,7 @@ class DFND(Baseline):
         teacher: FrozenTeacher,
         spec: ImageSpec,
         pool: Pool,
-        num_select: PositiveInt,
+        num_select: PoolShare,
         statistics: Literal["imagenet", "pool", "teacher"] = "imagenet",
         augment: bool = True,
         diagonal: float | None = None,
@@ -92,9 +92,7 @@ class DFND(Baseline):
         if self.selected is not None:
             return {}
         images = self.pool.unlabeled(self.spec.image_size)
-        wanted = min(self.num_select, len(images))
-        if wanted < self.num_select:
-            _log.warning("The pool has %d images, %d were asked for", wanted, self.num_select)
+        wanted = selected_count(self.num_select, len(images))
         scores, labels = self._score(images)
         # Stable: very confident images can tie at exactly 0.
         order = torch.sort(scores, stable=True).indices[:wanted]

@@ -1,6 +1,5 @@
 """MosaicKD: new images from the local patterns of a foreign pool."""
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -26,9 +25,9 @@ from src.objective.adversarial import (
 from src.objective.inversion import align_loss, balance_loss
 from src.substitution.contract import Baseline
 from src.substitution.image_bank import ImageBank
+from src.substitution.selection import PoolShare, selected_count
 from src.teacher.frozen import FrozenTeacher
 
-_log = logging.getLogger(__name__)
 _FLIP_PROBABILITY = 0.5
 _SCORING_BATCH = 256
 
@@ -54,7 +53,8 @@ class MosaicKD(Baseline):
         adversarial_weight: w_adv.
         balance_weight: w_balance; belongs to ``balance_log_base``.
         balance_log_base: 2 in the released code.
-        subset: Pool images to keep, those of the highest teacher entropy; None keeps all.
+        subset: Pool images to keep, those of the highest teacher entropy, as a number or a
+            fraction of the pool; None keeps all.
         statistics: What the student's pool images are normalised with: the ``pool``'s own as
             released, or the ``teacher``'s. The discriminator's r have the teacher's always.
         augment: Random crop and flip of the student's pool images.
@@ -86,7 +86,7 @@ class MosaicKD(Baseline):
         adversarial_weight: NonNegativeFloat,
         balance_weight: NonNegativeFloat,
         balance_log_base: PositiveFloat = 2.0,
-        subset: PositiveInt | None = None,
+        subset: PoolShare | None = None,
         statistics: Literal["pool", "teacher"] = "pool",
         augment: bool = True,
         temperature: PositiveFloat = 1.0,
@@ -180,13 +180,9 @@ class MosaicKD(Baseline):
         images = self.pool.unlabeled(self.spec.image_size)
         chosen = torch.arange(len(images))
         if self.subset is not None:
-            if self.subset > len(images):
-                _log.warning("The pool has %d images, %d were asked for", len(images), self.subset)
-            chosen = (
-                on_rank_zero(lambda: self._entropies(images))
-                .sort(descending=True, stable=True)
-                .indices[: self.subset]
-            )
+            entropies = on_rank_zero(lambda: self._entropies(images))
+            order = entropies.sort(descending=True, stable=True).indices
+            chosen = order[: selected_count(self.subset, len(images))]
         self.pool_bank.append(images[chosen[rank() :: world_size()]])
 
     @torch.no_grad()
