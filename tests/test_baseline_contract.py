@@ -258,6 +258,7 @@ def test_rounds_leave_nothing_behind(make, student, tiny_teacher, rounds):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of Dynamo about its own doings
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_round_equals_an_eager_one(make, student):
     """Whole rounds are compiled: where the graph breaks, losses and networks still are in it."""
@@ -274,7 +275,8 @@ def test_a_compiled_round_equals_an_eager_one(make, student):
         images.append(baseline.sample(BATCH))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     torch.testing.assert_close(loss_terms[1], loss_terms[0], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(images[1], images[0], rtol=1e-4, atol=0.05)
+    # Rounding may tip a stored pixel over to the next of 256 levels.
+    torch.testing.assert_close(images[1], images[0], rtol=1e-4, atol=1.01 / 255 / 0.2)
 
 
 @pytest.fixture(scope="module")
