@@ -108,3 +108,13 @@ def test_the_aspect_ratio_is_kept_or_not(tmp_path, save):
 def test_the_wrong_folder_is_told_with_what_was_expected(action, tmp_path):
     with pytest.raises(UserError, match=r"train/<class>.*does not exist"):
         getattr(folder(tmp_path / "nowhere", tmp_path), action)()
+
+
+def test_the_data_folder_is_only_read(root, tmp_path):
+    def state():
+        return {path: path.stat().st_mtime_ns for path in [root, *root.rglob("*")]}
+
+    before = state()
+    data = folder(root, tmp_path)
+    data.train(), data.test(), data.unlabeled(8), data.fingerprint(), data.spec
+    assert state() == before
