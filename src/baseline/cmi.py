@@ -179,8 +179,9 @@ class CMI(Baseline):
         return terms, torch.cat([local_features.detach(), global_features], dim=1)
 
     def global_view(self, images: Tensor) -> Tensor:
-        """Crop and mirror as the data set's training transform does."""
-        return self.spec.augmentation(images, global_generator(self.device))
+        """Crop out of a black border, and mirror."""
+        view = replace(self.spec.augmentation, scale=None)
+        return view(images, global_generator(self.device))
 
     def local_view(self, images: Tensor) -> Tensor:
         """Cut out a box, enlarge it, and mirror."""

@@ -57,7 +57,7 @@ class Fast(Baseline):
         reinit_every: Rounds over which latents are carried on before they are drawn anew, and the
             meta-generator's Adam with them; None draws new latents in every round.
         crop_scale: Least and greatest area of a resized crop that images pass before the teacher;
-            None takes the data set's training transform.
+            None crops them out of their zero-padded selves.
 
     Differs from the paper: its adversarial term is the masked KL of the released code, and the
     meta-gradient sums the gradients before every inner step, where first-order MAML takes the one
@@ -102,9 +102,7 @@ class Fast(Baseline):
         self.meta_lr = meta_lr or inner_steps * generator_lr
         self.reset_after = None if meta == "none" else reset_after
         self.reinit_every = reinit_every
-        self.view = spec.augmentation
-        if crop_scale is not None:
-            self.view = replace(self.view, scale=crop_scale)
+        self.view = replace(spec.augmentation, scale=crop_scale)
         if self.reset_after is not None and not isinstance(self.generator, Generator):
             raise UserError(
                 f"Expected baseline.generator to be a Generator with baseline.reset_after="

@@ -19,10 +19,10 @@ class Augmentation:
     """A training transform: a random crop, then perhaps a mirroring; by default neither.
 
     Attributes:
-        padding: Black pixels on each side of which a crop of the same size is taken.
+        padding: Black pixels added on each side before a crop of the old size is taken.
         flip_probability: Chance of mirroring left to right, in [0, 1].
-        scale: Least and greatest area of a random resized crop, as fractions of the image; taken
-            instead of the padded crop.
+        scale: Least and greatest area of a random resized crop, as fractions of the image, which
+            then takes the place of the padded crop.
     """
 
     padding: int = 0

@@ -4,6 +4,7 @@ Source: Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, I
 arXiv:1409.0575.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -73,7 +74,7 @@ class ImageNet(SynsetDataset):
     @property
     def augmentation(self) -> Augmentation:
         """The training transform: random resized crops of 8% of the area at least."""
-        return Augmentation(flip_probability=0.5, scale=(0.08, 1.0))
+        return replace(super().augmentation, scale=(0.08, 1.0))
 
     @property
     def class_names(self) -> tuple[str, ...]:

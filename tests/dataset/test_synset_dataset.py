@@ -206,4 +206,4 @@ def test_imagenets_class_names_need_no_file(tmp_path):
 
 
 def test_imagenet_is_trained_on_resized_crops(tmp_path):
-    assert ImageNet(tmp_path, tmp_path).spec.augmentation == Augmentation(0, 0.5, (0.08, 1.0))
+    assert ImageNet(tmp_path, tmp_path).spec.augmentation == Augmentation(28, 0.5, (0.08, 1.0))
