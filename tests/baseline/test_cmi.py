@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,15 @@ def test_a_data_set_without_mirroring_is_not_mirrored(
     for _ in range(10):
         assert torch.equal(baseline.global_view(ramp), ramp)
         assert (baseline.local_view(ramp).diff(dim=3) > 0).all()
+
+
+def test_the_global_view_is_never_a_resized_crop(make: Any, tiny_spec: ImageSpec) -> None:
+    resizing = replace(tiny_spec, augmentation=Augmentation(1, 0.5, (0.1, 0.2)))
+    images = torch.rand(4, 3, 8, 8)
+    torch.manual_seed(3)
+    view = make(spec=resizing).global_view(images)
+    torch.manual_seed(3)
+    assert torch.equal(view, make(spec=tiny_spec).global_view(images))
 
 
 def test_the_local_view_enlarges_boxes_of_the_allowed_area(make: Any) -> None:
