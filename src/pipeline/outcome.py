@@ -47,12 +47,12 @@ def _results(
         "status": "finished",
         "teacher": {
             "name": options.name,
-            "acc1": teacher.acc1,
+            "acc1": _rounded(teacher.acc1),
             "seed": options.seed,
             "checkpoint": options.checkpoint,
             "sha256": teacher.fingerprint(),
         },
-        "acc1": {**student.acc1, "stage_a": info.acc1_stage_a},
+        "acc1": {**student.acc1, "stage_a": _rounded(info.acc1_stage_a)},
         "substitution": {
             "mode": job.config.substitution.mode,
             "images": info.images,
@@ -74,6 +74,10 @@ def _results(
             "images": "substitution.png",
         },
     }
+
+
+def _rounded(acc1: float | None) -> float | None:
+    return None if acc1 is None else round(acc1, 4)
 
 
 def _write_student(job: Job, student: StudentModule, finished: dict[str, Any]) -> None:

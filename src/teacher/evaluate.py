@@ -10,11 +10,11 @@ from src.network.classifier import Classifier
 
 @torch.no_grad()
 def accuracy(network: Classifier, batches: LabelledBatches) -> float:
-    """Top-1 accuracy over all ranks' batches, percent to four digits, float32, eval mode."""
+    """Top-1 accuracy over all ranks' batches, percent, in float32 and eval mode."""
     hits = torch.zeros(2, device=batches.device)
     with mode(network, False):
         for images, labels in batches:
             correct = network(images).argmax(1) == labels
             hits += torch.stack([correct.sum(), torch.tensor(len(labels), device=hits.device)])
     correct_total, total = sum_over_ranks(hits)
-    return round(100 * float(correct_total / total), 4)
+    return 100 * float(correct_total / total)

@@ -91,7 +91,7 @@ class TeacherModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Accuracy of the weights as they are, percent."""
-        self.acc1 = round(100 * float(self.accuracy.compute()), 4)
+        self.acc1 = 100 * float(self.accuracy.compute())
         self.accuracy.reset()
         self.log("teacher/acc", self.acc1, sync_dist=True)
 
