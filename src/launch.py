@@ -38,9 +38,11 @@ def follow_parent() -> None:
     """End this rank soon after the process that started it, which may die without a word."""
     # Asked of the system here, the parent might be somebody else already.
     parent = os.environ.get(_PARENT)
+    if parent is None:  # another launcher's rank
+        return
 
     def watch() -> None:
-        while parent in (None, str(os.getppid())):
+        while str(os.getppid()) == parent:
             time.sleep(1)
         os._exit(1)  # the main thread may wait for another rank for ever
 

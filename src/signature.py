@@ -94,7 +94,6 @@ def _check_value(path: str, value: Any, hint: Any) -> None:
         # Of a union there is one for every alternative.
         first, *others = error.errors()
         same = [first, *(other for other in others if other["input"] == first["input"])]
-        rules = dict.fromkeys(each["msg"].removeprefix("Input should be ") for each in same)
-        raise UserError(
-            f"Wrong value of '{path}': expected {' or '.join(rules)}, but got {first['input']!r}"
-        ) from error
+        rule = " or ".join(dict.fromkeys(each["msg"] for each in same))
+        rule = rule.replace("Input should be", "expected", 1).replace("Input should be ", "")
+        raise UserError(f"Wrong value of '{path}': {rule}, but got {first['input']!r}") from error

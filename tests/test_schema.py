@@ -241,3 +241,9 @@ def test_an_object_cannot_be_a_plain_value(key: str) -> None:
 def test_the_nearest_name_is_only_named_when_it_is_near() -> None:
     assert nearest("round", ["rounds", "mode"]) == "; did you mean 'rounds'?"
     assert nearest("xyz", ["rounds", "mode"]) == ""
+
+
+def test_a_value_of_several_kinds_is_told_of_all() -> None:
+    rule = r"'baseline.num_select': expected a valid integer or less than 1, but got 1\.5"
+    with pytest.raises(UserError, match=rule):
+        check(plain("baseline=dfnd", "baseline.num_select=1.5"))

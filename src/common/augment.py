@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-CROP_RATIO = (3 / 4, 4 / 3)
+_CROP_RATIO = (3 / 4, 4 / 3)
 _CROP_TRIES = 10
 
 
@@ -36,7 +36,7 @@ class Augmentation:
         if self.scale is None:
             return random_crop_flip(images, self.padding, self.flip_probability, generator)
         size = images.shape[-1]
-        cropped = random_resized_crop(images, size, self.scale, CROP_RATIO, generator)
+        cropped = random_resized_crop(images, size, self.scale, _CROP_RATIO, generator)
         return random_crop_flip(cropped, 0, self.flip_probability, generator)
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from src.common.augment import Augmentation
 from src.common.files import content_hash
 from src.dataset.cache import Decoded, load_decoded, remember
 from src.dataset.contract import Dataset, Split
@@ -49,6 +50,11 @@ class FolderDataset(Dataset):
     @abstractmethod
     def _list(self, split: SplitName) -> ImageFiles | None:
         """Files of a split, or ``None`` where its folder is missing."""
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The training transform: CIFAR's in proportion, a padding of an eighth of the side."""
+        return Augmentation(self.geometry.size // 8, 0.5)
 
     def train(self) -> Split:
         """The original training split; only the teacher may ask for it."""

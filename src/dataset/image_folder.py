@@ -7,7 +7,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
-from src.common.augment import Augmentation
 from src.common.errors import UserError
 from src.common.files import content_hash, sha256_tensors
 from src.dataset.cache import Decoded, remember
@@ -69,9 +68,7 @@ class ImageFolder(FolderDataset):
         """Geometry and statistics; without given ones this decodes the train split once."""
         mean, std = self.given or self._measured()
         size = self.geometry.size
-        # The crop padding of CIFAR in proportion: an eighth of the side.
-        augmentation = Augmentation(size // 8, 0.5)
-        return ImageSpec(len(self.class_names), size, mean, std, augmentation=augmentation)
+        return ImageSpec(len(self.class_names), size, mean, std, augmentation=self.augmentation)
 
     def train(self) -> Split:
         """The original training split; only the teacher may ask for it.

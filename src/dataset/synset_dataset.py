@@ -4,7 +4,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from src.common.augment import Augmentation
 from src.common.errors import UserError
 from src.dataset.contract import ImageSpec
 from src.dataset.decode import Geometry
@@ -70,11 +69,6 @@ class SynsetDataset(FolderDataset):
         mean, std = _STATISTICS[self.statistics_name]
         size = self.geometry.size
         return ImageSpec(self.num_classes, size, mean, std, augmentation=self.augmentation)
-
-    @property
-    def augmentation(self) -> Augmentation:
-        """The training transform: CIFAR's in proportion, a padding of an eighth of the side."""
-        return Augmentation(self.geometry.size // 8, 0.5)
 
     @cached_property
     def synsets(self) -> tuple[str, ...]:
