@@ -1,12 +1,19 @@
 import copy
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import torch
+from torch import Tensor, nn
 
+from src.baseline import dafl
 from src.common.errors import UserError, nearest
+from src.network import convnet
+from src.network.classifier import Classifier
 from src.schema import check
+from src.substitution.contract import Baseline
 from tests.compose import plain
 
 
@@ -41,6 +48,9 @@ def test_the_default_is_valid() -> None:
     "overrides",
     [
         ("kdci=none", "kdci.N=8"),
+        ("kdci=none", "kdci.strength=inf"),
+        ("trainer.precision=bf16-mixed",),
+        ("substitution.mode=online", "distill.steps_per_round=5000"),
         ("trainer=ddp",),
         ("trainer=ddp_cpu",),
         ("logger=wandb",),
@@ -247,3 +257,417 @@ def test_a_value_of_several_kinds_is_told_of_all() -> None:
     rule = r"'baseline.num_select': expected a valid integer or less than 1, but got 1\.5"
     with pytest.raises(UserError, match=rule):
         check(plain("baseline=dfnd", "baseline.num_select=1.5"))
+
+
+OPTIMIZER, SCHEDULER = "torch.optim.", "torch.optim.lr_scheduler."
+GONE = object()
+"""A key that is left out."""
+
+
+def with_(*changes: tuple[str, Any]) -> dict[str, Any]:
+    """The default configuration with other values, by dotted key."""
+    config = copy.deepcopy(plain())
+    for key, value in changes:
+        *parents, last = key.split(".")
+        node: Any = config
+        for parent in parents:
+            node = node[parent]
+        if value is GONE:
+            del node[last]
+        else:
+            node[last] = value
+    return config
+
+
+def schedule(name: str, **arguments: Any) -> tuple[str, Any]:
+    return "distill.scheduler", {"_target_": f"{SCHEDULER}{name}", **arguments}
+
+
+def optimizer(name: str, **arguments: Any) -> tuple[str, Any]:
+    return "distill.optimizer", {"_target_": f"{OPTIMIZER}{name}", **arguments}
+
+
+def network(name: str, **arguments: Any) -> tuple[str, Any]:
+    return "teacher.network", {"_target_": f"src.network.{name}", **arguments}
+
+
+ONE_CYCLE = ("teacher.fit.schedule", "one_cycle")
+WRONG_OPTIMISERS: list[tuple[tuple[tuple[str, Any], ...], str]] = [
+    ((("distill.optimizer.lr", "abc"),), "'distill.optimizer.lr': expected a valid number"),
+    ((("distill.optimizer.lr", "0.1"),), "'distill.optimizer.lr': expected a valid number"),
+    ((("distill.optimizer.lr", None),), "'distill.optimizer.lr': expected a valid number"),
+    ((("distill.optimizer.lr", [0.1]),), "expected a valid number, but got [0.1]"),
+    ((("distill.optimizer.lr", True),), "expected a valid number, but got True"),
+    ((("distill.optimizer.lr", -1),), "(torch.optim.SGD) with lr=-1"),
+    ((("distill.optimizer.lr", -1),), "Invalid learning rate: -1"),
+    ((("distill.optimizer.lr", float("nan")),), "expected a finite number, but got nan"),
+    ((("distill.optimizer.lr", float("inf")),), "expected a finite number, but got inf"),
+    ((("distill.optimizer.lr", GONE),), "Missing configuration key 'distill.optimizer.lr'"),
+    ((("distill.optimizer.momentum", "abc"),), "optimizer.momentum': expected a valid number"),
+    ((("distill.optimizer.momentum", -1),), "Invalid momentum value: -1"),
+    ((("distill.optimizer.weight_decay", "abc"),), "weight_decay': expected a valid number"),
+    ((("distill.optimizer.params", []),), "'distill.optimizer.params': expected no such key"),
+    (
+        (("distill.optimizer._args_", [0.1]),),
+        "Unknown configuration key 'distill.optimizer._args_'",
+    ),
+    ((("distill.optimizer._partial_", 3),), "optimizer._partial_': expected true or false"),
+    ((("distill.optimizer", None),), "'distill.optimizer': expected a node with a `_target_`"),
+    ((("distill.optimizer", {}),), "Missing configuration key 'distill.optimizer._target_'"),
+    ((optimizer("SGD", lr=0.1, nesterov=True),), "Nesterov momentum requires a momentum"),
+    ((optimizer("Optimizer", defaults={}),), "Cannot build 'distill.optimizer'"),
+    ((optimizer("LBFGS", lr=0.1),), "missing 1 required positional argument: 'closure'"),
+    ((optimizer("SparseAdam", lr=0.1),), "SparseAdam does not support dense gradients"),
+    ((optimizer("Muon", lr=0.1),), "Muon only supports 2D parameters"),
+    ((optimizer("lr_scheduler.StepLR", step_size=3),), "an optimiser, a subclass of torch.optim."),
+    ((optimizer("lr_scheduler.StepLR", step_size=3),), "but got a learning-rate schedule"),
+    ((("distill.optimizer.lr", {"_target_": "torch.optim.SGD"}),), "expected a plain value"),
+    ((("baseline.optimizer.betas", [2, 3]),), "Invalid beta parameter at index 0: 2"),
+    ((("baseline.optimizer.betas", 0.9),), "betas': expected a valid tuple, but got 0.9"),
+    ((("baseline.optimizer.betas", [0.9]),), "betas': expected more values, but got (0.9,)"),
+    ((("baseline.optimizer.lr", -1),), "Cannot build 'baseline.optimizer' (torch.optim.Adam)"),
+    ((("baseline.optimizer", None),), "a `_target_` that makes an optimiser, but got None"),
+    ((("baseline.optimizer", GONE),), "Missing configuration key 'baseline.optimizer'"),
+    ((("baseline.optimizer._partial_", GONE),), "'baseline.optimizer._partial_': expected true"),
+    ((("baseline.optimizer._target_", f"{SCHEDULER}StepLR"),), "expected an optimiser"),
+    (
+        (("teacher.fit.optimizer.lr", "abc"),),
+        "'teacher.fit.optimizer.lr': expected a valid number",
+    ),
+    ((("teacher.fit.optimizer.lr", -1),), "Cannot build 'teacher.fit.optimizer'"),
+    ((ONE_CYCLE, ("teacher.fit.optimizer.lr", GONE)), "'teacher.fit.optimizer.lr': teacher.fit."),
+    (
+        (ONE_CYCLE, ("teacher.fit.optimizer", {"_target_": f"{OPTIMIZER}Adagrad", "lr": 0.1})),
+        "optimizer must support momentum",
+    ),
+]
+WRONG_SCHEDULES: list[tuple[tuple[tuple[str, Any], ...], str]] = [
+    ((("distill.scheduler.T_max", 0),), "Cannot build 'distill.scheduler'"),
+    ((("distill.scheduler.T_max", 0),), "ZeroDivisionError"),
+    ((("distill.scheduler.T_max", "abc"),), "T_max': expected a valid integer, but got 'abc'"),
+    ((("distill.scheduler.T_max", 2.5),), "T_max': expected a valid integer"),
+    ((("distill.scheduler.T_max", 10**10),), "T_max': expected <= 1000000000"),
+    ((("distill.scheduler.eta_min", -1.0),), "expected a finite one >= 0"),
+    (
+        (("distill.scheduler", {"T_max": 3}),),
+        "Missing configuration key 'distill.scheduler._targe",
+    ),
+    ((schedule("MultiStepLR", milestones="abc"),), "milestones': expected a valid list"),
+    ((schedule("MultiStepLR", milestones=["a"]),), "milestones': expected a valid integer"),
+    ((schedule("MultiStepLR", milestones=[1], gamma="abc"),), "gamma': expected a valid number"),
+    ((schedule("StepLR", step_size=0),), "(torch.optim.lr_scheduler.StepLR) with step_size=0"),
+    ((schedule("StepLR", step_size=1, gamma=-1.0),), "the learning rate is -0.1 after 1 steps"),
+    ((schedule("ExponentialLR", gamma=1e300),), "the learning rate is inf after 2 steps"),
+    ((schedule("OneCycleLR", max_lr=0.1, total_steps=9),), "this run steps it 10 times"),
+    (
+        (("distill.epochs", 5000), schedule("OneCycleLR", max_lr=0.1, total_steps=4999)),
+        "Tried to step 5000 times",
+    ),
+    (
+        (("distill.scheduler_steps", 30), schedule("OneCycleLR", max_lr=0.1, total_steps=19)),
+        "this run steps it 20 times",
+    ),
+    ((schedule("ReduceLROnPlateau"),), "missing 1 required positional argument: 'metrics'"),
+    ((schedule("LambdaLR", lr_lambda="abc"),), "'distill.scheduler.lr_lambda': expected a node"),
+    ((schedule("LRScheduler"),), "NotImplementedError"),
+    ((schedule("Counter"),), "expected a learning-rate schedule"),
+    ((("distill.scheduler._target_", "torch.optim.SGD"),), "but got an optimiser"),
+]
+WRONG_OBJECTS: list[tuple[tuple[tuple[str, Any], ...], str]] = [
+    ((("baseline._target_", "src.network.resnet.ResNet"),), "a baseline, a subclass of src.subst"),
+    ((("baseline._target_", "src.network.resnet.ResNet"),), "but got a classifier"),
+    ((("dataset._target_", "src.dataset.photo_patches.PhotoPatches"),), "got a pool of images"),
+    ((("dataset._target_", "src.dataset.contract.Dataset"),), "it must define `class_names`"),
+    ((("pool._target_", "src.baseline.dafl.DAFL"),), "expected a pool of images"),
+    ((("pool.num_images", 0),), "Cannot build 'pool'"),
+    ((("pool.num_images", 0),), "Expected `num_images` >= 1, but got 0"),
+    ((("student.network._target_", "src.network.generator.Generator"),), "got an image generator"),
+    ((("student.network.num_classes", 3),), "num_classes': expected no such key"),
+    ((("student.network.widths", []),), "Cannot build 'student.network'"),
+    ((("student.network.widths", [0]),), "to be positive numbers, but got [0]"),
+    ((("student.network.widths", [10**6, 10**6]),), "at most 10000000000 parameters"),
+    ((network("resnet.ResNet", depth=19),), "Cannot build 'teacher.network'"),
+    ((network("resnet.ResNet"),), "Missing configuration key 'teacher.network.depth'"),
+    ((network("vgg.VGG", depth=12),), "to be one of [8, 11, 13], but got 12"),
+    ((network("wide_resnet.WideResNet", depth=16, width=0),), "`width` to be at least 1"),
+    ((network("wide_resnet.WideResNet", depth=60_004, width=1),), "depth': expected <= 10000"),
+    ((("baseline.generator", "mine"),), "that makes an image generator, but got 'mine'"),
+    ((("baseline.generator._partial_", False),), "generator._partial_': expected true"),
+    ((("baseline.generator.latent_dim", -3),), "Cannot build 'baseline.generator'"),
+    ((("baseline.generator.latent_dim", 0),), "it has a layer without weights"),
+    ((("baseline.generator.latent_dim", 10**9),), "at most 10000000000 parameters"),
+    ((("baseline.generator.image_size", 32),), "image_size': expected no such key"),
+    ((("baseline.generator._target_", "src.network.vgg.VGG"),), "expected an image generator"),
+]
+WRONG_GROUPS: list[tuple[tuple[tuple[str, Any], ...], str]] = [
+    ((("kdci", None),), "for a run without compensation use kdci=none"),
+    ((("kdci", GONE),), "for a run without compensation use kdci=none"),
+    ((("kdci", "hello"),), "'kdci': expected a group of keys, but got 'hello'; choose an option"),
+    ((("kdci", [1]),), "'kdci': expected a group of keys, but got [1]"),
+    ((("kdci", 3),), "'kdci': expected a group of keys, but got 3"),
+    ((("kdci.name", "foo"),), "choose with kdci=backdoor or kdci=none"),
+    ((("kdci.name", []),), "choose with kdci=backdoor or kdci=none"),
+    (
+        (("dataset", GONE),),
+        "Missing configuration key 'dataset'; choose an option with dataset=..",
+    ),
+    ((("dataset", None),), "'dataset': expected a node with a `_target_`, but got None; choose"),
+    ((("pool", None),), "choose an option with dataset@pool=..., see conf/dataset"),
+    ((("distill", GONE),), "Missing configuration key 'distill'"),
+    ((("distill", [1]),), "'distill': expected a group of keys, but got [1]"),
+    ((("teacher", None),), "'teacher': expected a group of keys, but got None; choose an option"),
+    ((("seed", GONE),), "Missing configuration key 'seed'"),
+    ((("foo", 1),), "Unknown configuration key 'foo'"),
+    ((("baseline", {1: 2}),), "expected a valid string, but got 1"),
+    ((("baseline.generator", {"_partial_": True}),), "expected a node with a `_target_`"),
+]
+WRONG_NUMBERS: list[tuple[tuple[tuple[str, Any], ...], str]] = [
+    ((("kdci.strength", float("inf")),), "'kdci.strength': expected a finite number, but got inf"),
+    ((("kdci.strength", float("nan")),), "'kdci.strength': expected a finite number, but got nan"),
+    ((("baseline.one_hot_weight", float("inf")),), "'baseline.one_hot_weight': expected a finite"),
+    ((("baseline.optimizer.betas", [0.5, float("nan")]),), "'baseline.optimizer.betas.1': expect"),
+    ((("distill.batch_size", 65_537),), "less than or equal to 65536, but got 65537"),
+    ((("teacher.fit.batch_size", 65_537),), "less than or equal to 65536"),
+    ((("baseline.batch_size", 10**8),), "'baseline.batch_size': expected <= 65536"),
+    ((("baseline.batch_size", "32"),), "'baseline.batch_size': expected a valid integer"),
+    ((("kdci.N", 10**6 + 1),), "less than or equal to 1000000,"),
+    ((("kdci.attention_dim", 65_537),), "less than or equal to 65536"),
+    ((("kdci.iterations", 10**5 + 1),), "less than or equal to 100000,"),
+    ((("kdci.restarts", 10**4 + 1),), "less than or equal to 10000,"),
+    ((("substitution.num_images", 10**9 + 1),), "less than or equal to 1000000000"),
+    ((("substitution.rounds", 10**9 + 1),), "less than or equal to 1000000000"),
+    ((("distill.epochs", 10**9 + 1),), "less than or equal to 1000000000"),
+    ((("distill.steps_per_epoch", 10**9 + 1),), "less than or equal to 1000000000"),
+    ((("seed", 2**63),), "'seed': expected less than 9223372036854775808"),
+    ((("seed", 10**5000),), "'seed': expected less than 9223372036854775808"),
+    ((("teacher.seed", 2**63),), "'teacher.seed': expected less than"),
+    ((("pool.seed", 2**63),), "'pool.seed': expected <= 9223372036854775807"),
+    ((("trainer.devices", 4097),), "less than or equal to 4096"),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [*WRONG_OPTIMISERS, *WRONG_SCHEDULES, *WRONG_OBJECTS, *WRONG_GROUPS, *WRONG_NUMBERS],
+)
+def test_what_could_not_run_is_refused_in_one_line(
+    changes: tuple[tuple[str, Any], ...], expected: str
+) -> None:
+    assert expected in complaint(with_(*changes))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            optimizer(name, lr=0.1)
+            for name in ("Adam", "AdamW", "NAdam", "RMSprop", "Rprop", "Adagrad", "Adafactor")
+        ),
+        schedule("StepLR", step_size=3),
+        schedule("MultiStepLR", milestones=[2, 4], gamma=0.1),
+        schedule("LinearLR"),
+        schedule("PolynomialLR", power=0.5),
+        schedule("CosineAnnealingWarmRestarts", T_0=2),
+        schedule("CyclicLR", base_lr=0.01, max_lr=0.1),
+        schedule("OneCycleLR", max_lr=0.1, total_steps=10, anneal_strategy="linear"),
+        ("seed", 2**63 - 1),
+        ("distill.batch_size", 65_536),
+    ],
+)
+def test_what_can_run_passes(change: tuple[str, Any]) -> None:
+    check(with_(change))
+
+
+def test_a_companion_steps_the_schedule_too() -> None:
+    steps = "distill.steps_per_epoch=10", "distill.steps_per_round=5", "substitution.rounds=300"
+    config = plain("baseline=deepinv", *steps)
+    config["distill"]["scheduler"] = schedule("OneCycleLR", max_lr=0.1, total_steps=100)[1]
+    assert "this run steps it 150 times" in complaint(config)
+    config["substitution"]["mode"] = "online"
+    check(config)
+
+
+def test_every_optimiser_of_a_baseline_is_tried() -> None:
+    config = plain("baseline=cmi")
+    config["baseline"]["head_optimizer"]["lr"] = -1
+    assert "Cannot build 'baseline.head_optimizer'" in complaint(config)
+    config = plain("baseline=mosaickd")
+    config["baseline"]["discriminator"]["base_width"] = -1
+    assert "Cannot build 'baseline.discriminator'" in complaint(config)
+
+
+class Good(Baseline):
+    reads_pool: ClassVar[bool] = True
+
+    def __init__(self, *, teacher: Any, spec: Any, pool: Any, optimizer: Any = None) -> None:
+        super().__init__(teacher=teacher, spec=spec)
+
+    def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
+        return {}
+
+    def sample(self, n: int) -> Tensor:
+        return torch.zeros(n)
+
+
+class NoSample(Baseline):
+    def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
+        return {}
+
+
+class LonelyRefresh(Good):
+    def refresh(self) -> dict[str, Tensor]:  # type: ignore[override]
+        return {}
+
+
+class GreedySample(Good):
+    def sample(self, n: int, device: str) -> Tensor:  # type: ignore[override]
+        return torch.zeros(n)
+
+
+class SampleIsNoMethod(Good):
+    sample: Any = 3
+
+
+class NoTeacher(Good):
+    def __init__(self, *, spec: Any, pool: Any) -> None:
+        super().__init__(teacher=None, spec=spec, pool=pool)
+
+
+class NoSpec(Good):
+    def __init__(self, *, teacher: Any, pool: Any) -> None:
+        super().__init__(teacher=teacher, spec=None, pool=pool)
+
+
+class NoPool(Good):
+    def __init__(self, *, teacher: Any, spec: Any) -> None:
+        super().__init__(teacher=teacher, spec=spec, pool=None)
+
+
+class UnreadPool(Good):
+    reads_pool: ClassVar[bool] = False
+
+
+class UnreadableHint(Good):
+    def __init__(self, *, teacher: Any, spec: Any, pool: Any, x: "Nowhere") -> None:  # type: ignore[name-defined] # noqa: F821
+        super().__init__(teacher=teacher, spec=spec, pool=pool)
+
+
+def with_class(monkeypatch: pytest.MonkeyPatch, made: type, **arguments: Any) -> dict[str, Any]:
+    monkeypatch.setattr(dafl, made.__name__, made, raising=False)
+    return with_(("baseline", {"_target_": f"src.baseline.dafl.{made.__name__}", **arguments}))
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (NoSample, "the class is abstract, it must define `sample`"),
+        (LonelyRefresh, "its method `refresh(self, student)`, but got `refresh(self)"),
+        (GreedySample, "its method `sample(self, n)`, but got `sample(self, n: int, device: str)"),
+        (SampleIsNoMethod, "its method `sample(self, n)`, but got 3"),
+        (NoTeacher, "its constructor must take `teacher`"),
+        (NoSpec, "its constructor must take `spec`"),
+        (NoPool, "its constructor must take `pool`"),
+        (UnreadPool, "the class needs reads_pool = True"),
+    ],
+)
+def test_a_class_that_is_no_baseline_is_named_before_anything_is_built(
+    made: type, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = complaint(with_class(monkeypatch, made))
+    assert expected in message
+    assert made.__name__ in message
+
+
+def test_a_baseline_of_ones_own_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(with_class(monkeypatch, Good))
+    check(with_class(monkeypatch, UnreadableHint, x="anything"))
+
+
+def test_an_optimiser_is_tried_where_no_hint_asks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": -1}
+    message = complaint(with_class(monkeypatch, Good, optimizer=node))
+    assert "Invalid learning rate: -1" in message
+
+
+class ReadsWeights(Classifier):
+    head_name = "fc"
+
+    def __init__(self, *, num_classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(int(torch.ones(1).item()), num_classes)
+
+    def embed(self, images: Tensor) -> Tensor:
+        return images
+
+
+class NoHead(Classifier):
+    head_name = "fc"
+
+    def __init__(self, *, num_classes: int) -> None:
+        super().__init__()
+
+    def embed(self, images: Tensor) -> Tensor:
+        return images
+
+
+def test_a_network_that_needs_memory_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convnet, "ReadsWeights", ReadsWeights, raising=False)
+    check(with_(("teacher.network", {"_target_": "src.network.convnet.ReadsWeights"})))
+
+
+def test_a_network_without_its_head_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convnet, "NoHead", NoHead, raising=False)
+    message = complaint(with_(("teacher.network", {"_target_": "src.network.convnet.NoHead"})))
+    assert "Cannot build 'teacher.network'" in message
+    assert "no attribute 'head'" in message
+
+
+def test_a_module_that_cannot_be_imported_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import src.baseline
+
+    (tmp_path / "broken.py").write_text("def broken(:\n")
+    monkeypatch.setattr(src.baseline, "__path__", [*src.baseline.__path__, str(tmp_path)])
+    message = complaint(with_(("baseline._target_", "src.baseline.broken.Broken")))
+    assert message.startswith("Cannot import 'baseline._target_=src.baseline.broken.Broken'")
+    assert "broken.py, line 1" in message
+
+
+WEIRD: list[Any] = [None, -1, 10**30, "a\nb", True, [], {}, {1: 2}, b"x", {"name": "none"}]
+WEIRD += [{"_target_": target} for target in (None, "src.", "src..x", "torch.optim.SGD")]
+
+
+@pytest.mark.parametrize("value", WEIRD, ids=repr)
+@pytest.mark.parametrize(
+    "key", ["kdci", "pool", "baseline", "baseline.generator", "distill.scheduler", "seed"]
+)
+def test_no_mapping_is_answered_by_another_error(key: str, value: Any) -> None:
+    message = ""
+    try:
+        check(with_((key, value)))
+    except UserError as error:
+        message = str(error)
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"kdci": {}}, {1: 2}, {"kdci": {"name": "none"}}, [], None]
+)
+def test_an_incomplete_configuration_is_answered_in_one_line(config: Any) -> None:
+    assert complaint(config)
+
+
+def test_the_check_leaves_no_trace() -> None:
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    check(plain())
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_check_is_fast() -> None:
+    config = plain("baseline=mosaickd", "dataset=imagenet")
+    check(config)  # imports what is named
+    start = time.process_time()
+    check(config)
+    assert time.process_time() - start < 0.5
