@@ -4,6 +4,7 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
 
 from src.kdci.kmeans import Clustering, kmeans, project
 
@@ -65,6 +66,52 @@ def test_more_restarts_are_never_worse() -> None:
     rows = np.random.default_rng(0).standard_normal((300, 4)).astype(np.float32)
     finals = [inertia(rows, cluster(rows, 12, restarts=n).assignment) for n in (1, 10)]
     assert finals[1] < finals[0]
+
+
+def trapped() -> np.ndarray[Any, Any]:
+    """Nine groups of three sizes and widths: many runs put two centroids into one of them."""
+    draws = np.random.default_rng(4)
+    parts = [
+        (8 * np.array([k % 3, k // 3]) + spread * draws.standard_normal((count, 2)))
+        for k, (count, spread) in enumerate([(80, 1.0), (20, 0.3), (5, 0.1)] * 3)
+    ]
+    return np.concatenate(parts).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_restarts_keep_the_best_run_and_its_inertia_alone(seed: int) -> None:
+    rows = trapped()
+    results = [cluster(rows, 9, seed=seed, restarts=n, iterations=6) for n in range(1, 9)]
+    finals = [result.inertia[-1] for result in results]
+    assert finals == sorted(finals, reverse=True)
+    for result in results:
+        assert len(result.inertia) <= 6
+        assert (np.diff(result.inertia) <= 1e-5 * result.inertia[0]).all()
+        assert result.inertia[-1] >= inertia(rows, result.assignment) * (1 - 1e-5)
+
+
+def test_without_restarts_many_of_these_runs_are_trapped() -> None:
+    rows = trapped()
+    single = [cluster(rows, 9, seed=seed).inertia[-1] for seed in range(6)]
+    several = [cluster(rows, 9, seed=seed, restarts=8).inertia[-1] for seed in range(6)]
+    assert max(single) > 1.2 * min(single)
+    assert max(several) < 1.05 * min(single)
+
+
+def test_the_first_run_is_that_of_the_seed() -> None:
+    rows = blobs(50, 30, 20)
+    once, often = (cluster(rows, 3, seed=5, restarts=n) for n in (1, 4))
+    assert once.inertia[-1] == often.inertia[-1]  # all runs find these groups: the first is kept
+    assert once.inertia == often.inertia
+    assert (once.assignment == often.assignment).all()
+
+
+def test_reaches_the_inertia_of_another_implementation() -> None:
+    rows = blobs(50, 30, 20, 40, spread=1.5)
+    reference = KMeans(4, n_init=10, random_state=0).fit(rows)
+    found = cluster(rows, 4, restarts=5)
+    assert found.inertia[-1] == pytest.approx(reference.inertia_, rel=1e-4)
+    assert inertia(rows, found.assignment) == pytest.approx(reference.inertia_, rel=1e-4)
 
 
 def test_repeats_bit_for_bit_from_the_seed() -> None:
