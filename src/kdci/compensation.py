@@ -156,8 +156,14 @@ class BackdoorCompensation(nn.Module):
         return torch.logsumexp(log_weights[:, :, None] + log_classes, dim=1)
 
     def plain(self, logits: Tensor) -> Tensor:
-        """The student's own prediction ``W_h s`` ``[B, K]``, as evaluated and shipped."""
-        return logits if self.fuse is None else F.linear(logits, self.fuse)
+        """The student's own prediction ``W_h s`` ``[B, K]``, as evaluated and shipped.
+
+        At least float32, also under autocast: validation runs under it, the shipped layer not.
+        """
+        if self.fuse is None:
+            return logits
+        with torch.autocast(logits.device.type, enabled=False):
+            return F.linear(at_least_float32(logits), self.fuse)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Compensated logits ``[B, K]`` of plain student logits ``[B, K]``, at least float32."""

@@ -203,6 +203,18 @@ def test_is_exact_under_autocast() -> None:
     assert torch.equal(inside, module(logits))
 
 
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_the_plain_prediction_is_float32_under_autocast(fusion: str) -> None:
+    module, logits = make(fusion=fusion), torch.randn(6, K)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = module.plain(logits)
+        narrow = module.plain(logits.bfloat16())
+    expected = logits if module.fuse is None else torch.nn.functional.linear(logits, module.fuse)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, expected)
+    assert narrow.dtype == (torch.float32 if fusion == "linear" else torch.bfloat16)
+
+
 def test_construction_draws_nothing_from_the_global_generator() -> None:
     before = torch.get_rng_state()
     BackdoorCompensation(num_classes=K, num_prototypes=N, dim=K, fusion="linear")
