@@ -1,5 +1,6 @@
 """Builds the confounder dictionary between stages (a) and (b)."""
 
+import logging
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -8,6 +9,7 @@ from torch import Tensor
 from src.common.distributed import gather_rows, on_rank_zero, require_equal_on_all_ranks
 from src.common.files import sha256_tensors
 from src.common.measure import Measurement, measured
+from src.common.sealed import DamagedError
 from src.kdci.dictionary import (
     ConfounderDictionary,
     DictionarySettings,
@@ -16,6 +18,8 @@ from src.kdci.dictionary import (
 )
 from src.kdci.mixin import KDCIMixin
 from src.substitution.module import Recording, SubstitutionModule
+
+_log = logging.getLogger(__name__)
 
 
 class ConfounderDictionaryCallback(Callback):
@@ -67,19 +71,23 @@ class ConfounderDictionaryCallback(Callback):
         pl_module.load_dictionary(self.dictionary)
 
     def read(self, recording: Recording) -> ConfounderDictionary | None:
-        """A dictionary of the same settings and data, if one was saved before."""
+        """A dictionary of the same settings and data, if one was saved before and is whole."""
         rows = self._gather(recording)
 
         def load() -> ConfounderDictionary | None:
             if not self.path.is_file():
                 return None
-            found = ConfounderDictionary.load(
-                self.path,
-                teacher_sha256=self.teacher_sha256,
-                space=self.settings.space,
-                dim=rows.shape[1],
-            )
-            is_of_these = found.provenance["predictions_sha256"] == sha256_tensors(rows)
+            try:
+                found = ConfounderDictionary.load(
+                    self.path,
+                    teacher_sha256=self.teacher_sha256,
+                    space=self.settings.space,
+                    dim=rows.shape[1],
+                )
+            except DamagedError as error:
+                _log.warning("%s; it is built again", error)
+                return None
+            is_of_these = found.provenance.get("predictions_sha256") == sha256_tensors(rows)
             return found if is_of_these else None
 
         return on_rank_zero(load)

@@ -13,12 +13,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from src.common.errors import UserError
-from src.common.files import atomic_write
+from src.common.files import atomic_write, content_hash, sha256_tensors
+from src.common.sealed import DamagedError
 from src.common.seeding import generator
 from src.kdci.kmeans import kmeans, project
 from src.substitution.module import Recording
 
 Space = Literal["logits", "features"]
+_DIGEST = "digest"
+_SUM_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class DictionarySettings:
         pca_dim: Dimension after PCA, or None for no PCA.
         prototypes: ``kmeans``, or ``random`` (ablation: same shape, matched mean and scale).
         iterations: Lloyd iterations.
-        restarts: K-means runs, the best of which is kept.
+        restarts: K-means runs, the one of the lowest inertia is kept.
         seed: Seed of k-means and of random prototypes.
     """
 
@@ -59,37 +62,68 @@ class ConfounderDictionary:
     provenance: dict[str, Any]
 
     def save(self, path: Path) -> None:
-        """Write as safetensors, the provenance in its header."""
+        """Write as safetensors, the provenance and a digest of everything in its header."""
+        # One entry: safetensors writes several in random order, and equal files are worth having.
+        provenance = json.dumps(self.provenance | {_DIGEST: self._digest()})
         with atomic_write(path) as temporary:
             save_file(
                 {"prototypes": self.prototypes, "prior": self.prior},
                 temporary,
-                metadata={"provenance": json.dumps(self.provenance)},
+                metadata={"provenance": provenance},
             )
+
+    def _digest(self) -> str:
+        return content_hash([sha256_tensors(self.prototypes, self.prior), self.provenance])
 
     @classmethod
     def load(cls, path: Path, *, teacher_sha256: str, space: Space, dim: int) -> Self:
         """Read a dictionary and check that it belongs to this teacher and space.
 
         Raises:
-            UserError: If the file is damaged, or was built for another teacher, space or width.
+            DamagedError: If the file is not what :meth:`save` wrote.
+            UserError: If it is, but was built for another teacher, space or width.
         """
-        try:
-            with safe_open(path, "pt") as file:
-                provenance = json.loads(file.metadata()["provenance"])
-                prototypes, prior = file.get_tensor("prototypes"), file.get_tensor("prior")
-        except Exception as error:
-            raise UserError(
-                f"Cannot read the confounder dictionary '{path}' ({error}); delete it to rebuild"
-            ) from error
-        found = (provenance["teacher_sha256"], provenance["space"], prototypes.shape[1])
+        dictionary = cls._read(path)
+        facts, prototypes = dictionary.provenance, dictionary.prototypes
+        found = (str(facts.get("teacher_sha256")), facts.get("space"), prototypes.shape[1])
         if found != (teacher_sha256, space, dim):
             raise UserError(
                 f"Expected the confounder dictionary '{path}' to be of this teacher "
                 f"({teacher_sha256[:12]}, {space}, width {dim}), but it is of "
                 f"({found[0][:12]}, {found[1]}, width {found[2]}); delete it to rebuild"
             )
-        return cls(prototypes, prior, provenance)
+        return dictionary
+
+    @classmethod
+    def _read(cls, path: Path) -> Self:
+        """A dictionary that is whole, whoever it belongs to."""
+        if not path.is_file():
+            raise DamagedError(f"The confounder dictionary '{path}' is missing")
+        try:
+            with safe_open(path, "pt") as file:
+                provenance = json.loads(file.metadata()["provenance"])
+                digest = provenance.pop(_DIGEST)
+                dictionary = cls(
+                    file.get_tensor("prototypes"), file.get_tensor("prior"), provenance
+                )
+            is_as_written = digest == dictionary._digest()
+        except Exception as error:
+            raise DamagedError(
+                f"The confounder dictionary '{path}' cannot be read "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        if not is_as_written:
+            raise DamagedError(
+                f"The confounder dictionary '{path}' has been altered: its checksum differs"
+            )
+        prior = dictionary.prior
+        is_distribution = (prior > 0).all() and abs(float(prior.sum()) - 1) < _SUM_TOLERANCE
+        if not (dictionary.prototypes.isfinite().all() and is_distribution):
+            raise DamagedError(
+                f"The confounder dictionary '{path}' holds prototypes that are not finite, or a "
+                "prior that is no distribution"
+            )
+        return dictionary
 
 
 def predictions_of(recording: Recording, space: Space) -> Tensor:
@@ -111,8 +145,8 @@ def fit_dictionary(
         origin: Facts for the provenance, e.g. ``teacher_sha256``.
 
     Raises:
-        UserError: If N exceeds the number of distinct predictions, a prediction is not finite,
-            or ``pca_dim`` does not reduce.
+        UserError: If N exceeds the number of distinct predictions, a prediction is not finite
+            or too large, or ``pca_dim`` does not reduce or exceeds what the rows span.
 
     Source: Wang et al., De-confounded Data-free Knowledge Distillation for Handling Distribution
     Shifts, CVPR 2024, arXiv:2403.19539.
@@ -150,10 +184,23 @@ def fit_dictionary(
 def _check(data: np.ndarray[Any, np.dtype[np.float32]], settings: DictionarySettings) -> None:
     if not np.isfinite(data).all():
         raise UserError("Expected finite teacher predictions, but some are NaN or infinite")
+    largest = float(np.abs(data).max())
+    if 4 * data.size * largest**2 > float(np.finfo(np.float32).max):  # FAISS would not tell
+        raise UserError(
+            "Expected teacher predictions whose squared distances add up within float32, but "
+            f"they reach {largest:.3g}; check the teacher's checkpoint"
+        )
     if settings.pca_dim is not None and not 0 < settings.pca_dim < data.shape[1]:
         raise UserError(
             f"Expected kdci.pca_dim to be below the width {data.shape[1]} of the predictions, "
             f"but got {settings.pca_dim}; null turns PCA off"
+        )
+    # M rows span M - 1 dimensions around their mean; FAISS fills one more with noise, then fails.
+    if settings.pca_dim is not None and settings.pca_dim >= len(data):
+        raise UserError(
+            f"Expected kdci.pca_dim to be below the number of predictions, but got "
+            f"{settings.pca_dim} >= {len(data)}; lower kdci.pca_dim, set it to null, or raise "
+            "substitution.num_images"
         )
     distinct = len(np.unique(data, axis=0))
     if settings.num_prototypes > distinct:

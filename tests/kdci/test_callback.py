@@ -117,6 +117,37 @@ def test_never_reads_a_dictionary_of_other_predictions(
     assert torch.equal(given, fit_dictionary(recording.logits, SETTINGS).prototypes)
 
 
+def test_a_damaged_dictionary_is_reported_and_built_again(
+    tiny_spec: ImageSpec,
+    tiny_teacher: FrozenTeacher,
+    recording: Recording,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first = make(tmp_path, tiny_teacher, recording)
+    built = first.build(recording)
+    whole = first.path.read_bytes()
+    first.path.write_bytes(whole[:-7] + bytes([whole[-7] ^ 1]) + whole[-6:])
+    assert make(tmp_path, tiny_teacher).read(recording) is None
+    (line,) = caplog.messages
+    assert line.endswith("has been altered: its checksum differs; it is built again")
+    assert str(first.path) in line
+    given = start_stage_b(
+        make(tmp_path, tiny_teacher, recording), kdci_student(tiny_spec, tiny_teacher)
+    )
+    assert torch.equal(given, built.prototypes)
+    assert first.path.read_bytes() == whole
+
+
+def test_a_dictionary_of_unknown_predictions_is_not_used(
+    tiny_teacher: FrozenTeacher, recording: Recording, tmp_path: Path
+) -> None:
+    callback = make(tmp_path, tiny_teacher)
+    sha = tiny_teacher.fingerprint()
+    fit_dictionary(recording.logits, SETTINGS, teacher_sha256=sha).save(callback.path)
+    assert callback.read(recording) is None
+
+
 def test_a_dictionary_of_another_teacher_is_refused(
     tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, recording: Recording, tmp_path: Path
 ) -> None:

@@ -1,11 +1,15 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from src.common.errors import UserError
+from src.common.sealed import DamagedError
 from src.kdci.dictionary import (
     ConfounderDictionary,
     DictionarySettings,
@@ -13,6 +17,7 @@ from src.kdci.dictionary import (
     fit_dictionary,
     predictions_of,
 )
+from src.kdci.kmeans import project
 from src.substitution.module import Recording
 
 CENTRES = torch.tensor([[0.0, 0, 9, 0], [9, 0, 0, 0], [0, 9, 0, 0]])
@@ -133,6 +138,28 @@ def test_a_pca_that_does_not_reduce_is_refused(pca_dim: int) -> None:
         fit(torch.randn(20, 4), 2, pca_dim=pca_dim)
 
 
+@pytest.mark.parametrize("pca_dim", [6, 7, 9])
+def test_a_pca_beyond_what_the_rows_span_is_refused_with_both_numbers(pca_dim: int) -> None:
+    with pytest.raises(UserError, match=rf"but got {pca_dim} >= 6; .*set it to null, or raise"):
+        fit(torch.randn(6, 10), 2, pca_dim=pca_dim)
+
+
+def test_a_pca_of_all_that_the_rows_span_keeps_their_distances() -> None:
+    rows = torch.randn(6, 10)
+    projected = torch.from_numpy(project(rows.numpy(), 5))
+    torch.testing.assert_close(torch.cdist(projected, projected), torch.cdist(rows, rows))
+    assert fit(rows, 6, pca_dim=5).prior.tolist() == [pytest.approx(1 / 6)] * 6
+
+
+def test_predictions_too_large_for_float32_are_refused() -> None:
+    rows = torch.randn(20, 4)
+    rows[0, 0] = 1e17
+    assert fit(rows, 2).provenance["inertia"]
+    rows[0, 0] = -3e19
+    with pytest.raises(UserError, match=r"squared distances .* reach 3e\+19; check the teacher"):
+        fit(rows, 2)
+
+
 def test_predictions_that_pca_makes_equal_are_refused() -> None:
     rows = torch.zeros(40, 4)
     rows[:, 0] = torch.arange(2.0).repeat(20)
@@ -194,13 +221,76 @@ def test_another_teacher_space_or_width_is_refused(saved: Path) -> None:
         load(saved, dim=5)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "random", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "random", "empty", "missing"])
 def test_a_damaged_file_is_refused_by_name(saved: Path, damage: str) -> None:
     if damage == "truncated":
         saved.write_bytes(saved.read_bytes()[:-5])
     elif damage == "random":
         saved.write_bytes(bytes(range(200)))
+    elif damage == "empty":
+        saved.write_bytes(b"")
     else:
         saved.unlink()
-    with pytest.raises(UserError, match=r"Cannot read .*dictionary\.safetensors.*to rebuild"):
+    message = "is missing" if damage == "missing" else "cannot be read"
+    with pytest.raises(DamagedError, match=rf"dictionary\.safetensors' {message}"):
         load(saved)
+
+
+def test_no_flipped_bit_goes_unnoticed(saved: Path) -> None:
+    whole = saved.read_bytes()
+    for position in range(0, len(whole), 3):
+        for mask in (1 << position % 8, 0xFF):
+            damaged = bytearray(whole)
+            damaged[position] ^= mask
+            saved.write_bytes(damaged)
+            with pytest.raises(DamagedError, match=r"dictionary\.safetensors"):
+                load(saved)
+
+
+def rewrite(path: Path, tensors: dict[str, Tensor], *, keep_digest: bool = True) -> None:
+    """The same file with other tensors; with a digest that fits, or with none."""
+    with safe_open(path, "pt") as file:
+        provenance = json.loads(file.metadata()["provenance"])
+        provenance.pop("digest")
+        old = {name: file.get_tensor(name) for name in ("prototypes", "prior")}
+    new = ConfounderDictionary(**(old | tensors), provenance=provenance)
+    if keep_digest:
+        new.save(path)
+    else:
+        metadata = {"provenance": json.dumps(provenance)}
+        save_file({"prototypes": new.prototypes, "prior": new.prior}, path, metadata=metadata)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"prototypes": torch.full((3, 4), NAN)},
+        {"prototypes": torch.full((3, 4), float("inf"))},
+        {"prior": torch.tensor([0.5, 0.4, NAN])},
+        {"prior": torch.tensor([0.5, 0.4, 0.2])},
+        {"prior": torch.tensor([0.5, 0.5, 0.0])},
+        {"prior": torch.tensor([1.5, 0.5, -1.0])},
+    ],
+)
+def test_a_dictionary_that_is_none_is_damaged(saved: Path, tensors: dict[str, Tensor]) -> None:
+    rewrite(saved, tensors)
+    with pytest.raises(DamagedError, match="not finite, or a prior that is no distribution"):
+        load(saved)
+
+
+def test_a_file_without_a_digest_is_damaged(saved: Path) -> None:
+    rewrite(saved, {})
+    assert load(saved)
+    rewrite(saved, {}, keep_digest=False)
+    with pytest.raises(DamagedError, match="digest"):
+        load(saved)
+
+
+def test_a_whole_dictionary_of_unknown_origin_is_refused(saved: Path) -> None:
+    fit(blobs(5, 3, 2), 3).save(saved)
+    with pytest.raises(UserError, match="of this teacher") as caught:
+        load(saved)
+    assert not isinstance(caught.value, DamagedError)
