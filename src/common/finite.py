@@ -1,7 +1,7 @@
-"""Watch losses for NaN and infinity without a host-device copy in the inner loop."""
+"""Watch for NaN and infinity without a host-device copy in the inner loop."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class LossMonitor:
@@ -53,3 +53,51 @@ class LossMonitor:
                 "Lower the learning rate or the term's weight, or use trainer.precision=32-true"
             )
         return {name: total / counts[name] for name, total in zip(names, sums, strict=True)}
+
+
+class FiniteWatch:
+    """Whether all that was shown to it was finite; on the device until it is asked."""
+
+    def __init__(self) -> None:
+        self._bad: Tensor | None = None
+
+    @torch.no_grad()
+    def update(self, *values: Tensor) -> None:
+        """Look at floating tensors of any shape."""
+        for value in values:
+            bad = ~value.detach().isfinite().all()
+            self._bad = bad if self._bad is None else self._bad | bad
+
+    def is_clean(self) -> bool:
+        """Whether nothing was NaN or infinite so far; waits for the device."""
+        return self._bad is None or not bool(self._bad)
+
+    def reset(self) -> None:
+        """Start afresh."""
+        self._bad = None
+
+
+@torch.no_grad()
+def require_finite(module: nn.Module, what: str) -> None:
+    """Make sure that weights may be saved; one copy to the host for the whole module.
+
+    A loss is that of the weights before the step: it can be finite where they no longer are.
+
+    Args:
+        module: Its parameters and floating buffers are looked at, in this order.
+        what: Whose they are, for the message, e.g. ``"student"``.
+
+    Raises:
+        FloatingPointError: If one holds NaN or infinity; names the first.
+    """
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    floating = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
+    if not floating:
+        return
+    finite = torch.stack([tensor.isfinite().all() for _, tensor in floating]).tolist()
+    bad = next((name for (name, _), good in zip(floating, finite, strict=True) if not good), None)
+    if bad is not None:
+        raise FloatingPointError(
+            f"'{bad}' of the {what} holds NaN or infinity after the last step; nothing was saved "
+            "after it. Lower the learning rate, or use trainer.precision=32-true"
+        )

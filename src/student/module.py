@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
 from src.common.distributed import broadcast_buffers, require_equal_on_all_ranks
-from src.common.finite import LossMonitor
+from src.common.finite import FiniteWatch, LossMonitor, require_finite
 from src.network.classifier import Classifier
 from src.objective.distillation import StudentOutput
 from src.teacher.frozen import FrozenTeacher
@@ -72,7 +72,7 @@ class StudentModule(LightningModule):
         num_classes = network.head.out_features
         self.plain_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.compensated_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self._monitor = LossMonitor()
+        self._monitor, self._logits = LossMonitor(), FiniteWatch()
 
     def student_output(self, images: Tensor) -> StudentOutput:
         """What meets the teacher, and the plain prediction, for ``images`` ``[B, C, H, W]``."""
@@ -124,12 +124,28 @@ class StudentModule(LightningModule):
         """Count hits of the plain student, and of the compensated one where there is one."""
         images, labels = batch
         output = self.student_output(images)
-        self.plain_accuracy.update(self.plain_logits(output.raw_logits), labels)
+        plain_logits = self.plain_logits(output.raw_logits)
+        self._logits.update(plain_logits)
+        self.plain_accuracy.update(plain_logits, labels)
         if self.is_compensated:
+            self._logits.update(output.logits)
             self.compensated_accuracy.update(output.logits, labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Last and best accuracy, apart: the best is chosen on the test split."""
+        """Last and best accuracy, apart: the best is chosen on the test split.
+
+        Raises:
+            FloatingPointError: If a prediction is NaN or infinite, which would count as class 0.
+        """
+        if not self._logits.is_clean():
+            self._monitor.flush("student step")  # both know the place, if it is theirs
+            require_finite(self, "student")
+            raise FloatingPointError(
+                "The student's logits on the test split are NaN or infinite, so it has no "
+                "accuracy; nothing was saved after it. Lower the learning rate, or use "
+                "trainer.precision=32-true"
+            )
+        self._logits.reset()
         last = _percent(self.plain_accuracy)
         best = max(last, self.acc1["best"] or 0.0)
         self.acc1 = {"last": last, "best": best, "compensated": None}
@@ -142,9 +158,14 @@ class StudentModule(LightningModule):
         self.log_dict(values, sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
-        """Log the losses of the epoch and step an epoch-wise schedule."""
+        """Log the losses of the epoch and step an epoch-wise schedule.
+
+        Raises:
+            FloatingPointError: If a loss or what is trained here is not finite.
+        """
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         losses = self._monitor.flush("student step")
+        require_finite(self, "student")
         values = {f"student/{name}": value for name, value in losses.items()}
         self.epochs_done += 1
         if self.scheduler_steps is None:

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any, Literal, cast
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from torchmetrics.classification import MulticlassAccuracy
 
 from src.common.distributed import broadcast_buffers
-from src.common.finite import LossMonitor
+from src.common.finite import FiniteWatch, LossMonitor, require_finite
 from src.network.classifier import Classifier
 
 
@@ -46,7 +47,7 @@ class TeacherModule(LightningModule):
         self.step = 0
         self.acc1 = 0.0
         self.accuracy = MulticlassAccuracy(network.head.out_features, average="micro")
-        self._monitor = LossMonitor()
+        self._monitor, self._logits = LossMonitor(), FiniteWatch()
         self.scheduler: LRScheduler
 
     def configure_optimizers(self) -> Optimizer:
@@ -74,8 +75,13 @@ class TeacherModule(LightningModule):
         self.step += 1
 
     def on_train_epoch_end(self) -> None:
-        """Log the mean loss of the epoch."""
+        """Log the mean loss of the epoch.
+
+        Raises:
+            FloatingPointError: If a loss or the network is not finite.
+        """
         losses = self._monitor.flush("teacher step")
+        require_finite(self.network, "teacher")
         self.epochs_done += 1
         values = {f"teacher/{name}": value for name, value in losses.items()}
         self.log_dict(values | {"teacher/epoch": float(self.epochs_done)}, sync_dist=True)
@@ -85,12 +91,29 @@ class TeacherModule(LightningModule):
         broadcast_buffers(self)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Count hits on the test split."""
+        """Count hits on the test split; the last layer is float32, as in the frozen teacher."""
         images, labels = batch
-        self.accuracy.update(self.network(images), labels)
+        features = self.network.embed(images).float()
+        with torch.autocast(images.device.type, enabled=False):
+            logits = self.network.head(features)
+        self._logits.update(logits)
+        self.accuracy.update(logits, labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Accuracy of the weights as they are, percent."""
+        """Accuracy of the weights as they are, percent.
+
+        Raises:
+            FloatingPointError: If a prediction is NaN or infinite, which would count as class 0.
+        """
+        if not self._logits.is_clean():
+            self._monitor.flush("teacher step")  # both know the place, if it is theirs
+            require_finite(self.network, "teacher")
+            raise FloatingPointError(
+                "The teacher's logits on the test split are NaN or infinite, so it has no "
+                "accuracy; nothing was saved after it. Lower teacher.fit.optimizer.lr, or use "
+                "trainer.precision=32-true"
+            )
+        self._logits.reset()
         self.acc1 = 100 * float(self.accuracy.compute())
         self.accuracy.reset()
         self.log("teacher/acc", self.acc1, sync_dist=True)

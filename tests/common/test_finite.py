@@ -1,8 +1,8 @@
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from src.common.finite import LossMonitor
+from src.common.finite import FiniteWatch, LossMonitor, require_finite
 
 NAN, INF = float("nan"), float("inf")
 
@@ -74,11 +74,66 @@ def test_half_precision_terms_are_summed_in_float32() -> None:
     assert monitor.flush("step")["a"] == pytest.approx(1.0, rel=1e-6)
 
 
-def test_an_update_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+HOST_COPIES = ("item", "tolist", "__float__", "__bool__", "cpu", "numpy")
+
+
+def forbid_host_copies(monkeypatch: pytest.MonkeyPatch, *allowed: str) -> None:
     def forbidden(*_: object) -> None:
         raise AssertionError("a copy to the host in the inner loop")
 
-    monitor, term = watch(a=[1.0]), torch.tensor(2.0)
-    for name in ("item", "tolist", "__float__", "__bool__", "cpu", "numpy"):
+    for name in set(HOST_COPIES) - set(allowed):
         monkeypatch.setattr(Tensor, name, forbidden)
+
+
+def test_an_update_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor, seen, term = watch(a=[1.0]), FiniteWatch(), torch.tensor(2.0)
+    forbid_host_copies(monkeypatch)
     monitor.update(11, {"a": term})
+    seen.update(term, term)
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_a_watch_remembers_what_was_not_finite(bad: float) -> None:
+    seen = FiniteWatch()
+    assert seen.is_clean()
+    seen.update(torch.ones(3), torch.empty(0, 2))
+    assert seen.is_clean()
+    seen.update(torch.ones(2), torch.tensor([[1.0, bad]]).half())
+    seen.update(torch.ones(3))
+    assert not seen.is_clean()
+    seen.reset()
+    assert seen.is_clean()
+
+
+def network() -> nn.Sequential:
+    """Parameters 0.weight, 0.bias, 1.weight, 1.bias; floating buffers, and a counter."""
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+def test_finite_weights_pass_with_one_copy_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, copies, tolist = network(), [], Tensor.tolist
+    forbid_host_copies(monkeypatch, "tolist")
+    monkeypatch.setattr(Tensor, "tolist", lambda t: copies.append(t) or tolist(t))  # type: ignore[func-returns-value]
+    require_finite(module, "student")
+    assert len(copies) == 1
+    require_finite(nn.ReLU(), "student")
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+@pytest.mark.parametrize(
+    ("places", "first"),
+    [
+        (["0.bias"], "0.bias"),
+        (["1.running_var"], "1.running_var"),
+        (["1.running_mean", "1.weight", "1.bias"], "1.weight"),
+    ],
+)
+def test_the_first_tensor_that_is_not_finite_is_named(
+    bad: float, places: list[str], first: str
+) -> None:
+    module = network()
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    for place in places:
+        tensors[place].data[-1] = bad
+    with pytest.raises(FloatingPointError, match=f"'{first}' of the student .*learning rate"):
+        require_finite(module, "student")

@@ -198,6 +198,82 @@ def test_a_loss_that_is_not_finite_names_its_step_and_saves_nothing(
     assert not list((tmp_path / "state").glob("*"))
 
 
+FAR: Any = partial(torch.optim.SGD, lr=float("inf"))  # one step makes weights infinite
+
+
+@pytest.mark.parametrize(
+    ("case", "place"),
+    [
+        ("network", r"network\.\S+"),
+        ("compensation", r"compensation\.\S+"),
+        ("objective", r"objective\.noise\.off_diagonal"),
+    ],
+)
+def test_what_the_last_step_ruined_is_named_and_never_saved(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, tmp_path: Path, case: str, place: str
+) -> None:
+    if case == "network":
+        module = student(tiny_spec, tiny_teacher, optimizer=FAR)
+    elif case == "compensation":
+        module = kdci_student(tiny_spec, tiny_teacher, loaded=dictionary(), lr_scale=float("inf"))
+    else:
+        loss = NoisyDistillationObjective(tiny_spec.num_classes, 0.9)
+        module = student(tiny_spec, tiny_teacher, objective=loss, objective_lr=float("inf"))
+    one_step = ReplayBatches([filled_bank(tiny_spec)], batch_size=8, steps=1, seed=0)
+    with pytest.raises(FloatingPointError, match=f"^'{place}' of the student holds NaN"):
+        job(tmp_path).fit(
+            "stage_b",
+            module,
+            epochs=1,
+            state=tmp_path / "state",
+            batches=one_step,
+            test=labelled(tiny_spec),
+        )
+    assert not list((tmp_path / "state").glob("*"))
+    assert module.acc1["last"] is None or case == "objective"
+
+
+@pytest.mark.parametrize("compensated", [False, True])
+def test_predictions_that_are_not_finite_have_no_accuracy(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, compensated: bool
+) -> None:
+    module: StudentModule = student(tiny_spec, tiny_teacher)
+    if compensated:
+        module = kdci_student(tiny_spec, tiny_teacher, loaded=dictionary())
+    for parameter in module.network.head.parameters():
+        parameter.data.fill_(3e38)  # finite, but their sums are not
+    batches = list(labelled(tiny_spec))
+    for index, batch in enumerate(batches):
+        module.eval().validation_step(batch, index)
+    with pytest.raises(FloatingPointError, match=r"no accuracy; .*Lower the learning rate"):
+        module.on_validation_epoch_end()
+    assert module.acc1["last"] is None
+
+
+def test_a_compensated_prediction_alone_can_be_at_fault(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
+) -> None:
+    module = kdci_student(tiny_spec, tiny_teacher, loaded=dictionary())
+    assert module.compensation.project is not None
+    module.compensation.project.data.fill_(float("nan"))
+    module.eval().validation_step(next(iter(labelled(tiny_spec))), 0)
+    with pytest.raises(FloatingPointError, match=r"'compensation\.project' of the student"):
+        module.on_validation_epoch_end()
+
+
+@pytest.mark.parametrize("fusion", ["residual", "linear"])
+def test_accuracies_are_those_of_float32_logits_under_autocast(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, fusion: str
+) -> None:
+    module = kdci_student(tiny_spec, tiny_teacher, loaded=dictionary(), fusion=fusion)
+    seen: list[Tensor] = []
+    for name in ("plain_accuracy", "compensated_accuracy"):
+        getattr(module, name).update = lambda logits, labels: seen.append(logits)
+    with torch.autocast("cpu", torch.bfloat16):
+        module.eval().validation_step(next(iter(labelled(tiny_spec))), 0)
+    assert [logits.dtype for logits in seen] == [torch.float32] * 2
+
+
 def test_the_teacher_is_outside_the_module_and_stays_as_it_was(
     tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, bank: ImageBank, tmp_path: Path
 ) -> None:

@@ -36,3 +36,12 @@ def test_evaluates_in_eval_mode_and_puts_the_mode_back(
     accuracy(constant, batches(tiny_spec, [2] * 8))
     assert [module.training for module in constant.modules()] == before
     assert all(map(torch.equal, constant.buffers(), statistics))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_predictions_that_are_not_finite_have_no_accuracy(
+    tiny_spec: ImageSpec, constant: ConvNet, bad: float
+) -> None:
+    constant.fc.bias.data[1] = bad  # NaN would be counted as class 0
+    with pytest.raises(FloatingPointError, match=r"ConvNet .* no accuracy; check .*checkpoint"):
+        accuracy(constant, batches(tiny_spec, [0] * 6))

@@ -100,6 +100,50 @@ def test_a_loss_that_is_not_finite_stops_the_fit(tiny_spec: ImageSpec, tmp_path:
     assert not list((tmp_path / "state").glob("*"))
 
 
+def test_what_the_last_step_ruined_is_named_and_never_saved(
+    tiny_spec: ImageSpec, tmp_path: Path
+) -> None:
+    diverging: Any = partial(torch.optim.SGD, lr=float("inf"))
+    module = TeacherModule(convnet(tiny_spec), diverging, total_steps=1)
+    one_batch, test = labelled(tiny_spec, 5, training=True), labelled(tiny_spec)
+    state = tmp_path / "state"
+    with pytest.raises(FloatingPointError, match=r"^'\S+' of the teacher holds NaN"):
+        job(tmp_path).fit("teacher", module, epochs=1, state=state, batches=one_batch, test=test)
+    assert not list(state.glob("*"))
+    assert module.acc1 == 0
+
+
+def test_weights_are_looked_at_without_a_validation(
+    tiny_spec: ImageSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = TeacherModule(convnet(tiny_spec), SGD, total_steps=1)
+    monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
+    module.on_train_epoch_end()
+    module.network.head.bias.data[1] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"'fc\.bias' of the teacher"):
+        module.on_train_epoch_end()
+    assert module.epochs_done == 1
+
+
+def test_predictions_that_are_not_finite_have_no_accuracy(tiny_spec: ImageSpec) -> None:
+    module = TeacherModule(convnet(tiny_spec), SGD, total_steps=1).eval()
+    for parameter in module.network.head.parameters():
+        parameter.data.fill_(3e38)  # finite, but their sums are not
+    module.validation_step(next(iter(labelled(tiny_spec))), 0)
+    with pytest.raises(FloatingPointError, match=r"no accuracy; .*teacher\.fit\.optimizer\.lr"):
+        module.on_validation_epoch_end()
+
+
+def test_the_accuracy_is_that_of_float32_logits_under_autocast(tiny_spec: ImageSpec) -> None:
+    module = TeacherModule(convnet(tiny_spec), SGD, total_steps=1).eval()
+    seen: list[torch.Tensor] = []
+    accuracy: Any = module.accuracy
+    accuracy.update = lambda logits, labels: seen.append(logits)
+    with torch.autocast("cpu", torch.bfloat16):
+        module.validation_step(next(iter(labelled(tiny_spec))), 0)
+    assert seen[0].dtype == torch.float32
+
+
 def test_sees_normalised_images(tiny_spec: ImageSpec) -> None:
     batches = labelled(tiny_spec, 10)
     images = torch.cat([images for images, _ in batches])
