@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -271,14 +272,16 @@ def feature_dim(teacher: FrozenTeacher, layers: tuple[str, ...], spec: ImageSpec
 
 def _read_share(path: str, image_shape: tuple[int, int, int]) -> Tensor:
     """This rank's share of an ``.npy`` file of images."""
-    expected = f"uint8 images [n, {', '.join(map(str, image_shape))}] in .npy format"
+    expected = f"one or more uint8 images [n, {', '.join(map(str, image_shape))}] in .npy format"
     try:
+        if not Path(path).is_file():  # a pipe or a device might never end
+            raise FileNotFoundError("no regular file")
         stored = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError) as error:
         raise UserError(
             f"Cannot read baseline.initial_images='{path}' ({error}); expected {expected}"
         ) from error
-    if stored.dtype != np.uint8 or stored.shape[1:] != image_shape:
+    if stored.dtype != np.uint8 or stored.shape[1:] != image_shape or not len(stored):
         raise UserError(
             f"Expected baseline.initial_images='{path}' to hold {expected}, but got "
             f"{stored.dtype} {list(stored.shape)}"

@@ -1,4 +1,5 @@
 import copy
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -387,6 +388,7 @@ def test_the_bank_may_start_with_earlier_images(make: Any, tmp_path: Path) -> No
         (None, "Cannot read"),
         (np.zeros((2, 3, 8, 8), np.float32), r"float32 \[2, 3, 8, 8\]"),
         (np.zeros((2, 3, 9, 8), np.uint8), r"uint8 images \[n, 3, 8, 8\].* but got uint8 \[2, 3"),
+        (np.zeros((0, 3, 8, 8), np.uint8), r"one or more uint8 .* but got uint8 \[0, 3, 8, 8\]"),
         (np.array([{"code": 1}], dtype=object), "Cannot read"),
     ],
 )
@@ -397,6 +399,15 @@ def test_other_files_than_images_are_refused(
     if content is not None:
         np.save(path, content, allow_pickle=True)
     with pytest.raises(UserError, match=message):
+        make(initial_images=str(path))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_regular_file_is_refused_unopened(make: Any, tmp_path: Path, kind: str) -> None:
+    path = {"pipe": tmp_path / "pipe", "device": Path("/dev/zero"), "folder": tmp_path}[kind]
+    if kind == "pipe":
+        os.mkfifo(path)  # opening it would wait for a writer for ever
+    with pytest.raises(UserError, match=rf"initial_images='{path}' \(no regular file\)"):
         make(initial_images=str(path))
 
 
