@@ -1,6 +1,7 @@
 """Substitution images in memory, indexed, augmented and normalised on the device."""
 
 import tempfile
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from src.common.augment import Augmentation
+from src.common.finite import FiniteWatch
 from src.dataset.contract import ImageSpec
 from src.dataset.normalisation import Normalisation
 
@@ -52,6 +54,7 @@ class ImageBank(nn.Module):
         self.length = 0
         self._synced, self._synced_to = 0, Path()
         self._is_mapped = False
+        self._watch = FiniteWatch()
         self._images = torch.empty(0, *image_shape, dtype=self.dtype)
 
     @classmethod
@@ -96,17 +99,41 @@ class ImageBank(nn.Module):
         self._images = grown
 
     def append(self, images: Tensor) -> None:
-        """Store ``[n, C, H, W]``: float pixels in [0, 1], stored uint8, or whitened images."""
+        """Store ``[n, C, H, W]``: float pixels in [0, 1], stored uint8, or whitened images.
+
+        Nothing here waits for the device; :meth:`require_finite` tells whether all were finite.
+        """
         if self.pixels and images.is_floating_point():
+            self._watch.update(images)  # NaN would become a byte like any other
             images = (images.detach().float().clamp(0, 1) * 255).floor()
+        stored = images.detach().to(self.dtype)
+        if not self.pixels:
+            self._watch.update(stored)
         self._reserve(self.length + len(images))
-        self._images[self.length : self.length + len(images)] = images.detach().to(self.dtype)
+        self._images[self.length : self.length + len(images)] = stored
         self.length += len(images)
+
+    def require_finite(self, what: str) -> None:
+        """Make sure that every image appended by this process was one.
+
+        Args:
+            what: Who made the images, for the message.
+
+        Raises:
+            FloatingPointError: If one held NaN, infinity or a value beyond half precision.
+        """
+        if not self._watch.is_clean():
+            beyond = "" if self.pixels else " or exceed half precision (65504)"
+            raise FloatingPointError(
+                f"Images of {what} are NaN or infinite{beyond}; nothing was saved after them. "
+                "Lower its learning rate, or use trainer.precision=32-true"
+            )
 
     def adopt(self, other: "ImageBank") -> None:
         """Forget everything and share the images of another bank of the same shape instead."""
         self._images, self._is_mapped = other.images, other._is_mapped
         self.length, self._synced = len(other), 0
+        self._watch = copy(other._watch)
 
     def batch(self, index: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images ``[n, C, H, W]`` as the teacher expects them, float32, on this device.

@@ -6,10 +6,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from src.common.distributed import broadcast_module
-from src.common.finite import LossMonitor
+from src.common.distributed import broadcast_module, rank
+from src.common.errors import UserError
+from src.common.finite import LossMonitor, require_finite
 from src.substitution.contract import Baseline, Companion, advance
-from src.substitution.image_bank import ImageBank
+from src.substitution.image_bank import ImageBank, banks_of
 from src.teacher.frozen import FrozenTeacher
 
 _PREDICTION_BATCH = 256
@@ -35,8 +36,28 @@ class Recording(NamedTuple):
 
 
 @torch.no_grad()
-def predict(teacher: FrozenTeacher, banks: list[ImageBank]) -> Recording:
-    """The teacher's predictions on every image of ``banks``."""
+def predict(
+    teacher: FrozenTeacher, banks: list[ImageBank], source: str = "the baseline"
+) -> Recording:
+    """The teacher's predictions on every image of ``banks``.
+
+    Args:
+        teacher: The teacher.
+        banks: Substitution data of this rank.
+        source: Class of the baseline that made the images, for messages.
+
+    Raises:
+        UserError: If a bank is empty, or there is none.
+        FloatingPointError: If an image or a prediction is not finite.
+    """
+    if not all(map(len, banks)) or not banks:
+        raise UserError(
+            f"Expected {source} to have recorded an image in every bank, but got "
+            f"{[len(bank) for bank in banks]} images on rank {rank()}; let its `refresh` or "
+            "`harvest` append to its banks, or raise substitution.num_images"
+        )
+    for bank in banks:
+        bank.require_finite(source)
     outputs = [
         teacher(bank.batch(index))
         for bank in banks
@@ -44,6 +65,11 @@ def predict(teacher: FrozenTeacher, banks: list[ImageBank]) -> Recording:
     ]
     logits = torch.cat([output.logits.cpu() for output in outputs])
     features = torch.cat([output.features.cpu() for output in outputs])
+    if not (logits.isfinite().all() and features.isfinite().all()):
+        raise FloatingPointError(
+            f"Predictions of the teacher {type(teacher.network).__name__} on images of {source} "
+            "are NaN or infinite; check the teacher's checkpoint, or use trainer.precision=32-true"
+        )
     return Recording(banks, logits, features)
 
 
@@ -113,16 +139,38 @@ class SubstitutionModule(LightningModule):
         return self.num_images * (done + 1) // span - self.num_images * done // span
 
     def on_train_epoch_end(self) -> None:
-        """Log the mean of every loss term of these rounds."""
+        """Log the mean of every loss term of these rounds.
+
+        Raises:
+            FloatingPointError: If a loss term, what outlives a round, or an image is not finite.
+        """
         self.epochs_done += 1
         self.losses = self._monitor.flush("round")
+        self._require_finite()
         values = {f"stage_a/{name}": value for name, value in self.losses.items()}
         self.log_dict(values | {"stage_a/round": float(self.round)}, sync_dist=True)
 
+    def _require_finite(self) -> None:
+        name = type(self.baseline).__name__
+        for network in self.baseline.networks():
+            require_finite(network, f"{type(network).__name__} of {name}")
+        if isinstance(self.companion, nn.Module):
+            require_finite(self.companion, "student trained alongside")
+        for bank in banks_of(self.baseline).values():
+            bank.require_finite(name)
+
     def recording(self) -> Recording:
-        """All substitution data with the teacher's predictions; computed once."""
+        """All substitution data with the teacher's predictions; computed once.
+
+        Raises:
+            UserError: If the baseline has recorded nothing.
+            FloatingPointError: If an image or a prediction is not finite.
+        """
         if self._recording is None:
-            self._recording = predict(self.baseline.teacher, self.baseline.substitution_data())
+            baseline = self.baseline
+            self._recording = predict(
+                baseline.teacher, baseline.substitution_data(), type(baseline).__name__
+            )
         return self._recording
 
     def get_extra_state(self) -> dict[str, Any]:

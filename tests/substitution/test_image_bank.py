@@ -113,6 +113,58 @@ def test_whitened_images_are_kept_in_half_precision() -> None:
     assert bank.batch(index, draws()).dtype == torch.float32
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("whitened", [False, True])
+def test_images_that_are_not_finite_are_remembered(bad: float, whitened: bool) -> None:
+    bank, images = make(pixels=not whitened), pixels(3)
+    bank.append(images)
+    bank.require_finite("Toy")
+    images[1, 2, 3, 4] = bad
+    bank.append(images)
+    bank.append(pixels(2))
+    with pytest.raises(FloatingPointError, match=r"Images of Toy are NaN or infinite.*; nothing"):
+        bank.require_finite("Toy")
+    assert len(bank) == 8
+
+
+def test_a_whitened_image_beyond_half_precision_is_remembered() -> None:
+    bank, images = make(pixels=False), pixels(3)
+    images[0, 0, 0, 0] = 65504
+    bank.append(images)
+    bank.require_finite("Toy")
+    images[0, 0, 0, 0] = 7e4
+    bank.append(images)
+    with pytest.raises(FloatingPointError, match=r"or exceed half precision \(65504\)"):
+        bank.require_finite("Toy")
+
+
+@pytest.mark.parametrize("whitened", [False, True])
+def test_appending_never_waits_for_the_device(
+    whitened: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank, images = make(pixels=not whitened), pixels(3)
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("a copy to the host")
+
+    for name in ("item", "tolist", "__float__", "__bool__", "cpu", "numpy"):
+        monkeypatch.setattr(Tensor, name, forbidden)
+    bank.append(images)
+
+
+def test_adopting_takes_over_what_is_known_of_the_images() -> None:
+    bad, good = make(), make()
+    bad.append(pixels(2) * float("nan"))
+    good.append(pixels(2))
+    bad.adopt(good)
+    bad.require_finite("Toy")
+    good.append(pixels(2) / 0.0)
+    bad.require_finite("Toy")
+    bad.adopt(good)
+    with pytest.raises(FloatingPointError):
+        bad.require_finite("Toy")
+
+
 def test_what_is_stored_has_no_history() -> None:
     bank = make(pixels=False)
     bank.append(torch.randn(2, *SHAPE, requires_grad=True))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from src.common.augment import Augmentation
+from src.common.errors import UserError
 from src.common.seeding import seed_all
 from src.dataset.contract import ImageSpec
 from src.student.companion import CompanionStudent
@@ -166,6 +167,80 @@ def test_a_term_that_is_not_finite_names_its_round(toy: Toy, tmp_path: Path) -> 
     with pytest.raises(FloatingPointError, match="'total' is not finite at round 4"):
         fit(make(toy), tmp_path)
     assert [path.name for path in (tmp_path / "state").glob("*.pt")] == ["epoch1_rank0.pt"]
+
+
+class Ruined(Toy):
+    """At its fifth round something goes wrong that no loss term tells."""
+
+    where = ""
+
+    def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
+        terms, self.rounds = super().refresh(student), getattr(self, "rounds", 0) + 1
+        if self.rounds == 5 and self.where == "network":
+            self.generator.bias.data[3] = float("nan")
+        if self.rounds == 5 and self.where == "images":
+            self.bank.append(torch.full((2, *self.shape), float("nan")))
+        return terms
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("network", "'bias' of the Linear of Ruined holds NaN"),
+        ("images", "Images of Ruined are NaN or infinite"),
+        ("companion", r"'network\.\S+' of the student trained alongside holds NaN"),
+    ],
+)
+def test_what_no_term_tells_ends_the_fit_before_it_is_saved(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, tmp_path: Path, where: str, message: str
+) -> None:
+    toy = Ruined(teacher=tiny_teacher, spec=tiny_spec)
+    toy.where = where
+    options: dict[str, Any] = {"rounds": 5}
+    if where == "companion":
+        options["companion"] = student = companion(tiny_spec, toy)
+        learn = student.learn
+
+        def ruin(baseline: Baseline) -> dict[str, Tensor]:
+            terms = learn(baseline)
+            if student.round == 5:
+                student.network.head.bias.data[0] = float("inf")
+            return terms
+
+        student.learn = ruin  # type: ignore[method-assign]
+    with pytest.raises(FloatingPointError, match=message):
+        fit(make(toy, record_from=1.0, num_images=0, **options), tmp_path)
+    assert [path.name for path in (tmp_path / "state").glob("*.pt")] == ["epoch1_rank0.pt"]
+
+
+def test_nothing_is_recorded_of_images_that_are_not_finite(toy: Toy) -> None:
+    toy.bank.append(torch.full((2, *toy.shape), float("nan")))
+    with pytest.raises(FloatingPointError, match="Images of Toy are NaN"):
+        make(toy).recording()
+
+
+@pytest.mark.parametrize("place", ["logits", "features"])
+def test_a_teacher_whose_predictions_are_not_finite_is_named(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, place: str
+) -> None:
+    bank = filled_bank(tiny_spec)
+    if place == "logits":
+        tiny_teacher.network.head.bias.data[1] = float("inf")
+    else:
+        for parameter in tiny_teacher.network.parameters():
+            parameter.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="teacher ConvNet on images of Toy are NaN"):
+        predict(tiny_teacher, [bank], "Toy")
+
+
+@pytest.mark.parametrize("counts", [[], [0], [4, 0]])
+def test_a_baseline_that_recorded_nothing_is_named(
+    toy: Toy, tiny_spec: ImageSpec, counts: list[int]
+) -> None:
+    banks = [filled_bank(tiny_spec, count) for count in counts]
+    toy.substitution_data = lambda: banks  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"Expected Toy to have recorded .*\[.*\].* `harvest`"):
+        make(toy).recording()
 
 
 def test_saving_and_loading_a_method_reproduces_its_next_images(
