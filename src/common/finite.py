@@ -55,6 +55,16 @@ class LossMonitor:
         return {name: total / counts[name] for name, total in zip(names, sums, strict=True)}
 
 
+def _all_finite(values: Tensor) -> Tensor:
+    """Whether all are finite, a scalar on their device.
+
+    By their extremes, which are NaN where a value is: one pass, and nothing of their size is made.
+    """
+    if not values.numel():
+        return torch.ones((), dtype=torch.bool, device=values.device)
+    return torch.stack(torch.aminmax(values)).isfinite().all()
+
+
 class FiniteWatch:
     """Whether all that was shown to it was finite; on the device until it is asked."""
 
@@ -65,7 +75,7 @@ class FiniteWatch:
     def update(self, *values: Tensor) -> None:
         """Look at floating tensors of any shape."""
         for value in values:
-            bad = ~value.detach().isfinite().all()
+            bad = ~_all_finite(value.detach())
             self._bad = bad if self._bad is None else self._bad | bad
 
     def is_clean(self) -> bool:
@@ -94,7 +104,7 @@ def require_finite(module: nn.Module, what: str) -> None:
     floating = [(name, tensor) for name, tensor in tensors if tensor.is_floating_point()]
     if not floating:
         return
-    finite = torch.stack([tensor.isfinite().all() for _, tensor in floating]).tolist()
+    finite = torch.stack([_all_finite(tensor) for _, tensor in floating]).tolist()
     bad = next((name for (name, _), good in zip(floating, finite, strict=True) if not good), None)
     if bad is not None:
         raise FloatingPointError(

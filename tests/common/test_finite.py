@@ -105,6 +105,20 @@ def test_a_watch_remembers_what_was_not_finite(bad: float) -> None:
     assert seen.is_clean()
 
 
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("place", [0, 500, 1000])
+def test_one_value_in_many_is_found_wherever_it_is(
+    bad: float, dtype: torch.dtype, place: int
+) -> None:
+    values, clean, seen = torch.randn(1001).to(dtype), FiniteWatch(), FiniteWatch()
+    clean.update(values, values[::7], values.new_tensor(1.0))
+    values[place] = bad
+    seen.update(values.expand(3, -1).t())
+    assert clean.is_clean()
+    assert not seen.is_clean()
+
+
 def network() -> nn.Sequential:
     """Parameters 0.weight, 0.bias, 1.weight, 1.bias; floating buffers, and a counter."""
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
