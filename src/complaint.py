@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.common.errors import RankError, UserError, nearest
+from src.common.signals import Interrupted
 from src.naming import CONF, ROOT
 from src.signature import shown
 
@@ -24,6 +25,9 @@ _OPTIONAL = {"recipe": CONF / "recipe", "experiments": ROOT / "experiments"}
 _REQUIRED = ("dataset", "baseline", "teacher", "student", "kdci", "trainer", "logger", "paths")
 _CHOSEN = (*_REQUIRED, "setting", "budget")
 _NO_NAME = re.compile(r"|null|true|false|[-+]?[\d.]+|[\[{].*", re.IGNORECASE)
+
+# Torch's own class exists for GPUs only; its CPU allocator raises a bare RuntimeError.
+_OUT_OF_MEMORY = re.compile("not enough memory|out of memory|can't allocate memory")
 
 COMPOSITION_ERRORS: tuple[type[Exception], ...] = (
     HydraException,
@@ -35,21 +39,40 @@ COMPOSITION_ERRORS: tuple[type[Exception], ...] = (
 
 
 @contextmanager
-def complaints() -> Iterator[None]:
-    """Turn failures that the user can mend into one line and an exit code.
+def complaints(arguments: Sequence[str] = ()) -> Iterator[None]:
+    """Turn failures into one line and an exit code: 2 where the user can mend them, else 1.
 
-    ``SystemExit``, because Hydra adds lines of its own to every other exception.
+    A signal that asked the run to stop gives 128 plus its number. ``SystemExit``, because Hydra
+    adds lines of its own to every other exception.
+
+    Args:
+        arguments: Those of the command line, for hints about them.
     """
     try:
         yield
-    except UserError as error:
-        sys.exit(complain(str(error), 2))
-    except FloatingPointError as error:
-        sys.exit(complain(str(error), 1))
-    except RankError as error:
-        sys.exit(complain(str(error), error.exit_code))
-    except OmegaConfBaseException as error:
-        sys.exit(complain(explain(error, ()), 2))
+    except (Exception, Interrupted) as error:
+        line = _line(error, arguments)
+        if line is None:  # a fault of the program, whose traceback nobody has kept
+            raise
+        sys.exit(complain(*line))
+
+
+def _line(error: BaseException, arguments: Sequence[str]) -> tuple[str, int] | None:
+    """What to say of a failure, and its exit code."""
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, Interrupted | RankError):
+        return str(error), error.exit_code
+    if isinstance(error, FloatingPointError):
+        return str(error), 1
+    if isinstance(error, COMPOSITION_ERRORS):
+        return explain(error, arguments), 2
+    if isinstance(error, OSError):
+        return f"Cannot use '{error.filename}' ({error.strerror or error})", 2
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
+        return f"Out of memory ({error}); lower the batch sizes", 1
+    notes = "; ".join(getattr(error, "__notes__", []))
+    return (f"Unexpected {type(error).__name__}: {error} ({notes})", 1) if notes else None
 
 
 def complain(message: str, exit_code: int) -> int:

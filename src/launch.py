@@ -3,13 +3,14 @@
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from signal import Signals
 from threading import Thread
 from typing import Any
 
@@ -18,15 +19,18 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from src.common.errors import RankError, UserError
-from src.naming import config_hash, resolved, run_name
+from src.common.files import atomic_write
+from src.common.memory import recall
+from src.common.signals import Interrupted
+from src.naming import RunName, memory_of, resolved
 from src.report.console import console
-from src.report.summary import FILE_NAME, read_summary, write_summary
+from src.report.summary import FILE_NAME, is_finished, read_summary, write_summary
 from src.report.table import run_table
-from src.schema import TrainerOptions, check
+from src.schema import RunConfig, check
 
 _log = logging.getLogger(__name__)
 POINT = "point.json"
-_PARENT = "KDCI_PARENT"
+_PARENT, _FOUND, _TOLD = "KDCI_PARENT", "KDCI_FOUND", "KDCI_POINT"
 
 
 def is_rank() -> bool:
@@ -49,7 +53,7 @@ def follow_parent() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def start_ranks(count: int, overrides: Sequence[str], folder: Path) -> None:
+def start_ranks(count: int, overrides: Sequence[str], folder: Path, found: Any) -> None:
     """Run this program in ``count`` processes that find each other; return when all are done.
 
     All ranks exist before the first decision. Lightning's own launcher would start them at the
@@ -57,7 +61,9 @@ def start_ranks(count: int, overrides: Sequence[str], folder: Path) -> None:
 
     Raises:
         RankError: If a rank failed; the others were stopped.
+        Interrupted: If this process was asked to stop; the ranks were stopped.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -72,53 +78,65 @@ def start_ranks(count: int, overrides: Sequence[str], folder: Path) -> None:
         max_restarts=0,
         monitor_interval=0.1,
     )
-    os.environ[_PARENT] = str(os.getpid())
-    own = [f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
+    os.environ[_PARENT], os.environ[_FOUND] = str(os.getpid()), json.dumps(found)
     try:
-        elastic_launch(launch, sys.executable)("-m", "src.run", *overrides, *own)
+        elastic_launch(launch, sys.executable)("-m", "src.run", *overrides)
     except ChildFailedError as error:
         first_rank, failure = error.get_first_failure()
         raise RankError(first_rank, failure.exitcode) from error
+    except SignalException as error:
+        raise Interrupted(error.sigval) from error
 
 
-def run_single(config: DictConfig, overrides: Sequence[str], folder: Path) -> None:
-    """Check the configuration, then run it here, or in several processes."""
-    plain = resolved(config)
-    names = HydraConfig.get().runtime.choices
-    started = (folder / FILE_NAME).exists()
-    try:
-        checked = check(plain)
-        _require_devices(checked.trainer)
-    except UserError:
-        if not started and not is_rank():
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    if checked.trainer.devices > 1 and not is_rank():
-        with _failure_recorded(folder):
-            start_ranks(checked.trainer.devices, overrides, folder)
-    else:
-        # Brings torch and Lightning, which a skipped run is spared.
-        from src.pipeline.run import RunName, run, run_teacher
+def run_single(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Show the result of a finished run; else check the configuration and run it.
 
-        name = RunName(
-            dataset=str(names["dataset"]),
-            baseline=str(names["baseline"]),
-            config_hash=config_hash(plain),
-            sweep=os.environ.get("KDCI_SWEEP"),
-        )
-        if checked.task == "teacher":
-            run_teacher(checked, folder)
-        else:
-            run(checked, folder, name)
+    A finished run is found by what was remembered of its identity; then neither torch nor any
+    data is loaded.
+    """
+    plain, choices = resolved(config), dict(HydraConfig.get().runtime.choices)
+    memory = memory_of(plain, choices)
+    known = None if is_rank() or memory is None else recall(memory)
+    if known is not None and _is_shown(plain, Path(known["folder"])):
+        return
+    checked = check(plain)
+    # Brings torch and Lightning, which a run that is only shown is spared.
+    from src.pipeline.identify import find
+
+    name = RunName(checked.task, choices, os.environ.get("KDCI_SWEEP"))
+    given = os.environ.get(_FOUND) if is_rank() else None
+    found = json.loads(given) if given else find(checked, name, memory)
+    folder = Path(found["folder"])
+    if not is_rank() and _is_shown(plain, folder):
+        return
+    _run(checked, overrides, folder, found, name)
     if not is_rank() and checked.task == "distill":
         show(folder)
 
 
-def _require_devices(options: TrainerOptions) -> None:
-    """Refuse more processes than there are devices before any is started."""
-    from src.common.device import device_of  # brings torch, which a skipped run is spared
+def _run(
+    checked: RunConfig, overrides: Sequence[str], folder: Path, found: Any, name: RunName
+) -> None:
+    from src.pipeline.run import run, run_teacher
 
-    device_of(options.accelerator, options.devices)
+    if checked.trainer.devices > 1 and not is_rank():
+        with _failure_recorded(folder):
+            start_ranks(checked.trainer.devices, overrides, folder, found)
+    elif checked.task == "teacher":
+        run_teacher(checked, folder, found["contents"])
+    else:
+        run(checked, folder, name, found["contents"])
+
+
+def _is_shown(plain: Any, folder: Path) -> bool:
+    """Show a finished run that may be shown; tell a sweep where its point lies in any case."""
+    if _TOLD in os.environ:
+        with atomic_write(Path(os.environ[_TOLD])) as temporary:
+            temporary.write_text(str(folder))
+    if plain["task"] != "distill" or plain["force"] is not False or not is_finished(folder):
+        return False
+    show(folder)
+    return True
 
 
 @contextmanager
@@ -126,13 +144,20 @@ def _failure_recorded(folder: Path) -> Iterator[None]:
     """Ranks that were stopped cannot say so; correct the summary that they left as running."""
     try:
         yield
-    except RankError as error:
-        path = folder / FILE_NAME
-        summary: Any = json.loads(path.read_text()) if path.exists() else {}
-        if summary.get("status") == "running":
-            summary.update(status="failed", error=str(error))
-            write_summary(summary, folder)
+    except (RankError, Interrupted) as error:
+        status = "interrupted" if isinstance(error, Interrupted) else "failed"
+        _correct(folder, status, str(error))
         raise
+
+
+def _correct(folder: Path, status: str, reason: str) -> None:
+    try:
+        summary: Any = read_summary(folder / FILE_NAME)
+    except UserError:  # there is none yet
+        return
+    if summary["status"] == "running":
+        del summary["folder"]
+        write_summary(summary | {"status": status, "error": reason}, folder)
 
 
 def show(folder: Path) -> None:
@@ -144,30 +169,38 @@ def show(folder: Path) -> None:
         console().print(run_table(summary, folder))
 
 
-def run_point(config: DictConfig, overrides: Sequence[str], record: Path) -> None:
+def run_point(overrides: Sequence[str], record: Path) -> None:
     """Run one point of a sweep in a process of its own and record how it ended.
 
     Args:
-        config: The composed point.
-        overrides: Its overrides.
+        overrides: Those of the point.
         record: Folder of the point within the sweep.
     """
     command = [sys.executable, "-m", "src.run", *overrides, "hydra.mode=RUN"]
     _log.info("%s", " ".join(overrides))
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
-        last_line = ""
-        for line in child.stderr or ():
-            sys.stderr.write(line)
-            last_line = line.strip() or last_line
-    name = run_name(config.task, HydraConfig.get().runtime.choices)
-    folder = Path(config.paths.outputs, name, config_hash(resolved(config)))
+    told = record / "folder.txt"
+    told.unlink(missing_ok=True)
+    environment = os.environ | {_TOLD: str(told)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as child:
+        try:
+            last_line = ""
+            for line in child.stderr or ():
+                sys.stderr.write(line)
+                last_line = line.strip() or last_line
+        except Interrupted:
+            child.terminate()  # it may have had the signal too, and heeds one only
+            raise
+    error = last_line.removeprefix("Error: ") if child.returncode > 0 else None
+    if child.returncode < 0:
+        error = f"Killed by {Signals(-child.returncode).name}; the same command goes on"
     point = {
         "overrides": list(overrides),
         "exit_code": child.returncode,
-        "folder": str(folder),
-        "error": last_line.removeprefix("Error: ") if child.returncode else None,
+        "folder": told.read_text() if told.exists() else "",
+        "error": error,
     }
-    (record / POINT).write_text(json.dumps(point, indent=2))
+    with atomic_write(record / POINT) as temporary:
+        temporary.write_text(json.dumps(point, indent=2))
 
 
 class SweepReport(Callback):
@@ -178,5 +211,11 @@ class SweepReport(Callback):
         from src.report.sweep import report_sweep
 
         folder = Path(config.hydra.sweep.dir)
-        if report_sweep(folder, sorted(folder.glob(f"*/{POINT}"))):
+        try:
+            failed = report_sweep(folder, sorted(folder.glob(f"*/{POINT}")))
+        except Exception as error:
+            # Hydra makes a warning of what a callback raises, and exit code 0.
+            traceback.print_exc()
+            raise SystemExit(1) from error
+        if failed:
             raise SystemExit(1)

@@ -1,19 +1,19 @@
-"""What runs and sweeps are called: their folders and hashes."""
+"""What runs and sweeps are called."""
 
 import os
+import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from src.common.files import content_hash
+from src.common.provenance import library_versions
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
-# What changes where a run's files lie or how it is watched, but not what it computes.
-_NOT_HASHED = {"hydra", "logger", "paths", "force"}
-_PLACES = {"root", "cache_dir"}
 _MULTIRUN = {"-m", "--multirun"}
 _TABLES = "tables"  # values have been taken out of it; the rest belongs to other networks
 
@@ -29,44 +29,45 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     return without_tables
 
 
-def hashed_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a resolved configuration that identifies a run.
+@dataclass(frozen=True)
+class RunName:
+    """What a run is called: its task, the chosen options of all groups, and its sweep, if any."""
 
-    With ``kdci=none`` the options of KDCI are left out, so that the vanilla points of a grid
-    over them are one run.
+    task: str
+    choices: Mapping[str, Any]
+    sweep: str | None = None
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set's option."""
+        return str(self.choices["dataset"])
+
+    @property
+    def baseline(self) -> str:
+        """Name of the baseline's option."""
+        return str(self.choices["baseline"])
+
+    @property
+    def folder(self) -> str:
+        """Folder of runs of the same chosen options; their identities tell them apart."""
+        groups = ("dataset", "baseline", "kdci")
+        if self.task == "teacher":
+            return f"teacher_{self.dataset}_{self.choices['teacher']}"
+        return "_".join(str(self.choices[group]) for group in groups)
+
+
+def memory_of(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Path | None:
+    """File in which the identity of a configuration is remembered; None if it has no cache.
+
+    What is remembered holds for this machine and these libraries only.
     """
-    part = {key: value for key, value in config.items() if key not in _NOT_HASHED}
-    for group in ("dataset", "pool"):
-        part[group] = {key: value for key, value in part[group].items() if key not in _PLACES}
-    part["trainer"] = {k: v for k, v in part["trainer"].items() if k != "progress"}
-    if part["kdci"]["name"] == "none":
-        part["kdci"] = {"name": "none"}
-    return part
-
-
-def config_hash(plain: Mapping[str, Any]) -> str:
-    """Content hash of a resolved configuration, 12 hexadecimal digits."""
-    return content_hash(hashed_part(plain))[:12]
-
-
-def run_name(task: str, choices: Mapping[str, Any]) -> str:
-    """Folder of runs of the same chosen options; the configuration's hash tells them apart."""
-    if task == "teacher":
-        return f"teacher_{choices['dataset']}_{choices['teacher']}"
-    return "_".join(str(choices[group]) for group in ("dataset", "baseline", "kdci"))
-
-
-def register_resolvers() -> None:
-    """Teach OmegaConf the names of run folders."""
-
-    def name(*, _root_: DictConfig) -> str:
-        return run_name(_root_.task, _root_.hydra.runtime.choices)
-
-    def digest(*, _root_: DictConfig) -> str:
-        return config_hash(resolved(_root_))
-
-    OmegaConf.register_new_resolver("run_name", name, replace=True)
-    OmegaConf.register_new_resolver("config_hash", digest, replace=True)
+    paths = plain.get("paths")
+    cache = paths.get("cache") if isinstance(paths, Mapping) else None
+    if not isinstance(cache, str):  # which the check of the configuration will refuse
+        return None
+    here = [platform.node(), os.getcwd(), os.environ.get("CUDA_VISIBLE_DEVICES")]
+    key = content_hash([plain, choices, here, library_versions()])
+    return Path(cache) / "identity" / f"{key[:20]}.json"
 
 
 def multirun_first(arguments: Sequence[str]) -> list[str]:

@@ -17,7 +17,6 @@ from tests.smoke import Smoke
 
 torch.set_num_threads(1)
 os.environ["KDCI_ROOT"] = str(naming.ROOT)
-naming.register_resolvers()
 
 
 @pytest.fixture(autouse=True)

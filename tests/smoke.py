@@ -14,7 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from src import naming
-from src.pipeline.run import RunName, run
+from src.pipeline.run import run
 from src.schema import RunConfig, check
 
 LIMIT = 240  # seconds; nothing at this budget takes a tenth of it on a machine at rest
@@ -145,6 +145,8 @@ class Smoke:
     def here(self, outputs: Path, *more: str, cache: Path | None = None) -> Finished:
         """The same in this process, which spares the imports."""
         config = self.config(outputs, *more, cache=cache)
-        name = RunName("digits", config.baseline["_target_"].split(".")[-2], "c0ffee", None)
-        run(config, outputs / "run", name)
+        baseline = config.baseline["_target_"].split(".")[-2]
+        kdci = "none" if config.kdci is None else config.kdci.name
+        choices = {"dataset": "digits", "baseline": baseline, "kdci": kdci}
+        run(config, outputs / "run", naming.RunName("distill", choices))
         return Finished(0, "", "", outputs)

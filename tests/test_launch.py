@@ -27,9 +27,11 @@ def test_no_process_is_started_for_a_gpu_that_is_not_there(
         raise AssertionError("processes were started")
 
     monkeypatch.setattr(launch, "start_ranks", forbidden)
-    config = composed("trainer=ddp", "trainer.devices=99")
+    outputs = f"paths.outputs={tmp_path / 'outputs'}"
+    config = composed("trainer=ddp", "trainer.devices=99", outputs)
     with pytest.raises(UserError, match="99 GPUs"):
-        launch.run_single(config, [], tmp_path / "run")
+        launch.run_single(config, [])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_option_named_in_the_defaults_exists() -> None:

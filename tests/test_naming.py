@@ -1,77 +1,11 @@
 import json
 import os
-import re
+from pathlib import Path
 
 import pytest
 
 from src import naming
-from src.common.files import content_hash
 from tests.compose import composed, plain
-
-
-def name_of(*overrides: str) -> str:
-    """Hash of the run that these overrides make."""
-    return naming.config_hash(plain(*overrides))
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "force=true",
-        "logger=wandb",
-        "paths.outputs=elsewhere",
-        "paths.cache=elsewhere",
-        "paths.data=elsewhere",
-        "trainer.progress=false",
-    ],
-)
-def test_where_files_lie_does_not_name_a_run(override: str) -> None:
-    assert name_of(override) == name_of()
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "seed=1",
-        "kdci.N=8",
-        "kdci=none",
-        "budget=smoke",
-        "distill.optimizer.lr=0.05",
-        "teacher.seed=1",
-        "teacher.checkpoint=weights.pt",
-        "substitution.rounds=3",
-        "baseline.batch_size=3",
-        "trainer.precision=bf16-mixed",
-        "trainer.devices=2",
-        "dataset=cifar10",
-        "pool.num_images=5",
-    ],
-)
-def test_what_is_computed_names_a_run(override: str) -> None:
-    assert name_of(override) != name_of()
-
-
-def test_moved_data_do_not_name_a_run() -> None:
-    moved = ["dataset=cifar10", "dataset.root=/elsewhere", "dataset.cache_dir=/elsewhere"]
-    assert name_of(*moved) == name_of("dataset=cifar10")
-
-
-def test_the_vanilla_points_of_a_grid_are_one_run() -> None:
-    assert name_of("kdci=none", "kdci.N=8") == name_of("kdci=none", "kdci.attention=dot")
-    assert name_of("kdci=none", "seed=1") != name_of("kdci=none")
-
-
-def test_the_order_of_overrides_is_irrelevant() -> None:
-    assert name_of("seed=1", "kdci.N=8") == name_of("kdci.N=8", "seed=1")
-
-
-def test_a_name_is_short_and_never_changes() -> None:
-    config = plain("budget=smoke")
-    assert re.fullmatch(r"[0-9a-f]{12}", naming.config_hash(config))
-    assert naming.config_hash(dict(reversed(config.items()))) == naming.config_hash(config)
-    # The first digits of the content's hash, so that old folders are found again.
-    assert content_hash(naming.hashed_part(config)).startswith(naming.config_hash(config))
-    assert content_hash({}).startswith("44136fa355b3")
 
 
 def test_the_resolved_configuration_is_plain_and_without_hydra() -> None:
@@ -81,16 +15,35 @@ def test_the_resolved_configuration_is_plain_and_without_hydra() -> None:
     assert json.loads(json.dumps(resolved)) == resolved
 
 
-def test_run_folders_are_named_by_choices_and_hash() -> None:
-    config = composed()
-    assert naming.run_name("distill", config.hydra.runtime.choices) == "digits_dafl_backdoor"
-    assert config.hydra.run.dir == f"outputs/digits_dafl_backdoor/{name_of()}"
+def name_of(task: str, *overrides: str) -> naming.RunName:
+    return naming.RunName(task, dict(composed(*overrides).hydra.runtime.choices))
 
 
-def test_teachers_have_folders_of_their_own() -> None:
-    config = composed("task=teacher")
-    folder = f"outputs/teacher_digits_convnet_m/{name_of('task=teacher')}"
-    assert config.hydra.run.dir == folder
+def test_run_folders_are_named_by_choices() -> None:
+    assert name_of("distill").folder == "digits_dafl_backdoor"
+    assert name_of("distill", "baseline=cmi", "kdci=none").folder == "digits_cmi_none"
+    assert name_of("teacher").folder == "teacher_digits_convnet_m"
+
+
+def memory_of(*overrides: str) -> Path | None:
+    config = composed(*overrides)
+    return naming.memory_of(plain(*overrides), dict(config.hydra.runtime.choices))
+
+
+def test_an_identity_is_remembered_for_one_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = memory_of()
+    assert first == memory_of()
+    assert first is not None
+    assert first.parent == Path("cache/identity")
+    assert memory_of("kdci.N=3") != first
+    assert memory_of("paths.outputs=elsewhere") != first
+    monkeypatch.setattr(naming, "library_versions", lambda: {"torch": "99"})
+    assert memory_of() != first
+
+
+def test_without_a_cache_nothing_is_remembered() -> None:
+    for broken in ({}, {"paths": None}, {"paths": "x"}, {"paths": {}}, {"paths": {"cache": 3}}):
+        assert naming.memory_of(broken, {}) is None
 
 
 @pytest.mark.parametrize("flag", ["-m", "--multirun"])

@@ -148,7 +148,8 @@ def job(folder: Path) -> Job:
     )
     config: Any = SimpleNamespace(trainer=options)
     dataset: Any = None
-    return Job(config, folder, dataset, CPU)
+    identity: Any = None
+    return Job(config, folder, dataset, CPU, identity)
 
 
 def labelled(spec: ImageSpec, count: int = 12, **options: Any) -> LabelledBatches:

@@ -18,6 +18,7 @@ from src.common import distributed
 from src.common.errors import UserError
 from src.common.measure import Measurement
 from src.common.resume import ResumeCallback
+from src.common.sealed import digest_file, write_sealed
 from src.kdci.callback import ConfounderDictionaryCallback
 from src.kdci.dictionary import DictionarySettings
 from src.substitution.image_bank import ImageBank
@@ -123,8 +124,10 @@ def resuming(rank: int, folder: Path) -> dict[str, Any]:
     state = folder / "state"
     if rank == 0:
         state.mkdir()
-        for name in ("epoch1_rank0.pt", "epoch1_rank1.pt", "epoch2_rank0.pt"):
-            (state / name).touch()
+        for name in ("epoch1_rank0", "epoch1_rank1", "epoch2_rank0"):
+            torch.save({"of": name}, state / f"{name}.pt")
+            card = {"state": digest_file(state / f"{name}.pt"), "files": {}}
+            write_sealed(state / f"{name}.json", card)
     distributed.barrier()
     return {"epoch": ResumeCallback(state).epochs_done()}
 

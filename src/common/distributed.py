@@ -98,12 +98,20 @@ def on_rank_zero(action: Callable[[], T]) -> T:
     raise UserError(message) if user else RuntimeError(f"rank 0 failed with {kind}: {message}")
 
 
+def gather_objects(value: T) -> list[T]:
+    """The values of all ranks in rank order, on every rank."""
+    if world_size() == 1:
+        return [value]
+    values: list[T | None] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return cast("list[T]", values)
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """Concatenate ``[m_r, ...]`` of all ranks in rank order; counts may differ."""
     if world_size() == 1:
         return rows
-    counts: list[int] = [0] * world_size()
-    dist.all_gather_object(counts, len(rows))
+    counts = gather_objects(len(rows))
     padded = rows.new_zeros(max(counts), *rows.shape[1:])
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in counts]
@@ -147,8 +155,7 @@ def require_equal_on_all_ranks(tensors: Iterable[Tensor], what: str) -> str:
     """
     own = sha256_tensors(*tensors)
     if world_size() > 1:
-        sums: list[str] = [""] * world_size()
-        dist.all_gather_object(sums, own)
+        sums = gather_objects(own)
         if len(set(sums)) > 1:
             raise RuntimeError(f"Expected equal {what} on all ranks, but checksums are {sums}")
     return own

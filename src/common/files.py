@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # a reader of tables needs files and hashes, but never torch
     from torch import Tensor
 
 _log = logging.getLogger(__name__)
+_PROBE_BYTES = 2**20
 
 
 @contextmanager
@@ -33,16 +34,57 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     Yields:
         Path in the same folder, to be written by the block.
+
+    Raises:
+        UserError: If the disk does not take it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush(path.parent)
+        finally:
+            with suppress(OSError):  # of a folder that never was
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one line what keeps a file or folder from being written: a full disk, say.
+
+    Raises:
+        UserError: If the disk does not take it; names the path and the cure.
+    """
     try:
-        yield temporary
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
+        yield
+    except (UserError, Timeout):
+        raise
+    except Exception as error:
+        # Writers in C++ and Rust have errors of their own, which do not tell why.
+        reason = error if isinstance(error, OSError) else _probe(path.parent)
+        if reason is None:
+            raise
+        raise UserError(
+            f"Cannot write '{path}' ({reason.strerror or reason}); free space there, or point "
+            "paths.outputs and paths.cache to folders that can be written. What is done is kept: "
+            "the same command then goes on"
+        ) from error
+
+
+def _probe(folder: Path) -> OSError | None:
+    """Why nothing can be written into ``folder``; None if something can."""
+    probe = folder / f".{os.getpid()}-{secrets.token_hex(4)}-probe"
+    try:
+        probe.write_bytes(bytes(_PROBE_BYTES))
+    except OSError as error:
+        return error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return None
 
 
 @contextmanager
@@ -89,10 +131,11 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[None]:
     Raises:
         UserError: When another process holds it and ``wait`` is false.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     guard = FileLock(path.with_name(f"{path.name}.lock"))
     try:
-        guard.acquire(timeout=0)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            guard.acquire(timeout=0)
     except Timeout:
         if not wait:
             raise UserError(

@@ -8,11 +8,13 @@ modification is noticed too.
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from src.common.errors import UserError
 from src.common.sealed import DamagedError, read_sealed, write_sealed
 
 # A file that changes twice within one tick of its clock looks unchanged: what is younger than
@@ -61,7 +63,8 @@ def remember(
     value = compute()
     after, _ = _stamps(names)
     if before == after and newest < now - _SETTLED_NS:
-        write_sealed(path, {"value": value, "rests_on": names, "stamps": before})
+        with suppress(UserError):  # a cache that cannot be written costs time, no result
+            write_sealed(path, {"value": value, "rests_on": names, "stamps": before})
     return value
 
 

@@ -1,6 +1,8 @@
 """Save a fit after every epoch, per rank, and take it up again after an interruption."""
 
+import logging
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -10,17 +12,20 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
-from src.common.distributed import barrier, on_rank_zero, rank, world_size
+from src.common.distributed import barrier, gather_objects, on_rank_zero, rank, world_size
 from src.common.errors import UserError
-from src.common.files import atomic_write
+from src.common.files import atomic_write, writing
+from src.common.sealed import digest_file, read_sealed, verify, write_sealed
 from src.common.seeding import restore_rng_state, rng_state
+
+_log = logging.getLogger(__name__)
 
 
 class FileBacked(Protocol):
     """State too large for a checkpoint; lives in a file of its own that only grows."""
 
-    def sync(self, path: Path) -> None:
-        """Write what is new since the last call."""
+    def sync(self, path: Path) -> tuple[str, int]:
+        """Write what is new since the last call; return digest and bytes of all that is there."""
 
     def restore(self, path: Path) -> None:
         """Read the part that the loaded state says was committed."""
@@ -53,44 +58,74 @@ class ResumeCallback(Checkpoint):
         self.folder = folder
         self.files, self.outside = dict(files or {}), dict(outside or {})
         self._state: dict[str, Any] | None = None
+        self._epoch: int | None = None
 
     def epochs_done(self) -> int:
-        """Finished epochs of the newest state that every rank has saved; 0 without one."""
-        return on_rank_zero(self._complete_epoch)
+        """Finished epochs of the newest state that every rank has saved; 0 without one.
+
+        A state that is not as it was written is reported and removed: the fit starts again.
+        """
+        if self._epoch is None:
+            epoch = on_rank_zero(self._complete_epoch)
+            damage = next((d for d in gather_objects(self._damage(epoch)) if d), None)
+            if damage is not None:
+                on_rank_zero(lambda: self._discard(damage))
+            self._epoch = 0 if damage else epoch
+        return self._epoch
 
     def _complete_epoch(self) -> int:
         ranks: dict[int, set[int]] = {}
-        for path in self.folder.glob("epoch*_rank*.pt"):
-            match = re.fullmatch(r"epoch(\d+)_rank(\d+)\.pt", path.name)
+        for path in self.folder.glob("epoch*_rank*.json"):
+            match = re.fullmatch(r"epoch(\d+)_rank(\d+)\.json", path.name)
             if match:
                 ranks.setdefault(int(match[1]), set()).add(int(match[2]))
         complete = [epoch for epoch, found in ranks.items() if found >= set(range(world_size()))]
         return max(complete, default=0)
 
-    def _path(self, epoch: int) -> Path:
-        return self.folder / f"epoch{epoch}_rank{rank()}.pt"
+    def _damage(self, epoch: int) -> str | None:
+        """What is wrong with this rank's state of an epoch; None if nothing is."""
+        if epoch == 0:
+            return None
+        try:
+            card, path = read_sealed(self._path(epoch, "json")), self._path(epoch)
+            verify(self.folder, {path.name: card["state"]})
+            for name, (digest, size) in card["files"].items():
+                verify(self.folder, {self._file(name).name: digest}, size)
+            self._state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # noqa: BLE001 - a reader of damage may fail in any way
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    def _discard(self, damage: str) -> None:
+        _log.warning("A saved state is damaged: %s; this stage starts again", damage)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}_rank{rank()}.bin"
+
+    def _path(self, epoch: int, suffix: str = "pt") -> Path:
+        return self.folder / f"epoch{epoch}_rank{rank()}.{suffix}"
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load the newest complete state, if there is one."""
         epoch = self.epochs_done()
-        if epoch == 0:
+        if epoch == 0 or self._state is None:
             return
-        path = self._path(epoch)
+        state = self._state
         try:
-            state = torch.load(path, map_location=pl_module.device, weights_only=True)
             pl_module.load_state_dict(state["module"])
             for name, module in self.outside.items():
                 module.load_state_dict(state["outside"][name])
             for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             for name, file in self.files.items():
-                file.restore(self.folder / f"{name}_rank{rank()}.bin")
+                file.restore(self._file(name))
         except Exception as error:
             raise UserError(
-                f"Cannot resume from '{path}' ({type(error).__name__}); expected a state written "
-                f"by the same configuration. Delete the folder '{self.folder}' to start again"
+                f"Cannot resume from '{self._path(epoch)}' ({type(error).__name__}); expected a "
+                f"state written by the same configuration. Delete the folder '{self.folder}' to "
+                "start again"
             ) from error
-        self._state = state
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the random states last, after all set-up has drawn from them."""
@@ -100,19 +135,24 @@ class ResumeCallback(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save; older states go only when all ranks have written the new one."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for name, file in self.files.items():
-            file.sync(self.folder / f"{name}_rank{rank()}.bin")
         state = {
             "module": pl_module.state_dict(),
             "outside": {name: module.state_dict() for name, module in self.outside.items()},
             "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
             "rng": rng_state(),
         }
-        path = self._path(cast(int, pl_module.epochs_done))
+        epoch = cast(int, pl_module.epochs_done)
+        path, card = self._path(epoch), self._path(epoch, "json")
+        files: dict[str, tuple[str, int]] = {}
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name, file in self.files.items():
+                files[name] = file.sync(self._file(name))
         with atomic_write(path) as temporary:
             torch.save(state, temporary)
+            digest = digest_file(temporary)
+        write_sealed(card, {"state": digest, "files": files})
         barrier()
-        for old in self.folder.glob(f"epoch*_rank{rank()}.pt"):
-            if old != path:
+        for old in self.folder.glob(f"epoch*_rank{rank()}.*"):
+            if old not in (path, card):
                 old.unlink()

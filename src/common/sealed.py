@@ -54,12 +54,19 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return plain
 
 
-def digest_file(path: Path) -> str:
-    """XXH3 (128 bits) of a file's bytes, hexadecimal: against damage, not against malice."""
+def digest_file(path: Path, size: int | None = None) -> str:
+    """XXH3 (128 bits) of a file's bytes, hexadecimal: against damage, not against malice.
+
+    Args:
+        path: The file.
+        size: Bytes that count, from the first on; None for all.
+    """
     digest = xxhash.xxh3_128()
+    left = size
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
+        while chunk := file.read(_CHUNK_BYTES if left is None else min(left, _CHUNK_BYTES)):
             digest.update(chunk)
+            left = None if left is None else left - len(chunk)
     return digest.hexdigest()
 
 
@@ -68,8 +75,13 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
     return {name: digest_file(folder / name) for name in names}
 
 
-def verify(folder: Path, expected: Mapping[str, str]) -> None:
+def verify(folder: Path, expected: Mapping[str, str], size: int | None = None) -> None:
     """Compare files with the digests of their card.
+
+    Args:
+        folder: Where the files lie.
+        expected: Digests by file name.
+        size: Bytes of each that count; None for all.
 
     Raises:
         DamagedError: For the first file that is missing or altered.
@@ -79,7 +91,7 @@ def verify(folder: Path, expected: Mapping[str, str]) -> None:
         if not path.is_file():
             raise DamagedError(f"'{path}' is missing")
         try:
-            found = digest_file(path)
+            found = digest_file(path, size)
         except OSError as error:
             raise DamagedError(f"'{path}' cannot be read ({error.strerror})") from error
         if found != digest:

@@ -1,7 +1,9 @@
 """What a data set promises to the rest of the program."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -67,6 +69,13 @@ class Pool(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Content hash of the data, for cache keys; equal content gives an equal hash."""
+
+    def sources(self) -> Sequence[Path]:
+        """Files and folders that the content depends on; a folder stands for the names within it.
+
+        None where the data comes with a package.
+        """
+        return ()
 
 
 class Dataset(Pool):

@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from src.common.distributed import barrier, on_rank_zero, world_size
+from src.common.distributed import barrier, on_rank_zero
+from src.common.errors import UserError
 from src.common.files import lock
 from src.common.measure import Measurement
 from src.common.resume import FileBacked, ResumeCallback
 from src.dataset.contract import Dataset, Pool
 from src.dataset.loader import LabelledBatches
+from src.identity import Identity
 from src.network.classifier import Classifier
+from src.pipeline.building import build
+from src.pipeline.content import contents_of
 from src.pipeline.trainer import make_trainer
 from src.schema import RunConfig
 from src.signature import Node
@@ -29,19 +32,6 @@ if TYPE_CHECKING:
 
 STAGES = ("teacher", "stage_a", "dictionary", "stage_b")
 _EVALUATION_BATCH = 250
-
-
-def build(node: Node, **supplied: Any) -> Any:
-    """Instantiate a ``_target_`` node with what the program supplies.
-
-    Through a partial, so that Hydra does not turn the supplied objects into configs.
-    """
-    return instantiate({**node, "_partial_": True}, _convert_="all")(**supplied)
-
-
-def build_partial(node: Node | None) -> Any:
-    """A partial of a ``_target_`` node, for what is built from objects made later."""
-    return None if node is None else instantiate({**node, "_partial_": True}, _convert_="all")
 
 
 @contextmanager
@@ -65,6 +55,7 @@ class Job:
         folder: The run's folder.
         dataset: The data set, not yet read.
         device: Device of this process.
+        identity: What makes its teacher, data, dictionary and result the same as others.
         wandb_run: Mirror of the metrics, or None.
         costs: Time and memory of every stage.
     """
@@ -73,6 +64,7 @@ class Job:
     folder: Path
     dataset: Dataset
     device: torch.device
+    identity: Identity
     wandb_run: "Run | None" = None
     costs: dict[str, Measurement] = field(
         default_factory=lambda: {stage: Measurement() for stage in STAGES}
@@ -89,16 +81,23 @@ class Job:
         pool: Pool = build(self.config.pool)
         return pool
 
-    def hardware(self) -> dict[str, Any]:
-        """What changes numbers without changing the method; part of every cache key."""
-        options = self.config.trainer
-        return {
-            "device": self.device.type,
-            "precision": options.precision,
-            "channels_last": options.channels_last,
-            "deterministic": options.deterministic,
-            "world_size": world_size(),
-        }
+    def require_unchanged_data(self) -> None:
+        """Refuse to keep a result of data that was not the same from beginning to end.
+
+        Raises:
+            UserError: If a file was edited meanwhile; the same command is another run now.
+        """
+
+        def check() -> None:
+            now = contents_of(self.config)
+            changed = [name for name, was in self.identity.contents.items() if now[name] != was]
+            if changed:
+                raise UserError(
+                    f"Expected the content of {', '.join(changed)} to stay as it was, but it "
+                    "changed while this run was reading it; nothing was kept: run again"
+                )
+
+        on_rank_zero(check)
 
     def to_device(self, module: nn.Module) -> None:
         """Move ``module`` to the device and into the memory format of the run."""

@@ -5,6 +5,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from src.common.sealed import digests
 from src.dataset.normalisation import Normalisation
 from src.kdci.mixin import KDCIMixin
 from src.pipeline.job import STAGES, Job
@@ -18,6 +19,7 @@ from src.substitution.image_bank import ImageBank
 from src.teacher.frozen import FrozenTeacher
 
 _GRID_IMAGES, _GRID_COLUMNS = 64, 16
+_CHECKED = ("student", "card", "images")
 
 
 def write_outcome(
@@ -31,6 +33,7 @@ def write_outcome(
     finished = {**summary, **_results(job, teacher, substitution, student)}
     _write_student(job, student, finished)
     _write_grid(job, substitution)
+    finished["checksums"] = digests(job.folder, [finished["files"][name] for name in _CHECKED])
     written = cast("Summary", finished)
     write_summary(written, job.folder)
     log_summary(job.wandb_run, written, job.folder / "substitution.png")
@@ -90,7 +93,7 @@ def _write_student(job: Job, student: StudentModule, finished: dict[str, Any]) -
         "accuracy": {"acc1": student.acc1["last"], "split": "test", "epoch": "last"},
         "made_by": {
             key: finished[key]
-            for key in ("dataset", "baseline", "kdci", "seed", "budget", "teacher", "config_hash")
+            for key in ("dataset", "baseline", "kdci", "seed", "budget", "teacher", "identity")
         },
     }
     fuse = student.compensation.fuse if isinstance(student, KDCIMixin) else None

@@ -1,10 +1,11 @@
 """One run from beginning to end, and a record of it whatever happens."""
 
 import logging
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,55 +13,78 @@ import torch
 
 from src.common.device import device_of
 from src.common.distributed import joined_ranks, on_rank_zero, rank, world_size
+from src.common.errors import FORESEEN, UserError
 from src.common.measure import measured
+from src.common.signals import Interrupted
 from src.dataset.contract import Dataset
-from src.pipeline.job import Job, build, locked
+from src.identity import Identity
+from src.naming import RunName
+from src.pipeline.building import build
+from src.pipeline.identify import identify, plain
+from src.pipeline.job import Job, locked, remove
 from src.pipeline.outcome import write_outcome
 from src.pipeline.stage_a import make_substitution_data
 from src.pipeline.stage_b import train_student
 from src.pipeline.teacher import prepare_teacher
 from src.report.dashboard import finish, start_wandb
-from src.report.summary import Summary, git_revision, is_finished, versions, write_summary
-from src.schema import VANILLA, RunConfig
+from src.report.summary import (
+    FILE_NAME,
+    Summary,
+    git_revision,
+    is_finished,
+    versions,
+    write_summary,
+)
+from src.schema import RunConfig
 
 if TYPE_CHECKING:
     from wandb import Run
 
 _log = logging.getLogger(__name__)
+_PREVIOUS = "summary.previous.json"
 
 
-@dataclass(frozen=True)
-class RunName:
-    """What a run is called: chosen options, content hash, and the sweep it belongs to."""
-
-    dataset: str
-    baseline: str
-    config_hash: str
-    sweep: str | None
-
-
-def run_teacher(config: RunConfig, folder: Path) -> None:
+def run_teacher(
+    config: RunConfig, folder: Path, contents: Mapping[str, str] | None = None
+) -> None:
     """Only the first moment: train the teacher, or find it trained, and say where it is."""
     device = device_of(config.trainer.accelerator, config.trainer.devices)
     with joined_ranks(device), locked(folder):
-        job = Job(config, folder, build(config.dataset), device)
+        identity = identify(config, device, contents)
+        job = Job(config, folder, build(config.dataset), device, identity)
         teacher = prepare_teacher(job)
     _log.info("Teacher %s: %.2f%% on the test split", config.teacher.name, teacher.acc1)
 
 
-def run(config: RunConfig, folder: Path, name: RunName) -> None:
-    """Run all moments; leave ``summary.json`` in ``folder``, also when one fails."""
+def run(
+    config: RunConfig, folder: Path, name: RunName, contents: Mapping[str, str] | None = None
+) -> None:
+    """Run all moments; leave ``summary.json`` in ``folder``, also when one fails.
+
+    Args:
+        config: The checked configuration.
+        folder: The run's folder.
+        name: What the run is called.
+        contents: Hashes of the data and files that it reads, where they are known.
+    """
     device = device_of(config.trainer.accelerator, config.trainer.devices)
     with joined_ranks(device), locked(folder):
+        # Another process may have finished it while this one waited for the lock.
         if on_rank_zero(lambda: is_finished(folder)) and not config.force:
             return
-        if config.force:
-            on_rank_zero(lambda: shutil.rmtree(folder / "state", ignore_errors=True))
-        summary = _opening(config, name, device)
-        with _recorded(summary, folder), _mirrored(config, name, folder) as wandb_run:
+        identity = identify(config, device, contents)
+        on_rank_zero(lambda: _set_aside(folder))
+        summary = _opening(config, name, device, identity)
+        with _recorded(summary, folder), _mirrored(config, name, folder, identity) as wandb_run:
             dataset: Dataset = build(config.dataset)
-            job = Job(config, folder, dataset, device, wandb_run)
+            job = Job(config, folder, dataset, device, identity, wandb_run)
             _moments(job, summary)
+
+
+def _set_aside(folder: Path) -> None:
+    """Keep the result of a finished run that is made again, until the new one replaces it."""
+    if (folder / FILE_NAME).is_file() and is_finished(folder):
+        os.replace(folder / FILE_NAME, folder / _PREVIOUS)
 
 
 def _moments(job: Job, summary: Summary) -> None:
@@ -74,14 +98,18 @@ def _moments(job: Job, summary: Summary) -> None:
     with measured(costs["stage_b"]):
         student = train_student(job, teacher, substitution)
     costs["stage_b"].seconds -= costs["dictionary"].seconds - before
+    job.require_unchanged_data()
     if rank() == 0:
         write_outcome(job, summary, teacher, substitution, student)
+        (job.folder / _PREVIOUS).unlink(missing_ok=True)
+    remove(job.folder / "state")  # only now is its work safe
 
 
-def _opening(config: RunConfig, name: RunName, device: torch.device) -> Summary:
+def _opening(
+    config: RunConfig, name: RunName, device: torch.device, identity: Identity
+) -> Summary:
     """What is known before the work starts."""
-    plain = config.model_dump()
-    plain["kdci"] = plain["kdci"] or {"name": VANILLA, "N": None}
+    options = plain(config)
     return {
         "status": "running",
         "error": None,
@@ -89,11 +117,12 @@ def _opening(config: RunConfig, name: RunName, device: torch.device) -> Summary:
         "dataset": name.dataset,
         "teacher": {"name": config.teacher.name, "seed": config.teacher.seed},  # type: ignore[typeddict-item]
         "student": {"name": config.student.name},
-        "kdci": plain["kdci"],
+        "kdci": {"N": None} | options["kdci"],
         "seed": config.seed,
         "budget": config.budget,
-        "config_hash": name.config_hash,
-        "config": plain,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "identity": identity.record(),
+        "config": options,
         "versions": versions(),
         "device": _device_name(device),
         "git_revision": git_revision(),
@@ -118,14 +147,27 @@ def _recorded(summary: Summary, folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        message = " ".join(str(error).split()) or type(error).__name__
-        failed: Summary = {**summary, "status": "failed", "error": message}
-        write_summary(failed, folder)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        status = "interrupted" if isinstance(error, Interrupted) else "failed"
+        # Where not even this can be written, the free lock tells that the run is over.
+        with suppress(UserError, OSError):
+            write_summary({**summary, "status": status, "error": reason}, folder)  # type: ignore[typeddict-item]
+            _keep_traceback(error, folder)
         raise
 
 
+def _keep_traceback(error: BaseException, folder: Path) -> None:
+    """What nobody has foreseen is for whoever mends the program."""
+    if isinstance(error, Exception) and not isinstance(error, FORESEEN):
+        path = folder / "traceback.txt"
+        path.write_text("".join(traceback.format_exception(error)))
+        error.add_note(f"traceback in '{path}'")
+
+
 @contextmanager
-def _mirrored(config: RunConfig, name: RunName, folder: Path) -> "Iterator[Run | None]":
+def _mirrored(
+    config: RunConfig, name: RunName, folder: Path, identity: Identity
+) -> "Iterator[Run | None]":
     """A W&B run that ends with an error code when the job fails; None without W&B."""
     options = config.logger.wandb
     if options is None:
@@ -135,12 +177,12 @@ def _mirrored(config: RunConfig, name: RunName, folder: Path) -> "Iterator[Run |
         project=options.project,
         mode=options.mode,
         group=name.sweep or folder.parent.name,
-        name=f"{folder.parent.name}_{name.config_hash}",
+        name=f"{folder.parent.name}_{identity.run}",
         config=config.model_dump(),
         folder=folder,
         tags=options.tags,
         entity=options.entity,
-        run_id=None if config.force else name.config_hash,
+        run_id=None if config.force else identity.run,
     )
     try:
         yield run_

@@ -1,22 +1,19 @@
 """Stage (a): the substitution data, made or reused."""
 
 import logging
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import cast
 
 from hydra.utils import get_class
 
 from src.common.distributed import rank, world_size
-from src.common.files import content_hash, sha256_file
-from src.common.provenance import source_hash
 from src.common.seeding import derive_seed, seed_all
 from src.kdci.callback import ConfounderDictionaryCallback
 from src.kdci.dictionary import DictionarySettings
-from src.pipeline.job import Job, build, build_partial, locked, remove
-from src.signature import Node
+from src.pipeline.building import build, build_partial
+from src.pipeline.job import Job, locked, remove
 from src.student.companion import CompanionStudent
-from src.substitution.artifact import FORMAT, Artifact, ArtifactInfo
+from src.substitution.artifact import Artifact, ArtifactInfo
 from src.substitution.contract import Baseline
 from src.substitution.image_bank import banks_of
 from src.substitution.module import Recording, SubstitutionModule
@@ -24,7 +21,6 @@ from src.teacher.evaluate import accuracy
 from src.teacher.frozen import FrozenTeacher
 
 _log = logging.getLogger(__name__)
-_SOURCE = ("common", "network", "objective", "substitution", "teacher")
 
 
 @dataclass
@@ -44,10 +40,11 @@ def make_substitution_data(job: Job, teacher: FrozenTeacher) -> Substitution:
     """Run the baseline, or reuse what an equal stage (a) has left."""
     seed_all(derive_seed(job.config.seed, "stage_a"))
     baseline = _baseline(job, teacher)
-    artifact = Artifact(job.cache / "substitution" / _key(job, teacher, baseline))
+    key = job.identity.stage_a(teacher.fingerprint())
+    artifact = Artifact(job.cache / "substitution" / key)
     dictionary = _dictionary_callback(job, teacher, artifact)
     with locked(artifact.folder):
-        reused = artifact.exists()
+        reused = _is_reusable(artifact)
         if reused:
             _log.info("Reusing stage (a) in %s", artifact.folder)
             info, recording = artifact.info(), artifact.read(job.device)
@@ -57,12 +54,25 @@ def make_substitution_data(job: Job, teacher: FrozenTeacher) -> Substitution:
             module = _fit(job, baseline, artifact, dictionary)
             recording = module.recording()
             acc1 = _companion_accuracy(job, module)
+            job.require_unchanged_data()
             info = artifact.write(baseline, recording, losses=module.losses, acc1_stage_a=acc1)
             remove(artifact.folder / "state")
     if dictionary is not None:
         dictionary.recording = recording
     attribution = job.pool.attribution if baseline.reads_pool else None
     return Substitution(baseline, artifact, info, recording, reused, dictionary, attribution)
+
+
+def _is_reusable(artifact: Artifact) -> bool:
+    """Whether a whole stage (a) lies there; a damaged one is reported and removed."""
+    if not artifact.exists():
+        return False
+    damage = artifact.damage()
+    if damage is None:
+        return True
+    _log.warning("Substitution data that was made before is damaged: %s; it is not used", damage)
+    remove(artifact.folder)
+    return False
 
 
 def _baseline(job: Job, teacher: FrozenTeacher) -> Baseline:
@@ -72,38 +82,6 @@ def _baseline(job: Job, teacher: FrozenTeacher) -> Baseline:
     baseline: Baseline = build(node, teacher=teacher, spec=job.dataset.spec, **pool)
     job.to_device(baseline)
     return baseline
-
-
-def _key(job: Job, teacher: FrozenTeacher, baseline: Baseline) -> str:
-    """Content address: everything that shapes stage (a), and nothing of KDCI."""
-    config = job.config
-    parts: dict[str, Any] = {
-        "format": FORMAT,
-        "seed": config.seed,
-        "baseline": config.baseline,
-        "files": _contents(config.baseline),
-        "substitution": config.substitution.model_dump(),
-        "teacher": teacher.fingerprint(),
-        "spec": asdict(job.dataset.spec),
-        "pool": job.pool.fingerprint() if baseline.reads_pool else None,
-        "hardware": job.hardware(),
-        "source": source_hash((*_SOURCE, _file_of(baseline))),
-    }
-    if baseline.reads_student:
-        parts["student"] = config.student.model_dump()
-        parts["distill"] = config.distill.model_dump()
-        parts["companion"] = source_hash(("student",))
-    return content_hash(parts)[:20]
-
-
-def _contents(node: Node) -> dict[str, str]:
-    """SHA-256 of every file that an option of the baseline names."""
-    named = {name: Path(value) for name, value in node.items() if isinstance(value, str)}
-    return {name: sha256_file(path) for name, path in named.items() if path.is_file()}
-
-
-def _file_of(baseline: Baseline) -> str:
-    return f"{type(baseline).__module__.removeprefix('src.').replace('.', '/')}.py"
 
 
 def _fit(
@@ -130,7 +108,8 @@ def _fit(
         "stage_a",
         module,
         epochs=-(-rounds // options.log_every),
-        state=artifact.folder / "state",
+        # Rounds an epoch shape no result, but what an interrupted fit counts in.
+        state=artifact.folder / "state" / f"every{options.log_every}",
         callbacks=[dictionary] if dictionary else [],
         files=banks_of(baseline),
     )
@@ -179,6 +158,6 @@ def _dictionary_callback(
         settings,
         teacher_sha256=teacher.fingerprint(),
         data_key=artifact.key,
-        path=artifact.dictionaries / f"{content_hash(asdict(settings))[:16]}.safetensors",
+        path=artifact.dictionaries / f"{job.identity.dictionary}.safetensors",
         cost=job.costs["dictionary"],
     )

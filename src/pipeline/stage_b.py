@@ -9,7 +9,8 @@ from src.common.distributed import rank
 from src.common.seeding import derive_seed, seed_all
 from src.kdci.compensation import BackdoorCompensation
 from src.kdci.mixin import KDCIMixin
-from src.pipeline.job import Job, build_partial, remove
+from src.pipeline.building import build_partial
+from src.pipeline.job import Job
 from src.pipeline.stage_a import Substitution
 from src.student.kdci_student import KDCIStudent
 from src.student.module import StudentModule
@@ -48,7 +49,6 @@ def train_student(job: Job, teacher: FrozenTeacher, substitution: Substitution) 
         files=banks_of(baseline) if online else {},
         outside={"baseline": baseline} if online else {},
     )
-    remove(job.folder / "state")
     return module
 
 

@@ -5,12 +5,14 @@ from pathlib import Path
 
 from src.common.distributed import on_rank_zero
 from src.common.errors import UserError
-from src.common.files import content_hash
-from src.common.provenance import source_hash
+from src.common.sealed import DamagedError
 from src.common.seeding import derive_seed, seed_all
+from src.dataset.contract import Dataset
 from src.dataset.loader import LabelledBatches
 from src.network.classifier import Classifier
-from src.pipeline.job import Job, build_partial, locked, remove
+from src.pipeline.building import build, build_partial
+from src.pipeline.job import Job, locked, remove
+from src.schema import RunConfig
 from src.teacher.checkpoint import load_into, load_trained, save_trained
 from src.teacher.evaluate import accuracy
 from src.teacher.frozen import FrozenTeacher
@@ -19,7 +21,6 @@ from src.teacher.module import TeacherModule
 
 _log = logging.getLogger(__name__)
 _TOLERANCE = 0.5
-_SOURCE = ("network", "teacher/module.py", "dataset/loader.py", "common/augment.py")
 
 
 def prepare_teacher(job: Job) -> FrozenTeacher:
@@ -40,6 +41,18 @@ def prepare_teacher(job: Job) -> FrozenTeacher:
     return FrozenTeacher(network, acc1)
 
 
+def refuse_misfit(config: RunConfig) -> None:
+    """Refuse a given checkpoint that does not fit, before any image is read.
+
+    Raises:
+        UserError: If it is missing, damaged, or of another network or number of classes.
+    """
+    if config.teacher.checkpoint is not None:
+        dataset: Dataset = build(config.dataset)
+        network = build(config.teacher.network, num_classes=len(dataset.class_names))
+        load_into(network, Path(config.teacher.checkpoint))
+
+
 def _given_teacher(job: Job, path: Path) -> tuple[Classifier, float, float | None]:
     """Network, measured accuracy, and the expected one where somebody states it."""
     options, dataset = job.config.teacher, job.dataset.name
@@ -58,21 +71,11 @@ def _given_teacher(job: Job, path: Path) -> tuple[Classifier, float, float | Non
 
 def _own_teacher(job: Job) -> tuple[Classifier, float]:
     options = job.config.teacher
-    key = content_hash(
-        {
-            "network": options.network,
-            "fit": options.fit.model_dump(),
-            "seed": options.seed,
-            "data": job.dataset.fingerprint(),
-            "hardware": job.hardware(),
-            "source": source_hash(_SOURCE),
-        }
-    )
-    folder = job.cache / "teacher" / f"{options.name}_{key[:12]}"
+    folder = job.cache / "teacher" / f"{options.name}_{job.identity.teacher[:12]}"
     with locked(folder):
         seed_all(derive_seed(options.seed, "teacher"))
         network = job.network(options.network)
-        if on_rank_zero(lambda: load_trained(network, folder)) is not None:
+        if on_rank_zero(lambda: _is_reusable(network, folder)):
             _log.info("Reusing the teacher in %s", folder)
         else:
             _log.info("Training the teacher %s in %s", options.name, folder)
@@ -81,12 +84,22 @@ def _own_teacher(job: Job) -> tuple[Classifier, float]:
                     "Published: %.2f%%, %s (teacher.checkpoint=...)", known.acc1, known.source
                 )
             acc1 = _train(job, network, folder / "state")
+            job.require_unchanged_data()
             on_rank_zero(lambda: save_trained(network, folder, acc1, options.name))
             remove(folder / "state")
         stored = load_trained(network, folder)
     if stored is None:
         raise UserError(f"The teacher in '{folder}' vanished while it was being used")
     return network, stored
+
+
+def _is_reusable(network: Classifier, folder: Path) -> bool:
+    """Whether a whole teacher lies there; a damaged one is reported."""
+    try:
+        return load_trained(network, folder) is not None
+    except DamagedError as error:
+        _log.warning("A teacher that was trained before is damaged: %s; it is not used", error)
+        return False
 
 
 def _train(job: Job, network: Classifier, state: Path) -> float:

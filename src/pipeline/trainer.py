@@ -1,18 +1,21 @@
 """Lightning trainers for the three fits, alike but for their stage."""
 
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from src.common.distributed import on_rank_zero, rank
+from src.common.signals import STOPPING
 from src.schema import TrainerOptions
 from src.substitution.strategy import UnwrappedDDPStrategy
 
@@ -24,6 +27,23 @@ _TITLES = {
     "stage_a": "Stage (a) substitution data",
     "stage_b": "Stage (b) student",
 }
+
+
+class KeepSignals(Callback):
+    """Gives signals back to whoever had them before Lightning took them over for the fit.
+
+    Lightning ends a run of SIGTERM with exit code 0, and with several ranks broadcasts from within
+    its handler.
+    """
+
+    def __init__(self) -> None:
+        self.handlers = {number: signal.getsignal(number) for number in STOPPING}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning has registered its own by now."""
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self.handlers.items():
+                signal.signal(number, handler)
 
 
 class StageProgress(RichProgressBar):
@@ -81,7 +101,7 @@ def make_trainer(
         reload_dataloaders_every_n_epochs=1 if stage == "stage_a" else 0,
         logger=loggers,
         log_every_n_steps=1,
-        callbacks=[*callbacks, *([StageProgress(stage, epochs)] if shown else [])],
+        callbacks=[*callbacks, KeepSignals(), *([StageProgress(stage, epochs)] if shown else [])],
         enable_progress_bar=shown,
         enable_checkpointing=True,  # only allows our own; no default is added beside it
         enable_model_summary=False,

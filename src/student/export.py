@@ -1,6 +1,5 @@
 """The deployed student: weights as safetensors beside a small JSON card."""
 
-import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import nn
 
 from src.common.errors import UserError
 from src.common.files import atomic_write
+from src.common.sealed import digests, read_sealed, verify, write_sealed
 from src.dataset.normalisation import Normalisation
 from src.network.classifier import Classifier
 from src.teacher.checkpoint import load_into
@@ -38,8 +38,7 @@ def export_student(
             state[key] = (fuse @ state[key]).contiguous()
     with atomic_write(folder / _WEIGHTS) as temporary:
         save_file(state, temporary)
-    with atomic_write(folder / _CARD) as temporary:
-        temporary.write_text(json.dumps(card, indent=2))
+    write_sealed(folder / _CARD, card | {"checksums": digests(folder, [_WEIGHTS])})
 
 
 def build_network(architecture: dict[str, Any], num_classes: int) -> Classifier:
@@ -85,17 +84,18 @@ def load_student(folder: Path | str) -> DeployedStudent:
     Example: ``student = load_student("outputs/digits_dafl_backdoor/<hash>")``.
 
     Raises:
-        UserError: If a file is missing or damaged.
+        UserError: If a file is missing or not as it was written.
     """
     path = Path(folder) / _CARD
     try:
-        card = json.loads(path.read_text())
+        card = read_sealed(path)
+        verify(Path(folder), card["checksums"])
         network = build_network(card["architecture"], len(card["class_names"]))
         student = DeployedStudent(network, card)
-    except (OSError, ImportError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ImportError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"Cannot read the student's card '{path}' ({error}); expected the folder of a "
-            "finished run"
+            f"Cannot use the student in '{folder}' ({error}); expected the folder of a finished "
+            "run: run its command again, with force=true if need be"
         ) from error
     load_into(network, Path(folder) / _WEIGHTS)
     return student

@@ -1,21 +1,27 @@
 """Stage (a) on disk: content-addressed, written once, read by many."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from src.common.distributed import barrier, gather_rows, on_rank_zero, rank, world_size
+from src.common.distributed import (
+    barrier,
+    gather_objects,
+    gather_rows,
+    on_rank_zero,
+    rank,
+    world_size,
+)
 from src.common.errors import UserError
-from src.common.files import atomic_write, sha256_tensors
+from src.common.files import sha256_tensors, writing
+from src.common.sealed import DamagedError, digests, read_sealed, verify, write_sealed
 from src.substitution.contract import Baseline
 from src.substitution.image_bank import ImageBank
 from src.substitution.module import Recording
 
-FORMAT = 2
+FORMAT = 3
 _META = "artifact.json"
 
 
@@ -58,8 +64,22 @@ class Artifact:
         return self.folder.name
 
     def exists(self) -> bool:
-        """Whether a finished artifact lies here; decided on rank 0."""
-        return on_rank_zero(lambda: (self.folder / _META).is_file())
+        """Whether a finished artifact lies here, whole or not; decided on rank 0."""
+        return on_rank_zero(lambda: (self.folder / _META).exists())
+
+    def damage(self) -> str | None:
+        """What is wrong with it, on any rank; None if every file is as it was written."""
+
+        def own() -> str | None:
+            try:
+                stored = read_sealed(self.folder / _META)
+                if stored["world_size"] == world_size():
+                    verify(self.folder, stored["checksums"][rank()])
+            except (DamagedError, KeyError) as error:
+                return str(error)
+            return None
+
+        return next((found for found in gather_objects(own()) if found is not None), None)
 
     @property
     def dictionaries(self) -> Path:
@@ -70,18 +90,11 @@ class Artifact:
         """The description written at the end.
 
         Raises:
-            UserError: If it cannot be read, or was written by another number of ranks.
+            UserError: If it was written by another number of ranks.
+            DamagedError: If it is not as it was written.
         """
-        path = self.folder / _META
-        try:
-            stored = json.loads(path.read_text())
-            del stored["banks"]
-            info = ArtifactInfo(**stored)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"Cannot read the substitution artifact '{path}' ({type(error).__name__}); "
-                f"delete the folder '{self.folder}' to build it again"
-            ) from error
+        stored = read_sealed(self.folder / _META)
+        info = ArtifactInfo(**{key: stored[key] for key in ArtifactInfo.__dataclass_fields__})
         if info.world_size != world_size():
             raise UserError(
                 f"Expected the artifact '{self.folder}' to be written by {world_size()} ranks, "
@@ -102,11 +115,8 @@ class Artifact:
         trusted; the next attempt overwrites it.
         """
         on_rank_zero(lambda: self.folder.mkdir(parents=True, exist_ok=True))
-        for position, bank in enumerate(recording.banks):
-            bank.save(self.folder / f"bank{position}_rank{rank()}.npy")
-        predictions = {"logits": recording.logits, "features": recording.features}
-        save_file(predictions, self.folder / f"predictions_rank{rank()}.safetensors")
-        torch.save(baseline.state_dict(), self.folder / f"baseline_rank{rank()}.pt")
+        files = self._write_shard(baseline, recording)
+        checksums = gather_objects(digests(self.folder, files))
         logits = gather_rows(recording.logits.to(baseline.device))
         counts = torch.bincount(logits.argmax(1).cpu(), minlength=logits.shape[1])
         info = ArtifactInfo(
@@ -118,14 +128,31 @@ class Artifact:
             losses=losses,
             acc1_stage_a=acc1_stage_a,
         )
-        stored = asdict(info) | {"banks": [bank.description() for bank in recording.banks]}
+        banks = [bank.description() for bank in recording.banks]
+        stored = {"format": FORMAT, **asdict(info), "banks": banks, "checksums": checksums}
         barrier()
-        on_rank_zero(lambda: self._commit(stored))
+        on_rank_zero(lambda: write_sealed(self.folder / _META, stored))
         return info
 
-    def _commit(self, stored: dict[str, Any]) -> None:
-        with atomic_write(self.folder / _META) as temporary:
-            temporary.write_text(json.dumps(stored, indent=1))
+    def _write_shard(self, baseline: Baseline, recording: Recording) -> list[str]:
+        """Write what this rank has; return the names of the files."""
+        bank_files = [f"bank{i}_rank{rank()}.npy" for i in range(len(recording.banks))]
+        files = [*bank_files, self._predictions, self._state]
+        with writing(self.folder / files[0]):
+            for name, bank in zip(bank_files, recording.banks, strict=True):
+                bank.save(self.folder / name)
+            predictions = {"logits": recording.logits, "features": recording.features}
+            save_file(predictions, self.folder / self._predictions)
+            torch.save(baseline.state_dict(), self.folder / self._state)
+        return files
+
+    @property
+    def _predictions(self) -> str:
+        return f"predictions_rank{rank()}.safetensors"
+
+    @property
+    def _state(self) -> str:
+        return f"baseline_rank{rank()}.pt"
 
     def read(self, device: torch.device) -> Recording:
         """The shard of this rank, banks on ``device`` (or memory-mapped where large).
@@ -135,12 +162,12 @@ class Artifact:
         """
         self.info()
         try:
-            descriptions = json.loads((self.folder / _META).read_text())["banks"]
+            descriptions = read_sealed(self.folder / _META)["banks"]
             banks = [
                 ImageBank.load(self.folder / f"bank{i}_rank{rank()}.npy", description).to(device)
                 for i, description in enumerate(descriptions)
             ]
-            predictions = load_file(self.folder / f"predictions_rank{rank()}.safetensors")
+            predictions = load_file(self.folder / self._predictions)
         except Exception as error:
             raise self._damaged(error) from error
         return Recording(banks, predictions["logits"], predictions["features"])
@@ -151,9 +178,8 @@ class Artifact:
         Raises:
             UserError: If a file is missing or damaged.
         """
-        path = self.folder / f"baseline_rank{rank()}.pt"
         try:
-            state = torch.load(path, map_location=baseline.device, weights_only=True)
+            state = torch.load(self.folder / self._state, map_location=baseline.device, weights_only=True)
             baseline.load_state_dict(state)
         except Exception as error:
             raise self._damaged(error) from error

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor, nn
 
 from src.common.augment import Augmentation
@@ -52,7 +53,7 @@ class ImageBank(nn.Module):
         self.normalisation = Normalisation(mean, std)
         self.dtype = torch.uint8 if pixels else torch.float16
         self.length = 0
-        self._synced, self._synced_to = 0, Path()
+        self._synced, self._synced_to, self._digest = 0, Path(), xxhash.xxh3_128()
         self._is_mapped = False
         self._watch = FiniteWatch()
         self._images = torch.empty(0, *image_shape, dtype=self.dtype)
@@ -163,17 +164,25 @@ class ImageBank(nn.Module):
         self._reserve(state["length"])
         self.length = state["length"]
 
-    def sync(self, path: Path) -> None:
-        """Append what is new since the last call to the raw file ``path``."""
-        if path != self._synced_to:  # stages (a) and (b) each have a file of their own
-            self._synced, self._synced_to = 0, path
+    def sync(self, path: Path) -> tuple[str, int]:
+        """Append what is new since the last call to the raw file ``path``.
+
+        Returns:
+            XXH3 of all bytes that count, and their number.
+        """
+        # Stages (a) and (b) each have a file of their own; what was adopted is written anew.
+        if path != self._synced_to or not self._synced:
+            self._synced, self._synced_to, self._digest = 0, path, xxhash.xxh3_128()
         row_bytes = int(np.prod(self.image_shape)) * self.dtype.itemsize
         with path.open("r+b" if self._synced else "wb") as file:
             file.truncate(self._synced * row_bytes)
             file.seek(0, 2)
-            file.write(self.images[self._synced :].cpu().numpy().tobytes())
+            added = self.images[self._synced :].cpu().numpy().tobytes()
+            file.write(added)
             file.flush()
+        self._digest.update(added)
         self._synced = self.length
+        return self._digest.hexdigest(), self.length * row_bytes
 
     def restore(self, path: Path) -> None:
         """Read the committed images back from a raw file of :meth:`sync`."""
@@ -184,6 +193,7 @@ class ImageBank(nn.Module):
         )
         self._images[: self.length] = torch.from_numpy(stored).view(-1, *self.image_shape)
         self._synced, self._synced_to = self.length, path
+        self._digest = xxhash.xxh3_128(stored.data)
 
     def save(self, path: Path) -> None:
         """Write the images as ``.npy``."""

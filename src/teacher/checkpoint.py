@@ -1,6 +1,5 @@
 """Load a classifier's weights from anywhere, without ever executing what the file says."""
 
-import json
 import pickle
 import re
 import warnings
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from src.common.errors import UserError
 from src.common.files import atomic_write
+from src.common.sealed import digests, read_sealed, verify, write_sealed
 from src.network.classifier import Classifier
 
 # A published checkpoint may carry its accuracy as a NumPy scalar; nothing else is allowed.
@@ -127,22 +127,19 @@ def save_trained(network: Classifier, folder: Path, acc1: float, name: str) -> N
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     with atomic_write(folder / _WEIGHTS) as temporary:
         save_file(state, temporary)
-    with atomic_write(folder / _CARD) as temporary:
-        temporary.write_text(json.dumps({"name": name, "acc1": acc1}))
+    card = {"name": name, "acc1": acc1, "checksums": digests(folder, [_WEIGHTS])}
+    write_sealed(folder / _CARD, card)
 
 
 def load_trained(network: Classifier, folder: Path) -> float | None:
     """Load what :func:`save_trained` wrote and return its test accuracy; None if it is absent.
 
     Raises:
-        UserError: If it is there but damaged.
+        DamagedError: If it is there but not as it was written.
     """
-    card = folder / _CARD
-    if not card.is_file():
+    if not (folder / _CARD).exists():
         return None
-    try:
-        acc1 = float(json.loads(card.read_text())["acc1"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"Cannot read '{card}'; delete '{folder}' to train again") from error
+    card = read_sealed(folder / _CARD)
+    verify(folder, card["checksums"])
     load_into(network, folder / _WEIGHTS)
-    return acc1
+    return float(card["acc1"])

@@ -208,7 +208,7 @@ def _banks(fit: Fit) -> Any:
 def test_the_states_hold_data_only_and_old_ones_go(fixed: Fixed, tmp_path: Path) -> None:
     begin(online, fixed).run(tmp_path)
     names = {path.name for path in (tmp_path / "state").iterdir()}
-    assert names == {f"epoch{EPOCHS}_rank0.pt", "bank0_rank0.bin"}
+    assert names == {f"epoch{EPOCHS}_rank0.{end}" for end in ("pt", "json")} | {"bank0_rank0.bin"}
     state = torch.load(tmp_path / "state" / f"epoch{EPOCHS}_rank0.pt", weights_only=True)
     assert state.keys() == {"module", "outside", "optimizers", "rng"}
 
@@ -217,11 +217,11 @@ def test_the_states_hold_data_only_and_old_ones_go(fixed: Fixed, tmp_path: Path)
     ("world_size", "files", "epoch"),
     [
         (1, [], 0),
-        (1, ["epoch2_rank0.pt", "epoch10_rank0.pt"], 10),
-        (1, ["epoch3_rank0.pt", "epoch4_rank1.pt"], 3),
-        (1, [".99-0a1b2c3d-epoch5_rank0.pt", "epoch6_rank0.pt.tmp", "epochX_rank0.pt"], 0),
-        (2, ["epoch3_rank0.pt", "epoch3_rank1.pt", "epoch4_rank0.pt"], 3),
-        (2, ["epoch4_rank1.pt"], 0),
+        (1, ["epoch2_rank0.json", "epoch10_rank0.json"], 10),
+        (1, ["epoch3_rank0.json", "epoch4_rank1.json", "epoch5_rank0.pt"], 3),
+        (1, [".9-0a1b2c3d-epoch5_rank0.json", "epoch6_rank0.json.tmp", "epochX_rank0.json"], 0),
+        (2, ["epoch3_rank0.json", "epoch3_rank1.json", "epoch4_rank0.json"], 3),
+        (2, ["epoch4_rank1.json"], 0),
     ],
 )
 def test_a_state_counts_when_every_rank_has_saved_it(
@@ -232,6 +232,7 @@ def test_a_state_counts_when_every_rank_has_saved_it(
     epoch: int,
 ) -> None:
     monkeypatch.setattr(resume, "world_size", lambda: world_size)
+    monkeypatch.setattr(ResumeCallback, "_damage", lambda *_: None)
     for name in files:
         (tmp_path / name).touch()
     assert ResumeCallback(tmp_path).epochs_done() == epoch
@@ -241,24 +242,65 @@ def test_a_folder_that_is_not_there_is_a_fresh_start(tmp_path: Path) -> None:
     assert ResumeCallback(tmp_path / "nowhere").epochs_done() == 0
 
 
-@pytest.mark.parametrize("damage", ["truncated", "foreign", "code", "no_bank", "short_bank"])
-def test_a_state_that_does_not_fit_is_refused_with_the_way_out(
-    fixed: Fixed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
-) -> None:
+def cut_after_two(make: Any, fixed: Fixed, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         interrupt_after(2, patch)
         with pytest.raises(PowerCut):
-            begin(stage_a, fixed).run(tmp_path)
-    state, bank = tmp_path / "state" / "epoch2_rank0.pt", tmp_path / "state" / "bank0_rank0.bin"
-    if damage == "truncated":
-        state.write_bytes(state.read_bytes()[:-50])
-    elif damage == "foreign":
-        torch.save({"module": {}, "outside": {}, "optimizers": [], "rng": {}}, state)
-    elif damage == "code":
-        torch.save({"module": Path("x")}, state)
-    elif damage == "no_bank":
-        bank.unlink()
+            begin(make, fixed).run(folder)
+
+
+DAMAGES: dict[str, Any] = {
+    "missing": None,
+    "empty": lambda content: b"",
+    "truncated": lambda content: content[:-20],
+    "flipped early": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "flipped": lambda content: content[:99] + bytes([content[99] ^ 64]) + content[100:],
+    "flipped late": lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
+    "foreign": lambda content: b"P" * len(content),
+}
+
+
+@pytest.mark.parametrize("name", ["epoch2_rank0.pt", "epoch2_rank0.json", "bank0_rank0.bin"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_starts_the_fit_again_and_says_so(
+    fixed: Fixed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    damage: str,
+) -> None:
+    straight = begin(stage_a, fixed)
+    straight.run(tmp_path / "straight")
+    cut_after_two(stage_a, fixed, tmp_path / "cut", monkeypatch)
+    path = tmp_path / "cut" / "state" / name
+    if DAMAGES[damage] is None:
+        path.unlink()
     else:
-        bank.write_bytes(bank.read_bytes()[:-1])
+        path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    again = begin(stage_a, fixed)
+    again.run(tmp_path / "cut")
+    if (damage, name) != ("missing", "epoch2_rank0.json"):  # then it was never committed
+        assert "A saved state is damaged" in caplog.text
+        assert name in caplog.text
+    assert states_equal(again.module, straight.module)
+    for ours, theirs in zip(*map(_banks, (again, straight)), strict=True):
+        assert torch.equal(ours.images, theirs.images)
+
+
+def test_bytes_beyond_the_committed_ones_are_no_damage(
+    fixed: Fixed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut_after_two(stage_a, fixed, tmp_path, monkeypatch)
+    with (tmp_path / "state" / "bank0_rank0.bin").open("ab") as file:
+        file.write(b"an epoch that was not finished")
+    assert ResumeCallback(tmp_path / "state").epochs_done() == 2
+    assert caplog.text == ""
+
+
+def test_a_state_that_does_not_fit_is_refused_with_the_way_out(
+    fixed: Fixed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_after_two(vanilla, fixed, tmp_path, monkeypatch)
     with pytest.raises(UserError, match=r"Cannot resume from .*Delete the folder .*state'"):
-        begin(stage_a, fixed).run(tmp_path)
+        begin(compensated, fixed).run(tmp_path)

@@ -104,7 +104,7 @@ def test_a_card_must_not_choose_what_runs(
 ) -> None:
     hostile = card(tiny_spec, architecture={"_target_": target, "command": "touch x"})
     export_student(tmp_path, network, hostile)
-    with pytest.raises(UserError, match=r"student\.json") as caught:
+    with pytest.raises(UserError, match="Cannot use the student in") as caught:
         load_student(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -129,13 +129,26 @@ def test_a_damaged_card_is_refused_by_name(
         load_student(tmp_path)
 
 
+@pytest.mark.parametrize("position", [0, 8, 100, 500, -7])
 def test_damaged_weights_are_refused_by_name(
-    tmp_path: Path, tiny_spec: ImageSpec, network: ConvNet
+    tmp_path: Path, tiny_spec: ImageSpec, network: ConvNet, position: int
 ) -> None:
     export_student(tmp_path, network, card(tiny_spec))
     path = tmp_path / "student.safetensors"
-    path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(UserError, match=r"student\.safetensors"):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"student\.safetensors' has been altered"):
+        load_student(tmp_path)
+
+
+def test_an_edited_card_is_refused_by_name(
+    tmp_path: Path, tiny_spec: ImageSpec, network: ConvNet
+) -> None:
+    export_student(tmp_path, network, card(tiny_spec))
+    path = tmp_path / "student.json"
+    path.write_text(path.read_text().replace("80.0", "90.0"))
+    with pytest.raises(UserError, match=r"student\.json' has been altered"):
         load_student(tmp_path)
 
 
@@ -145,11 +158,13 @@ def test_a_card_without_statistics_is_refused_by_name(
     incomplete = card(tiny_spec)
     del incomplete["normalisation"]
     export_student(tmp_path, network, incomplete)
-    with pytest.raises(UserError, match=r"student\.json"):
+    with pytest.raises(UserError, match="Cannot use the student in"):
         load_student(tmp_path)
 
 
 def test_the_card_is_plain_json(tmp_path: Path, tiny_spec: ImageSpec, network: ConvNet) -> None:
     written = card(tiny_spec)
     export_student(tmp_path, network, written)
-    assert json.loads((tmp_path / "student.json").read_text()) == json.loads(json.dumps(written))
+    stored = json.loads((tmp_path / "student.json").read_text())
+    assert stored.keys() - written.keys() == {"checksums", "seal"}
+    assert {key: stored[key] for key in written} == json.loads(json.dumps(written))

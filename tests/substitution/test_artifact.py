@@ -1,10 +1,10 @@
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from src.common.errors import UserError
+from src.common.sealed import read_sealed, write_sealed
 from src.dataset.contract import ImageSpec
 from src.substitution.artifact import Artifact, ArtifactInfo
 from src.substitution.module import Recording, predict
@@ -64,10 +64,10 @@ def test_an_artifact_exists_when_it_is_complete(
     artifact = Artifact(tmp_path / "a")
     assert not artifact.exists()
 
-    def power_cut(self: Artifact, stored: object) -> None:
+    def power_cut(path: Path, stored: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Artifact, "_commit", power_cut)
+    monkeypatch.setattr("src.substitution.artifact.write_sealed", power_cut)
     with pytest.raises(KeyboardInterrupt):
         artifact.write(toy, recording, {}, None)
     assert len(list((tmp_path / "a").iterdir())) == 3
@@ -90,51 +90,54 @@ def test_a_method_can_go_on_from_it(
     assert states_equal(other, toy)
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{", "[]", "{}", '{"banks": []}', '{"banks": [], "surprise": 1}']
-)
-def test_a_damaged_description_is_refused_with_the_way_out(
-    artifact: Artifact, content: str
-) -> None:
-    (artifact.folder / "artifact.json").write_text(content)
-    for action in (artifact.info, lambda: artifact.read(CPU)):
-        with pytest.raises(UserError, match=r"artifact\.json.*delete the folder"):
-            action()
+FILES = ["artifact.json", "bank0_rank0.npy", "predictions_rank0.safetensors", "baseline_rank0.pt"]
 
 
-@pytest.mark.parametrize("name", ["bank0_rank0.npy", "predictions_rank0.safetensors"])
-@pytest.mark.parametrize("damage", ["missing", "truncated", "random"])
-def test_damaged_data_are_refused_with_the_way_out(
-    artifact: Artifact, name: str, damage: str
-) -> None:
+def test_a_whole_artifact_is_not_damaged(artifact: Artifact) -> None:
+    assert artifact.damage() is None
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["missing", "truncated", "random", "flipped"])
+def test_damage_is_named(artifact: Artifact, name: str, damage: str) -> None:
     path = artifact.folder / name
+    content = path.read_bytes()
     if damage == "missing":
         path.unlink()
     elif damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-9])
-    else:
+        path.write_bytes(content[:-9])
+    elif damage == "random":
         path.write_bytes(bytes(range(256)))
-    with pytest.raises(UserError, match=r"Cannot read .* \(\w+\); delete the folder") as caught:
-        artifact.read(CPU)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("damage", ["missing", "truncated"])
-def test_a_damaged_method_is_refused_with_the_way_out(
-    artifact: Artifact, toy: Toy, damage: str
-) -> None:
-    path = artifact.folder / "baseline_rank0.pt"
-    if damage == "missing":
-        path.unlink()
     else:
-        path.write_bytes(path.read_bytes()[:-90])
-    with pytest.raises(UserError, match=r"Cannot read .* \(\w+\); delete the folder"):
-        artifact.restore(toy, Recording([], torch.empty(0), torch.empty(0)))
+        middle = len(content) // 2
+        flipped = bytes([content[middle] ^ 1])
+        path.write_bytes(content[:middle] + flipped + content[middle + 1 :])
+    found = artifact.damage()
+    assert found is not None
+    assert name in found
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"banks": [], "seal": 1}'])
+def test_a_damaged_description_is_named(artifact: Artifact, content: str) -> None:
+    (artifact.folder / "artifact.json").write_text(content)
+    found = artifact.damage()
+    assert found is not None
+    assert "artifact.json" in found
+
+
+def test_what_cannot_be_read_is_refused_with_the_way_out(artifact: Artifact, toy: Toy) -> None:
+    for path in artifact.folder.glob("*_rank0*"):
+        path.unlink()
+    for action in (
+        lambda: artifact.read(CPU),
+        lambda: artifact.restore(toy, Recording([], torch.empty(0), torch.empty(0))),
+    ):
+        with pytest.raises(UserError, match=r"Cannot read .* \(\w+\); delete the folder"):
+            action()
 
 
 def test_an_artifact_of_several_ranks_is_not_read_by_one(artifact: Artifact) -> None:
     path = artifact.folder / "artifact.json"
-    stored = json.loads(path.read_text()) | {"world_size": 2}
-    path.write_text(json.dumps(stored))
+    write_sealed(path, read_sealed(path) | {"world_size": 2})
     with pytest.raises(UserError, match="written by 1 ranks, but it was written by 2"):
         artifact.read(CPU)

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from src.common.errors import UserError
+from src.common.sealed import DamagedError
 from src.network.convnet import ConvNet
 from src.teacher.checkpoint import load_into, load_trained, read_state_dict, save_trained
 from tests.toys import states_equal
@@ -196,11 +197,20 @@ def test_weights_without_a_card_do_not_count(tmp_path: Path, trained: ConvNet) -
     assert load_trained(network(), tmp_path) is None
 
 
-@pytest.mark.parametrize("card", ["", "{", "{}", '{"acc1": null}', "[]"])
-def test_a_damaged_card_is_refused_with_the_way_out(
-    tmp_path: Path, trained: ConvNet, card: str
-) -> None:
+@pytest.mark.parametrize("card", ["", "{", "{}", '{"acc1": null}', "[]", '{"acc1": 99.0}'])
+def test_a_damaged_card_is_no_teacher(tmp_path: Path, trained: ConvNet, card: str) -> None:
     save_trained(trained, tmp_path, 91.5, "convnet")
     (tmp_path / "teacher.json").write_text(card)
-    with pytest.raises(UserError, match=r"delete .* to train again"):
+    with pytest.raises(DamagedError, match=r"teacher\.json"):
+        load_trained(network(), tmp_path)
+
+
+@pytest.mark.parametrize("position", [3, 60, 400, -1])
+def test_a_flipped_bit_is_no_teacher(tmp_path: Path, trained: ConvNet, position: int) -> None:
+    save_trained(trained, tmp_path, 91.5, "convnet")
+    path = tmp_path / "teacher.safetensors"
+    content = bytearray(path.read_bytes())
+    content[position] ^= 2
+    path.write_bytes(content)
+    with pytest.raises(DamagedError, match=r"teacher\.safetensors' has been altered"):
         load_trained(network(), tmp_path)

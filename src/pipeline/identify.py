@@ -1,0 +1,109 @@
+"""From a checked configuration to the identities of what it makes."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from src.common.device import device_of
+from src.common.errors import UserError
+from src.common.memory import remember
+from src.common.provenance import source_files
+from src.identity import Identity
+from src.naming import RunName
+from src.pipeline.content import contents_of, sources_of, traits_of
+from src.pipeline.teacher import refuse_misfit
+from src.report.summary import FILE_NAME, Summary, read_summary
+from src.schema import VANILLA, RunConfig
+
+_log = logging.getLogger(__name__)
+
+
+def find(config: RunConfig, name: RunName, memory: Path | None) -> dict[str, Any]:
+    """Where a run lies, and the hashes of what it reads, remembered from then on.
+
+    Args:
+        config: The checked configuration.
+        name: What the run is called.
+        memory: File that remembers it; None remembers nothing.
+
+    Raises:
+        UserError: If there are too few devices, the checkpoint does not fit, or data is missing.
+    """
+    device = device_of(config.trainer.accelerator, config.trainer.devices)
+
+    def compute() -> dict[str, Any]:
+        refuse_misfit(config)
+        identity = identify(config, device)
+        own = identity.run if config.task == "distill" else identity.teacher[:12]
+        folder = Path(config.paths.outputs, name.folder, own)
+        mention_others(folder, identity)
+        return {"folder": str(folder), "contents": dict(identity.contents)}
+
+    found: dict[str, Any] = (
+        compute()
+        if memory is None
+        else remember(memory, lambda: [*source_files(), *sources_of(config)], compute)
+    )
+    return found
+
+
+def identify(
+    config: RunConfig, device: torch.device, contents: Mapping[str, str] | None = None
+) -> Identity:
+    """The identities of a run.
+
+    Args:
+        config: The checked configuration.
+        device: What computes.
+        contents: Hashes of data and files, where they are known; None reads them.
+    """
+    identity = Identity(
+        config=plain(config),
+        traits=traits_of(config),
+        device=device.type,
+        contents=contents_of(config) if contents is None else contents,
+    )
+    # The source as it is now, whatever is edited while the run goes on.
+    _log.debug("Code: %s", identity.code)
+    return identity
+
+
+def plain(config: RunConfig) -> dict[str, Any]:
+    """The configuration as plain containers; without compensation it has only a name."""
+    dumped = config.model_dump()
+    return dumped | {"kdci": dumped["kdci"] or {"name": VANILLA}}
+
+
+def mention_others(folder: Path, identity: Identity) -> None:
+    """Say where finished runs of the same settings lie that this one is not: other code or data."""
+    if (folder / FILE_NAME).exists():
+        return
+    for summary in _finished(sorted(folder.parent.glob(f"*/{FILE_NAME}"))):
+        theirs = summary["identity"]
+        if theirs["settings"] == identity.record()["settings"]:
+            differing = _differing(theirs, identity.record())
+            _log.info(
+                "A finished run of the same settings but other %s stays in %s",
+                " and ".join(differing) or "settings",
+                summary["folder"],
+            )
+
+
+def _finished(paths: Iterable[Path]) -> list[Summary]:
+    found = []
+    for path in paths:
+        try:
+            summary = read_summary(path)
+        except UserError:
+            continue
+        if summary["status"] == "finished":
+            found.append(summary)
+    return found
+
+
+def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    words = {"contents": "data", "code": "code"}
+    return [word for part, word in words.items() if theirs[part] != ours[part]]

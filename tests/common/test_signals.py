@@ -1,0 +1,65 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from src import naming
+
+PROGRAM = """
+import sys, time
+from src.common.signals import Interrupted, heed_signals
+heed_signals()
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except Interrupted as error:
+    print(error, flush=True)
+    time.sleep(0.5)  # tidying up, in which no second signal may disturb
+    print("tidy", flush=True)
+    sys.exit(error.exit_code)
+"""
+
+
+def run(numbers: list[int], **environment: str) -> tuple[int, str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        cwd=naming.ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(0.1)
+    rest, _ = process.communicate(timeout=60)
+    return process.returncode, rest
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
+def test_a_signal_has_its_exit_code_and_its_line(number: str, code: int) -> None:
+    exit_code, said = run([getattr(signal, number)])
+    assert exit_code == code
+    assert said == f"Stopped by {number}; the same command goes on from what is saved\ntidy\n"
+
+
+def test_a_second_signal_does_not_disturb() -> None:
+    exit_code, said = run([signal.SIGTERM, signal.SIGTERM, signal.SIGINT])
+    assert (exit_code, said.splitlines()[-1]) == (143, "tidy")
+
+
+def test_a_rank_dies_at_once() -> None:
+    assert run([signal.SIGTERM], TORCHELASTIC_RUN_ID="x") == (-signal.SIGTERM, "")
+
+
+def test_what_the_starter_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        exit_code, _ = run([signal.SIGHUP, signal.SIGTERM])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert exit_code == 143
