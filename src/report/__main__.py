@@ -1,54 +1,133 @@
 """``python -m src.report outputs/``: the table of all runs below the given folders."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from src.common.errors import UserError
 from src.common.files import atomic_write
 from src.report.aggregate import aggregate
+from src.report.collection import Damaged, read_summaries, unfinished
 from src.report.console import console
-from src.report.summary import read_summaries
-from src.report.table import csv_table, markdown_table, terminal_table
+from src.report.discard import discard_failed
+from src.report.summary import FILE_NAME
+from src.report.table import csv_table, left_out, markdown_table, terminal_table
+
+_EPILOG = """\
+Runs that differ in a setting, in the data or checkpoint that they read, or in the source that
+computed them are separate rows; only seeds are averaged over. An unfinished run is listed until
+a run of the same settings is finished or begun later; "interrupted" means that the same command
+goes on with it. A damaged summary is named and left out. Exit code: 0, or 2 if nothing could be
+shown, written or discarded as asked.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, write the asked-for files, and return the exit code (2: bad input)."""
     arguments = _parser().parse_args(argv)
     try:
-        _report(arguments)
-    except (UserError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        return _discard(arguments) if arguments.discard_failed else _report(arguments)
+    except UserError as error:
+        return _complain(str(error))
+    except OSError as error:
+        where = f"Cannot use '{error.filename}'"
+        if error.filename is None:  # the terminal, or what stands for it
+            where = "Cannot print"
+            _drop_unprinted()
+        return _complain(f"{where} ({error.strerror or error})")
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    for path in filter(None, (arguments.csv, arguments.markdown)):
+        if path.exists() and not path.is_file():
+            kind = "folder" if path.is_dir() else "device or pipe"
+            raise UserError(f"Expected the name of a file, but '{path}' is a {kind}")
+    if arguments.csv and arguments.markdown and _is_same(arguments.csv, arguments.markdown):
+        raise UserError(f"Expected --csv and --markdown to differ, but both are '{arguments.csv}'")
+    summaries, damaged = read_summaries(arguments.paths)
+    if not summaries:
+        return _complain_of_nothing(arguments.paths, damaged)
+    rows, open_ = aggregate(summaries, by_seed=arguments.runs), unfinished(summaries)
+    console().print(terminal_table(rows, open_, damaged))
+    if arguments.csv:
+        _write(arguments.csv, csv_table(rows))
+        if damaged:
+            sys.stderr.write(f"Warning: '{arguments.csv}' is not complete: {left_out(damaged)}\n")
+    if arguments.markdown:
+        _write(arguments.markdown, markdown_table(rows, open_, damaged))
     return 0
 
 
-def _report(arguments: argparse.Namespace) -> None:
-    summaries = read_summaries(arguments.paths)
-    if not summaries:
-        looked = ", ".join(map(str, arguments.paths))
-        raise UserError(f"{looked}: expected at least one summary.json, but found none")
-    rows = aggregate(summaries, by_seed=arguments.runs)
-    unfinished = [summary for summary in summaries if summary["status"] != "finished"]
-    console().print(terminal_table(rows, unfinished))
-    if arguments.csv:
-        _write(arguments.csv, csv_table(rows))
-    if arguments.markdown:
-        _write(arguments.markdown, markdown_table(rows, unfinished))
+def _complain_of_nothing(paths: Sequence[Path], damaged: Sequence[Damaged]) -> int:
+    if not damaged:
+        looked = ", ".join(f"'{path}'" for path in paths)
+        return _complain(f"Expected at least one {FILE_NAME} below {looked}, but found none")
+    if len(damaged) > 1:
+        for each in damaged:
+            sys.stderr.write(f"Left out: {each.reason}\n")
+        return _complain(f"No summary can be used; {left_out(damaged)}")
+    if damaged[0].path.name != FILE_NAME:
+        return _complain(f"{damaged[0].reason}; give a run folder or a {FILE_NAME}")
+    return _complain(f"{damaged[0].reason}; {left_out(damaged)}")
+
+
+def _discard(arguments: argparse.Namespace) -> int:
+    if arguments.csv or arguments.markdown or arguments.runs:
+        raise UserError("Expected --discard-failed alone, but got options of the table too")
+    done = discard_failed(arguments.paths)
+    for folder in done.folders:
+        sys.stdout.write(f"Discarded '{folder}'\n")
+    if not (done.folders or done.refused):
+        sys.stdout.write("No failed run, nothing discarded\n")
+    sys.stdout.flush()
+    for line in done.refused:
+        _complain(f"Not discarded: {line}")
+    return 2 if done.refused else 0
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    return first.resolve() == second.resolve()
 
 
 def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except UserError as error:  # its cure is for runs
+        reason = getattr(error.__cause__, "strerror", None) or error.__cause__
+        raise UserError(f"Cannot write '{path}' ({reason}); free space or name another") from error
+
+
+def _complain(message: str) -> int:
+    """One line on stderr, as ``src.complaint`` writes it, which would bring Hydra."""
+    sys.stderr.write(f"Error: {' '.join(message.split())}\n")
+    return 2
+
+
+def _drop_unprinted() -> None:
+    """What stdout did not take would be tried, and fail, once more when the program ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m src.report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m src.report", description=__doc__, epilog=_EPILOG
+    )
     parser.add_argument("paths", nargs="+", type=Path, help="run folders, or folders of them")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the rows as CSV")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write Markdown")
     parser.add_argument("--runs", action="store_true", help="one row per run instead of means")
+    parser.add_argument(
+        "--discard-failed",
+        action="store_true",
+        help="print no table, but delete the folders of failed runs and say which; interrupted, "
+        "running and finished runs stay, and so does, with exit code 2, whatever has no whole "
+        "summary that says `failed`",
+    )
     return parser
 
 

@@ -1,15 +1,17 @@
 """``summary.json``: what a run leaves behind, and the only input of tables, figures and pages."""
 
-import json
+import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Mapping
 from importlib import metadata
+from math import isfinite
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal, TypedDict, cast
 
 from src.common.errors import UserError
-from src.common.files import atomic_write
+from src.common.sealed import DamagedError, read_sealed, verify, write_sealed
 
 FILE_NAME = "summary.json"
 
@@ -26,8 +28,10 @@ _PACKAGES = (
     "wandb",
 )
 
-_NUMBER = (int, float)
-_IDENTITY: dict[str, tuple[type, ...]] = {
+_Types = tuple[type, ...]
+_NUMBER: _Types = (int, float)
+_STATUSES = ("running", "failed", "interrupted", "finished")
+_ALWAYS: dict[str, _Types] = {
     "status": (str,),
     "baseline": (str,),
     "dataset": (str,),
@@ -37,15 +41,22 @@ _IDENTITY: dict[str, tuple[type, ...]] = {
     "seed": (int,),
     "budget": (str,),
     "config": (dict,),
+    "identity.run": (str,),
+    "identity.settings": (dict,),
+    "identity.contents": (dict,),
+    "identity.code": (dict,),
 }
-_RESULT: dict[str, tuple[type, ...]] = {
+_RESULT: dict[str, _Types] = {
     "teacher.acc1": _NUMBER,
+    "teacher.sha256": (str,),
     "acc1.last": _NUMBER,
     "acc1.best": _NUMBER,
     "substitution.mode": (str,),
     "substitution.reused": (bool,),
     "seconds.total": _NUMBER,
     "peak_memory_mb": _NUMBER,
+    "device": (str,),
+    "checksums": (dict,),
 }
 
 
@@ -82,9 +93,17 @@ class Summary(TypedDict, total=False):
 
     Seconds and peak memory (MiB) are keyed by stage: ``teacher``, ``stage_a``, ``dictionary``,
     ``stage_b``, and for seconds ``total``; a stage that did not run has no entry or ``None``.
+    An ``interrupted`` run was stopped or killed: the same command goes on with it. ``started``
+    is ISO 8601, UTC. ``checksums`` are digests of files of the folder, by name.
+
+    ``identity`` is what makes a run the same as another: ``settings``, the values of the
+    configuration that shape the result, by dotted name; ``contents``, hashes of the data and
+    files that were read; ``code``, hashes of the source by the part of the run that it shapes
+    (``teacher``, ``stage_a``, ``stage_b``, and ``kdci`` where there is compensation); ``run``, a
+    hash of all this.
     """
 
-    status: Literal["finished", "failed", "running"]
+    status: Literal["finished", "failed", "interrupted", "running"]
     error: str | None
     baseline: str
     dataset: str
@@ -93,12 +112,13 @@ class Summary(TypedDict, total=False):
     kdci: dict[str, Any]
     seed: int
     budget: str
+    started: str
+    identity: dict[str, Any]
     acc1: AccuracySummary
     substitution: SubstitutionSummary
     seconds: dict[str, float | None]
     peak_memory_mb: float
     peak_memory_mb_by_stage: dict[str, float | None]
-    config_hash: str
     config: dict[str, Any]
     versions: dict[str, str]
     device: str
@@ -108,57 +128,115 @@ class Summary(TypedDict, total=False):
     class_proportions: list[float]
     dictionary: dict[str, Any] | None
     files: dict[str, str]
+    checksums: dict[str, str]
     folder: str
 
 
 def write_summary(summary: Summary, folder: Path) -> Path:
-    """Write ``folder/summary.json`` atomically and return its path."""
+    """Write ``folder/summary.json`` atomically, sealed, and return its path.
+
+    Raises:
+        ValueError: If a number is NaN or infinite, or an accuracy is no percentage.
+        UserError: If the disk does not take it.
+    """
+    problem = _no_percentage(summary)
+    if problem is not None:
+        raise ValueError(problem)
     path = folder / FILE_NAME
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_sealed(path, {key: value for key, value in summary.items() if key != "folder"})
     return path
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether ``folder`` holds the summary of a finished run; a damaged one does not count."""
+    """Whether ``folder`` holds a finished run: summary and files whole, as they were written."""
     try:
-        content = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _is_finished(folder)
+    except DamagedError:
         return False
-    return isinstance(content, dict) and content.get("status") == "finished"
+
+
+def why_not_finished(folder: Path) -> str | None:
+    """What has been damaged in a folder that would hold a finished run otherwise.
+
+    Returns:
+        One line; None if nothing is damaged: then the run is finished, or was never.
+    """
+    if not os.path.lexists(folder / FILE_NAME):
+        return None
+    try:
+        _is_finished(folder)
+    except DamagedError as damage:
+        return str(damage)
+    return None
+
+
+def _is_finished(folder: Path) -> bool:
+    summary = read_whole(folder / FILE_NAME)
+    if summary["status"] != "finished":
+        return False
+    verify(folder, summary["checksums"])
+    return True
 
 
 def read_summary(path: Path) -> Summary:
     """Read and check one ``summary.json``; ``folder`` tells where it lay.
 
+    The files beside it are not looked at.
+
     Raises:
-        UserError: If the file is not JSON, or lacks a key that the reports need.
+        UserError: If the file is not as it was written, or lacks a key that the reports need.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: expected a JSON summary of a run, but got: {error}") from error
-    _require(content, _IDENTITY, path)
-    if content["status"] == "finished":
-        _require(content, _RESULT, path)
+        return read_whole(path)
+    except DamagedError as damage:
+        cure = f"run the same command again, or remove the folder '{path.parent}'"
+        if path.name != FILE_NAME:
+            cure = f"give a run folder or a {FILE_NAME}"
+        raise UserError(f"{damage}; {cure}") from damage
+
+
+def read_whole(path: Path) -> Summary:
+    """The same for a caller that has a cure of its own.
+
+    Raises:
+        DamagedError: If the file is not as it was written, or lacks a key that the reports need.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise DamagedError(f"'{path}' is no regular file")
+        content = read_sealed(path)
+    except (OSError, RecursionError) as error:
+        raise DamagedError(f"'{path}' cannot be read ({error})") from error
+    problem = _lack(content, _ALWAYS)
+    if problem is None and content["status"] not in _STATUSES:
+        problem = f"expected `status` to be one of {_STATUSES}, but got {content['status']!r}"
+    if problem is None and content["status"] == "finished":
+        problem = _lack(content, _RESULT) or _no_percentage(content)
+    if problem is not None:
+        raise DamagedError(f"'{path}' is incomplete or wrong: {problem}")
     return cast("Summary", content | {"folder": str(path.parent)})
 
 
-def read_summaries(paths: Iterable[Path]) -> list[Summary]:
-    """Read every ``summary.json`` among and below ``paths``, each once, in path order.
+def _lack(content: dict[str, Any], expected: Mapping[str, _Types]) -> str | None:
+    """The first key that is missing or of another type, in words."""
+    for key, types in expected.items():
+        value: Any = content
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if not isinstance(value, types) or (isinstance(value, float) and not isfinite(value)):
+            names = " or ".join(kind.__name__ for kind in types)
+            return f"expected `{key}` to be {names}, but got {shorten(repr(value), 80)}"
+    return None
 
-    Raises:
-        UserError: If a path does not exist or a summary cannot be used; the file is named.
-    """
-    found: set[Path] = set()
-    for path in paths:
-        if not path.exists():
-            raise UserError(
-                f"{path}: expected a run folder or a summary.json, but nothing is there"
-            )
-        found.update(path.rglob(FILE_NAME) if path.is_dir() else [path])
-    unique = {path.resolve(): path for path in sorted(found)}
-    return [read_summary(path) for path in unique.values()]
+
+def _no_percentage(content: Mapping[str, Any]) -> str | None:
+    """The first accuracy outside [0, 100], in words; of what is there."""
+    accuracies = {f"acc1.{key}": value for key, value in (content.get("acc1") or {}).items()}
+    accuracies["teacher.acc1"] = (content.get("teacher") or {}).get("acc1")
+    for key, value in accuracies.items():
+        if value is not None and not (isinstance(value, int | float) and 0 <= value <= 100):
+            return f"expected `{key}` within 0..100 percent, but got {value!r}"
+    return None
 
 
 def versions() -> dict[str, str]:
@@ -187,16 +265,3 @@ def git_revision(folder: Path | None = None) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip()
-
-
-def _require(content: object, expected: dict[str, tuple[type, ...]], path: Path) -> None:
-    for key, types in expected.items():
-        value = content
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if not isinstance(value, types):
-            names = " or ".join(kind.__name__ for kind in types)
-            raise UserError(
-                f"{path}: expected `{key}` to be {names}, but got {value!r}; "
-                "run it again with force=true or remove the file"
-            )

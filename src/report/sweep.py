@@ -3,11 +3,21 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from src.common.errors import UserError
+from src.common.files import atomic_write
 from src.report.aggregate import aggregate
 from src.report.console import console
-from src.report.summary import FILE_NAME, read_summaries
+from src.report.summary import FILE_NAME, Summary, read_summary
 from src.report.table import csv_table, markdown_table, terminal_table
+
+_TEACHER_FOLDER = "teacher_"  # how folders of points begin that only train a teacher
+
+
+class _Failure(NamedTuple):
+    point: str  # its overrides, or where its record should be
+    reason: str
 
 
 def report_sweep(folder: Path, records: Sequence[Path]) -> int:
@@ -15,22 +25,65 @@ def report_sweep(folder: Path, records: Sequence[Path]) -> int:
 
     Args:
         folder: The sweep's.
-        records: A ``point.json`` of every point: overrides, exit code, run folder, error.
+        records: A ``point.json`` of every point: overrides, exit code, run folder, error. One
+            that is missing or damaged is a failed point; so is one that says that it is
+            finished while its summary does not.
 
     Returns:
         Number of points that failed.
     """
-    points = [json.loads(record.read_text()) for record in records]
-    done = {Path(p["folder"]) / FILE_NAME for p in points if p["exit_code"] == 0}
-    # A point that only trains a teacher leaves no summary.
-    rows = aggregate(read_summaries(path for path in done if path.is_file()))
-    failed = [point for point in points if point["exit_code"] != 0]
+    summaries: dict[str, Summary] = {}
+    failed = []
+    for record in records:
+        found = _result(record)
+        if isinstance(found, _Failure):
+            failed.append(found)
+        elif found is not None:
+            summaries[found["folder"]] = found  # vanilla points share a folder
+    rows = aggregate([summaries[folder] for folder in sorted(summaries)])
     screen = console()
     screen.print(terminal_table(rows, []))
-    for point in failed:
-        screen.print(f"failed: {' '.join(point['overrides'])}: {point['error']}", markup=False)
-    lines = [f"- failed: `{' '.join(p['overrides'])}`: {p['error']}" for p in failed]
-    (folder / "table.md").write_text("\n".join([markdown_table(rows, []), *lines]) + "\n")
-    (folder / "table.csv").write_text(csv_table(rows))
-    screen.print(f"{len(points)} points, {len(failed)} failed; table in {folder}", markup=False)
+    for point, reason in failed:
+        screen.print(f"failed: {point}: {reason}", markup=False)
+    lines = [f"- failed: `{point}`: {reason}" for point, reason in failed]
+    _write(folder / "table.md", "\n".join([markdown_table(rows, []), *lines]) + "\n")
+    _write(folder / "table.csv", csv_table(rows))
+    screen.print(f"{len(records)} points, {len(failed)} failed; table in {folder}", markup=False)
     return len(failed)
+
+
+def _result(record: Path) -> Summary | _Failure | None:
+    """Summary of a finished point, None if it only trained a teacher, or why it failed."""
+    try:
+        point = _read_point(record)
+    except (OSError, ValueError) as error:
+        return _Failure(str(record.parent), f"'{record}' cannot be read ({error})")
+    overrides = " ".join(point["overrides"])
+    if point["exit_code"] != 0:
+        return _Failure(overrides, point["error"] or f"exit code {point['exit_code']}")
+    path = Path(point["folder"]) / FILE_NAME
+    if path.parent.parent.name.startswith(_TEACHER_FOLDER) and not path.exists():
+        return None
+    try:
+        summary = read_summary(path)
+    except UserError as error:
+        return _Failure(overrides, str(error))
+    if summary["status"] != "finished":
+        return _Failure(overrides, f"'{path}' says {summary['status']}")
+    return summary
+
+
+def _read_point(record: Path) -> dict[str, Any]:
+    if not record.is_file():
+        raise ValueError("missing")
+    point = json.loads(record.read_text(encoding="utf-8"))
+    kinds = {"overrides": list, "exit_code": int, "folder": str}
+    for key, kind in kinds.items():
+        if not (isinstance(point, dict) and isinstance(point.get(key), kind)):
+            raise ValueError(f"expected `{key}` to be {kind.__name__}")
+    return {"error": None, **point, "overrides": [str(part) for part in point["overrides"]]}
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from src.report.aggregate import Row
+from src.report.collection import Damaged
 from src.report.summary import FILE_NAME, Summary
 
 _STAGES = ("teacher", "stage_a", "dictionary", "stage_b", "total")
@@ -47,20 +48,32 @@ def run_table(summary: Summary, folder: Path) -> RenderableType:
     heading = Text(f"{title}, budget {summary['budget']}: {summary['status']}", style="bold")
     if summary["status"] != "finished":
         return Group(heading, Text(_first_line(summary.get("error"))))
-    return Group(heading, _accuracy_table(summary), _cost_table(summary), _files(summary, folder))
+    device = Text(f"Measured on: {summary['device']}")
+    tables = (_accuracy_table(summary), _cost_table(summary), device, _files(summary, folder))
+    return Group(heading, *tables)
 
 
-def terminal_table(rows: Sequence[Row], unfinished: Sequence[Summary]) -> RenderableType:
-    """One rich table per data set, budget, mode, teacher and student; unfinished runs below."""
+def terminal_table(
+    rows: Sequence[Row], unfinished: Sequence[Summary], damaged: Sequence[Damaged] = ()
+) -> RenderableType:
+    """One rich table per data set, budget, mode, teacher and student.
+
+    Below them stand unfinished runs, and summaries that were left out.
+    """
     parts: list[RenderableType] = []
     for title, group in groupby(rows, key=_title):
         parts += [Text(title, style="bold"), _block_table(list(group))]
     if rows:
-        parts.append(Text(f"{_NOTE} {_devices(rows)}"))
-    return Group(*parts, *(Text(f"Not finished: {_failure(run)}") for run in unfinished))
+        parts.append(Text(_notes(rows)))
+    parts += [Text(f"Not finished: {_failure(run)}") for run in unfinished]
+    if damaged:
+        parts += [Text(f"{left_out(damaged)}:"), *(Text(f"  {each.reason}") for each in damaged)]
+    return Group(*parts)
 
 
-def markdown_table(rows: Sequence[Row], unfinished: Sequence[Summary]) -> str:
+def markdown_table(
+    rows: Sequence[Row], unfinished: Sequence[Summary], damaged: Sequence[Damaged] = ()
+) -> str:
     """The same tables as Markdown."""
     lines: list[str] = []
     for title, group in groupby(rows, key=_title):
@@ -69,10 +82,25 @@ def markdown_table(rows: Sequence[Row], unfinished: Sequence[Summary]) -> str:
         lines += [_markdown_line(_cells(row)) for row in group]
         lines.append("")
     if rows:
-        lines += [f"{_NOTE} {_devices(rows)}", ""]
+        lines += [_notes(rows), ""]
     if unfinished:
         lines += ["### Not finished", "", *(f"- {_failure(run)}" for run in unfinished), ""]
+    if damaged:
+        reasons = [f"- {each.reason}" for each in damaged]
+        lines += ["### Left out", "", f"{left_out(damaged)}:", "", *reasons, ""]
     return "\n".join(lines)
+
+
+def left_out(damaged: Sequence[Damaged]) -> str:
+    """How many summaries a table lacks, and what can be done."""
+    one = len(damaged) == 1
+    number = "1 summary" if one else f"{len(damaged)} summaries"
+    cure = (
+        "the same command again, or remove the folder"
+        if one
+        else "the same commands again, or remove the folders"
+    )
+    return f"{number} left out; run {cure}"
 
 
 def csv_table(rows: Iterable[Row]) -> str:
@@ -174,14 +202,18 @@ def _gain(row: Row) -> str:
     return f"{_spread(f'{row.gain_mean:+.2f}', row.gain_std)} ({row.gain_pairs})"
 
 
-def _devices(rows: Sequence[Row]) -> str:
+def _notes(rows: Sequence[Row]) -> str:
     devices = sorted({device for row in rows for device in row.devices})
-    return f"Measured on: {', '.join(devices)}."
+    notes = f"{_NOTE} Measured on: {', '.join(devices)}."
+    copies = [copy for row in rows for copy in row.copies]
+    return f"{notes} Counted once, being copies: {', '.join(copies)}." if copies else notes
 
 
 def _failure(summary: Summary) -> str:
     names = (summary["dataset"], summary["budget"], summary["baseline"], summary["kdci"]["name"])
     run = f"{' '.join(names)} seed {summary['seed']} ({summary.get('folder', '?')})"
+    if summary["status"] == "running":
+        return f"{run}: running"
     return f"{run}: {summary['status']}, {_first_line(summary.get('error'))}"
 
 

@@ -35,26 +35,44 @@ FINISHED: dict[str, Any] = {
     },
     "peak_memory_mb": 1500.0,
     "peak_memory_mb_by_stage": {"teacher": 900.0, "stage_a": 1500.0, "stage_b": 1200.0},
-    "config_hash": "c0ffee",
+    "identity": {
+        "run": "c0ffee",
+        "settings": {"student.lr": 0.1},
+        "contents": {"dataset": "d1" * 16},
+        "code": {"teacher": "t1", "stage_a": "a1", "stage_b": "b1"},
+    },
     "config": {"seed": 0, "student": {"lr": 0.1}, "kdci": {"name": "none"}},
     "device": "cpu",
     "class_proportions": [0.25, 0.75],
     "dictionary": None,
     "files": {"student": "student.safetensors"},
+    "checksums": {},
     "folder": "outputs/run",
 }
 
 
 @pytest.fixture
 def make_summary() -> MakeSummary:
-    """A finished vanilla run; keyword arguments replace top-level values, dicts are merged."""
+    """A finished vanilla run; keyword arguments replace top-level values, dicts are merged.
+
+    ``settings``, ``contents`` and ``code`` are merged into the identity.
+    """
 
     def make(last: float = 80.0, **changes: Any) -> Summary:
         summary = copy.deepcopy(FINISHED)
+        for part in ("settings", "contents", "code"):
+            summary["identity"][part] |= changes.pop(part, {})
         summary["acc1"]["last"] = last
         for key, value in changes.items():
             merged = isinstance(value, dict) and isinstance(summary[key], dict)
             summary[key] = summary[key] | value if merged else value
+        kdci = summary["kdci"]
+        vanilla = kdci["name"] == "none"
+        shown = {"name": "none"} if vanilla else kdci
+        settings = {"seed": summary["seed"], **{f"kdci.{k}": v for k, v in shown.items()}}
+        summary["identity"]["settings"] |= settings
+        if not vanilla:
+            summary["identity"]["code"].setdefault("kdci", "k1")
         summary["folder"] = f"outputs/{summary['kdci']['name']}_{summary['seed']}_{last}"
         return summary  # type: ignore[return-value]
 

@@ -1,4 +1,5 @@
 import math
+import re
 from typing import Any
 
 import pytest
@@ -47,9 +48,14 @@ def test_without_any_vanilla_run_there_is_no_gain(make_kdci: Any) -> None:
         {"student": {"name": "convnet_l"}},
         {"teacher": {"sha256": "another training of the same network"}},
         {"substitution": {"mode": "online"}},
-        {"config": {"student": {"lr": 0.2}}},
+        {"settings": {"student.lr": 0.2}},
+        {"contents": {"dataset": "other images"}},
+        {"contents": {"pool": "other images"}},
+        {"code": {"teacher": "t2"}},
+        {"code": {"stage_a": "a2"}},
+        {"code": {"stage_b": "b2"}},
     ],
-    ids=lambda change: next(iter(change)),
+    ids=str,
 )
 def test_different_settings_neither_mix_nor_pair(
     make_summary: Any, make_kdci: Any, change: dict[str, Any]
@@ -63,7 +69,7 @@ def test_different_settings_neither_mix_nor_pair(
 def test_differing_settings_are_named_and_vanilla_leads_each(
     make_summary: Any, make_kdci: Any
 ) -> None:
-    fast = {"config": {"student": {"lr": 0.2}}}
+    fast = {"settings": {"student.lr": 0.2}}
     runs = [make_kdci(83.0), make_kdci(84.0, **fast), make_summary(81.0, **fast), make_summary()]
     rows = aggregate(runs)
     assert [(row.settings, row.kdci) for row in rows] == [
@@ -101,17 +107,81 @@ def test_dictionary_sizes_sort_as_numbers(make_kdci: Any) -> None:
     assert [row.num_prototypes for row in aggregate(runs)] == ["4", "16", "128", "auto"]
 
 
-def test_seeds_inside_the_configuration_do_not_split_a_row(make_kdci: Any) -> None:
+def test_what_does_not_shape_the_result_makes_no_row(make_kdci: Any) -> None:
     runs = [
-        make_kdci(80.0, seed=seed, kdci={"seed": seed}, config={"seed": seed}) for seed in range(3)
+        make_kdci(80.0, seed=seed, config={"paths": {"key": seed}}, git_revision=str(seed))
+        for seed in range(3)
     ]
-    assert len(aggregate(runs)) == 1
+    (row,) = aggregate(runs)
+    assert (row.seeds, row.settings) == ((0, 1, 2), ())
 
 
-@pytest.mark.parametrize("group", ["logger", "paths", "report"])
-def test_where_a_run_was_written_does_not_split_a_row(make_summary: Any, group: str) -> None:
-    runs = [make_summary(seed=seed, config={group: {"key": seed}}) for seed in range(2)]
-    assert len(aggregate(runs)) == 1
+@pytest.mark.parametrize(
+    ("change", "labels"),
+    [
+        ({"contents": {"dataset": "0123456789"}}, {"data=d1d1d1d", "data=0123456"}),
+        ({"contents": {"pool": "0123456789"}}, {"pool=0123456"}),
+        ({"contents": {"teacher.checkpoint": "0123456789"}}, {"checkpoint=0123456"}),
+        ({"teacher": {"sha256": "0123456789"}}, {"teacher=ab12", "teacher=0123456"}),
+    ],
+    ids=str,
+)
+def test_other_data_and_teachers_are_named(
+    make_summary: Any, make_kdci: Any, change: Any, labels: set[str]
+) -> None:
+    runs = [make_summary(80.0), make_kdci(81.0), make_summary(70.0, **change)]
+    rows = aggregate([*runs, make_kdci(75.0, **change)])
+    assert {label for row in rows for label in row.settings} == labels
+    assert [row.gain_mean for row in rows if row.kdci != "none"] in ([1.0, 5.0], [5.0, 1.0])
+
+
+@pytest.mark.parametrize("part", ["teacher", "stage_a", "stage_b"])
+def test_other_code_is_named_by_one_hash_for_both_runs_of_a_pair(
+    make_summary: Any, make_kdci: Any, part: str
+) -> None:
+    change = {"code": {part: "changed"}}
+    runs = [make_summary(80.0), make_kdci(81.0), make_summary(70.0, seed=1, **change)]
+    rows = aggregate([*runs, make_kdci(75.0, seed=1, **change)])
+    labels = [row.settings for row in rows]
+    assert all(len(label) == 1 and re.fullmatch("code=[0-9a-f]{7}", *label) for label in labels)
+    assert labels[0] == labels[1] != labels[2] == labels[3]
+    assert {row.gain_mean for row in rows} == {None, 1.0, 5.0}
+
+
+def test_other_code_of_the_compensation_leaves_the_vanilla_run_alone(
+    make_summary: Any, make_kdci: Any
+) -> None:
+    runs = [make_summary(80.0), make_kdci(81.0), make_kdci(83.0, code={"kdci": "k234567890"})]
+    rows = aggregate(runs)
+    assert [(row.settings, row.gain_mean) for row in rows] == [
+        ((), None),
+        (("kdci_code=k1",), 1.0),
+        (("kdci_code=k234567",), 3.0),
+    ]
+
+
+def test_baselines_that_read_other_data_are_told_apart_in_their_table(make_summary: Any) -> None:
+    other = make_summary(90.0, baseline="cmi", contents={"dataset": "0123456789"})
+    pool = make_summary(70.0, baseline="dfnd", contents={"pool": "p" * 9})
+    rows = aggregate([make_summary(80.0), other, pool])
+    assert [(row.baseline, row.settings) for row in rows] == [
+        ("cmi", ("data=0123456",)),
+        ("dafl", ("data=d1d1d1d",)),
+        ("dfnd", ("data=d1d1d1d",)),
+    ]
+
+
+def test_hashes_that_look_alike_are_not_averaged(make_summary: Any) -> None:
+    alike = {"contents": {"dataset": "d1d1d1d and then another"}}
+    assert len(aggregate([make_summary(80.0), make_summary(90.0, seed=1, **alike)])) == 2
+
+
+def test_a_copy_is_counted_once(make_summary: Any) -> None:
+    runs = [make_summary(80.0), make_summary(82.0, seed=1), make_summary(80.0)]
+    runs[2]["folder"] = "copy/run"
+    (row,) = aggregate(runs)
+    assert (row.seeds, row.copies, row.last_mean) == ((0, 1), ("copy/run",), 81.0)
+    assert "copy/run" not in row.folders
 
 
 def test_compensated_and_stage_a_average_what_is_known(make_kdci: Any) -> None:
@@ -160,11 +230,3 @@ def test_by_seed_gives_one_row_per_run_with_its_own_gain(
         ("backdoor", ("seed=0",), 1.0),
         ("backdoor", ("seed=1",), 3.0),
     ]
-
-
-def test_what_is_shown_and_where_files_lie_makes_no_row(make_summary: Any) -> None:
-    shown = {"trainer": {"progress": True}, "dataset": {"root": "here"}}
-    hidden = {"trainer": {"progress": False}, "dataset": {"root": "there"}}
-    runs = [make_summary(80.0, config=shown), make_summary(90.0, seed=1, config=hidden)]
-    (row,) = aggregate(runs)
-    assert row.last_mean == 85.0

@@ -1,3 +1,5 @@
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,26 +48,127 @@ def test_runs_keeps_seeds_apart(outputs: Path, tmp_path: Path) -> None:
     assert len((tmp_path / "runs.csv").read_text(encoding="utf-8").splitlines()) == 4
 
 
-@pytest.mark.parametrize("kind", ["empty", "missing", "broken"])
+@pytest.mark.parametrize("kind", ["empty", "missing", "broken", "another file"])
 def test_bad_input_is_one_line_and_exit_code_2(
     tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    path = tmp_path
     if kind == "broken":
         (tmp_path / "summary.json").write_text("{")
-    path = tmp_path / "missing" if kind == "missing" else tmp_path
+    elif kind == "another file":
+        path = tmp_path / "notes.md"
+        path.write_text("# Notes")
+    elif kind == "missing":
+        path = tmp_path / "missing"
     assert main([str(path)]) == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith("error: ")
+    assert captured.err.startswith("Error: ")
     assert captured.err.count("\n") == 1
     assert str(path) in captured.err
     assert captured.out == ""
+    assert ("remove the folder" in captured.err) == (kind == "broken")
 
 
-def test_an_unwritable_file_is_one_line_and_exit_code_2(
+def test_several_summaries_none_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text("{")
+    assert main([str(tmp_path)]) == 2
+    first, second, last = capsys.readouterr().err.splitlines()
+    assert (str(tmp_path / "a"), str(tmp_path / "b")) < (first[11:], second[11:])
+    assert last.startswith("Error: No summary can be used; 2 summaries left out")
+
+
+def test_one_damaged_summary_does_not_stop_the_report(
+    outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (outputs / "0/summary.json").write_text("{")
+    csv, markdown = tmp_path / "rows.csv", tmp_path / "rows.md"
+    assert main([str(outputs), "--csv", str(csv), "--markdown", str(markdown)]) == 0
+    captured = capsys.readouterr()
+    assert "1 summary left out" in captured.out
+    assert "'" + str(outputs / "0/summary.json") + "' cannot be read" in markdown.read_text()
+    assert captured.err.startswith("Warning: ")
+    assert captured.err.count("\n") == 1
+    assert len(csv.read_text().splitlines()) == 3
+    assert "left out" not in csv.read_text()
+
+
+def test_unwritable_targets_are_one_line_and_exit_code_2(
+    outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for target, said in (
+        (outputs / "0/summary.json/rows.csv", "Cannot write"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "pipe", "is a device or pipe"),
+    ):
+        assert main([str(outputs), "--csv", str(target)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("Error: ")
+        assert error.count("\n") == 1
+        assert said in error
+        assert str(target) in error
+
+
+def test_a_full_disk_is_one_line(
+    outputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert main([str(outputs), "--markdown", str(tmp_path / "rows.md")]) == 2
+    error = capsys.readouterr().err
+    assert "rows.md' (No space left on device)" in error
+    assert "paths.outputs" not in error
+    assert not list(tmp_path.glob("*rows*"))
+
+
+def test_one_file_for_two_formats_is_refused(
+    outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = [str(tmp_path / "rows"), f"{tmp_path}/outputs/../rows"]
+    assert main([str(outputs), "--csv", same[0], "--markdown", same[1]]) == 2
+    assert "to differ" in capsys.readouterr().err
+    assert not Path(same[0]).exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line(outputs: Path) -> None:
+    command = [sys.executable, "-m", "src.report", str(outputs)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "Error: Cannot print (No space left on device)\n")
+
+
+def test_discard_failed(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(outputs), "--discard-failed"]) == 0
+    assert capsys.readouterr().out == f"Discarded '{outputs / '3'}'\n"
+    assert sorted(path.name for path in outputs.iterdir()) == ["0", "1", "2"]
+    assert main([str(outputs), "--discard-failed"]) == 0
+    assert "nothing discarded" in capsys.readouterr().out
+
+
+def test_discard_failed_leaves_what_is_damaged(
     outputs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(outputs), "--csv", str(outputs / "0/summary.json/rows.csv")]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    (outputs / "0/summary.json").write_text("{")
+    assert main([str(outputs), "--discard-failed"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"Error: Not discarded: '{outputs / '0'}")
+    assert "Discarded" in captured.out
+    assert (outputs / "0/summary.json").exists()
+
+
+def test_discard_failed_goes_with_no_table(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(outputs), "--discard-failed", "--runs"]) == 2
+    assert (outputs / "3").exists()
 
 
 def test_import_is_light() -> None:

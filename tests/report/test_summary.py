@@ -1,4 +1,7 @@
 import json
+import math
+import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,44 +11,66 @@ import pytest
 import torch
 
 from src.common.errors import UserError
-from src.report.summary import git_revision, read_summaries, versions, write_summary
+from src.common.sealed import digests, write_sealed
+from src.report.summary import (
+    git_revision,
+    is_finished,
+    read_summary,
+    versions,
+    why_not_finished,
+    write_summary,
+)
 
 
 def test_what_is_written_is_read_back_with_its_folder(tmp_path: Path, make_summary: Any) -> None:
     summary = make_summary(80.0)
     path = write_summary(summary, tmp_path)
     assert path == tmp_path / "summary.json"
-    assert read_summaries([path]) == [summary | {"folder": str(tmp_path)}]
+    assert read_summary(path) == summary | {"folder": str(tmp_path)}
+    assert "folder" not in json.loads(path.read_text())
 
 
-def test_reading_is_recursive_sorted_and_counts_each_file_once(
-    tmp_path: Path, make_summary: Any
+def broken(path: Path, kind: str) -> None:
+    """Damage a good summary."""
+    text = path.read_text()
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "altered":
+        path.write_text(text.replace("80.0", "90.0"))
+    elif kind == "truncated":
+        path.write_text(text[: len(text) // 2])
+    elif kind == "unsealed":
+        path.write_text(json.dumps({k: v for k, v in json.loads(text).items() if k != "seal"}))
+    elif kind == "deep":
+        path.write_text("[" * 100_000)
+    else:
+        path.write_bytes(kind.encode("latin-1"))
+
+
+KINDS = ["pipe", "folder", "altered", "truncated", "unsealed", "deep", "", "\xff", "null", "[1]"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_summary_is_named_with_reason_and_cure(
+    tmp_path: Path, make_summary: Any, kind: str
 ) -> None:
-    for name, last in (("b/deep", 2.0), ("a", 1.0)):
-        (tmp_path / name).mkdir(parents=True)
-        write_summary(make_summary(last), tmp_path / name)
-    found = read_summaries([tmp_path, tmp_path / "a", tmp_path / "b/deep/summary.json"])
-    assert [summary["acc1"]["last"] for summary in found] == [1.0, 2.0]
+    path = write_summary(make_summary(80.0), tmp_path)
+    broken(path, kind)
+    with pytest.raises(UserError, match=r"run the same command again, or remove the folder") as e:
+        read_summary(path)
+    assert str(path) in str(e.value)
+    assert is_finished(tmp_path) is False
+    reason = why_not_finished(tmp_path)
+    assert reason is not None
+    assert str(path) in reason
 
 
-def test_an_empty_folder_holds_no_summary(tmp_path: Path) -> None:
-    assert read_summaries([tmp_path]) == []
-
-
-def test_a_missing_path_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere: expected a run folder"):
-        read_summaries([tmp_path / "nowhere"])
-
-
-@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[1]", b"null", b'"text"'])
-def test_a_file_that_is_no_summary_is_named(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "summary.json"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"summary\.json: expected"):
-        read_summaries([tmp_path])
-
-
-@pytest.mark.parametrize("key", ["status", "teacher.acc1", "acc1.last", "seconds.total", "config"])
+@pytest.mark.parametrize(
+    "key", ["status", "teacher.acc1", "acc1.last", "seconds.total", "identity.code", "checksums"]
+)
 @pytest.mark.parametrize("value", ["absent", None, []])
 def test_a_missing_or_mistyped_key_is_named(
     tmp_path: Path, make_summary: Any, key: str, value: Any
@@ -57,28 +82,88 @@ def test_a_missing_or_mistyped_key_is_named(
         del node[last]
     else:
         node[last] = value
-    write_summary(summary, tmp_path)
-    with pytest.raises(UserError, match=rf"summary\.json: expected `{key}` to be"):
-        read_summaries([tmp_path])
+    write_sealed(tmp_path / "summary.json", summary)
+    with pytest.raises(UserError, match=rf"summary\.json' is incomplete.*`{key}`"):
+        read_summary(tmp_path / "summary.json")
 
 
-def test_a_failed_run_needs_no_results(tmp_path: Path, make_summary: Any) -> None:
-    summary = make_summary(status="failed", error="boom")
-    for key in ("acc1", "seconds", "peak_memory_mb", "substitution"):
+@pytest.mark.parametrize("key", ["last", "best", "compensated", "stage_a"])
+@pytest.mark.parametrize("value", [-0.1, 100.1])
+def test_no_accuracy_leaves_its_range(
+    tmp_path: Path, make_summary: Any, key: str, value: float
+) -> None:
+    summary = make_summary(80.0, acc1={key: value})
+    with pytest.raises(ValueError, match=rf"`acc1\.{key}` within 0\.\.100 percent"):
+        write_summary(summary, tmp_path)
+    write_sealed(tmp_path / "summary.json", summary)
+    with pytest.raises(UserError, match=rf"`acc1\.{key}` within 0\.\.100 percent"):
+        read_summary(tmp_path / "summary.json")
+
+
+@pytest.mark.parametrize("change", [{"peak_memory_mb": math.nan}, {"acc1": {"last": math.nan}}])
+def test_what_is_no_number_is_not_written(
+    tmp_path: Path, make_summary: Any, change: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=r"nan|float values"):
+        write_summary(make_summary(80.0, **change), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_status_is_refused(tmp_path: Path, make_summary: Any) -> None:
+    path = write_summary(make_summary(status="done"), tmp_path)
+    with pytest.raises(UserError, match="`status` to be one of"):
+        read_summary(path)
+
+
+@pytest.fixture
+def finished(tmp_path: Path, make_summary: Any) -> Path:
+    """Folder of a finished run with its files."""
+    for name in ("student.safetensors", "student.json", "substitution.png"):
+        (tmp_path / name).write_text(f"content of {name}")
+    checksums = digests(tmp_path, ["student.safetensors", "student.json", "substitution.png"])
+    write_summary(make_summary(80.0, checksums=checksums), tmp_path)
+    return tmp_path
+
+
+def test_a_whole_run_is_finished(finished: Path) -> None:
+    assert is_finished(finished) is True
+    assert why_not_finished(finished) is None
+
+
+@pytest.mark.parametrize("name", ["student.safetensors", "student.json", "substitution.png"])
+@pytest.mark.parametrize("harm", ["altered", "missing"])
+def test_a_run_with_a_damaged_file_is_not_finished(finished: Path, name: str, harm: str) -> None:
+    if harm == "missing":
+        (finished / name).unlink()
+    else:
+        (finished / name).write_text(f"Content of {name}")
+    assert is_finished(finished) is False
+    reason = why_not_finished(finished)
+    assert reason is not None
+    assert re.search(rf"{re.escape(str(finished / name))}' (is missing|has been altered)", reason)
+
+
+@pytest.mark.parametrize("status", ["running", "failed", "interrupted"])
+def test_an_unfinished_run_is_not_finished_and_not_damaged(
+    tmp_path: Path, make_summary: Any, status: str
+) -> None:
+    assert (is_finished(tmp_path), why_not_finished(tmp_path)) == (False, None)
+    summary = make_summary(status=status, error="boom")
+    for key in ("acc1", "seconds", "peak_memory_mb", "substitution", "checksums"):
         del summary[key]
-    write_summary(summary, tmp_path)
-    (read,) = read_summaries([tmp_path])
-    assert read["error"] == "boom"
+    path = write_summary(summary, tmp_path)
+    assert read_summary(path)["error"] == "boom"
+    assert (is_finished(tmp_path), why_not_finished(tmp_path)) == (False, None)
 
 
 def test_a_summary_that_cannot_be_written_leaves_the_old_one(
     tmp_path: Path, make_summary: Any
 ) -> None:
-    write_summary(make_summary(80.0), tmp_path)
+    path = write_summary(make_summary(80.0), tmp_path)
     with pytest.raises(TypeError):
         write_summary(make_summary(90.0, device=object()), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
-    assert json.loads((tmp_path / "summary.json").read_text())["acc1"]["last"] == 80.0
+    assert list(tmp_path.iterdir()) == [path]
+    assert read_summary(path)["acc1"]["last"] == 80.0
 
 
 def test_versions_name_what_shapes_a_result() -> None:

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from src.report.aggregate import aggregate
+from src.report.collection import Damaged
 from src.report.table import csv_table, markdown_table, run_table, terminal_table
 
 HEADER = (
@@ -33,11 +34,11 @@ the same seed. Reused: runs whose seconds leave out stage (a). Measured on: cpu.
 CSV = """\
 dataset,budget,mode,teacher,teacher_acc1,student,baseline,kdci,num_prototypes,settings,seeds,\
 last_mean,last_std,best_mean,compensated_mean,stage_a_mean,gain_mean,gain_std,gain_pairs,seconds,\
-peak_memory_mb,reused,devices,folders
+peak_memory_mb,reused,devices,folders,copies
 digits,laptop,replay,convnet_m,97.25,convnet_s,dafl,none,,,0;1,\
-81,1.41421,81,,,,,0,30,1500,0,cpu,outputs/none_0_80.0;outputs/none_1_82.0
+81,1.41421,81,,,,,0,30,1500,0,cpu,outputs/none_0_80.0;outputs/none_1_82.0,
 digits,laptop,replay,convnet_m,97.25,convnet_s,dafl,backdoor,16,,0,\
-83.5,,81,79,,3.5,,1,30,1500,1,cpu,outputs/backdoor_0_83.5
+83.5,,81,79,,3.5,,1,30,1500,1,cpu,outputs/backdoor_0_83.5,
 """
 
 
@@ -113,7 +114,7 @@ def test_nothing_but_failures_has_no_table(failed: Any) -> None:
 
 
 def test_pipes_in_settings_cannot_break_a_markdown_row(make_summary: Any) -> None:
-    runs = [make_summary(config={"name": name}, seed=0) for name in ("a|b", "c")]
+    runs = [make_summary(settings={"name": name}, seed=0) for name in ("a|b", "c")]
     assert r"name=a\|b" in markdown_table(aggregate(runs), [])
 
 
@@ -132,6 +133,7 @@ def test_run_table_of_one_run(runs: list[Any]) -> None:
     ):
         assert parts in [[part for part in line if part != "│"] for line in lines]
     assert "alongside" not in text
+    assert "Measured on: cpu" in text
 
 
 def test_run_table_of_a_failed_run_shows_its_error(failed: Any) -> None:
@@ -139,3 +141,25 @@ def test_run_table_of_a_failed_run_shows_its_error(failed: Any) -> None:
     text = rendered(run_table(failed, Path("outputs/x")))
     assert "failed" in text
     assert "boom | [red]here" in text
+
+
+def test_damaged_summaries_are_counted_and_named(runs: list[Any]) -> None:
+    damaged = [Damaged(Path(name), f"'{name}' is [red]broken") for name in ("a", "b")]
+    for text in (
+        rendered(terminal_table(aggregate(runs), [], damaged)),
+        markdown_table(aggregate(runs), [], damaged),
+    ):
+        assert "2 summaries left out; run the same commands again" in text
+        assert "'a' is [red]broken" in text
+        assert "'b' is [red]broken" in text
+    assert "1 summary left out" in markdown_table([], [], damaged[:1])
+
+
+def test_copies_are_noted(make_summary: Any) -> None:
+    text = markdown_table(aggregate([make_summary(), make_summary()]), [])
+    assert "Counted once, being copies: outputs/none_0_80.0." in text
+
+
+def test_a_running_run_has_no_error_to_show(make_summary: Any) -> None:
+    text = markdown_table([], [make_summary(status="running")])
+    assert text.strip().endswith("(outputs/none_0_80.0): running")

@@ -1,0 +1,194 @@
+"""Which finished runs are the same but for their seed, and what tells the others apart."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from src.common.errors import UserError
+from src.common.files import content_hash
+from src.report.summary import Summary
+
+VANILLA = "none"  # `kdci.name` of a run without compensation
+
+_KDCI = "kdci."
+_COLUMNS = {"kdci.name", "kdci.N"}  # options that need no label
+# Code that a run with compensation shares with its vanilla run.
+_SHARED_CODE = ("teacher", "stage_a", "stage_b")
+_CONTENT_LABELS = {"dataset": "data", "teacher.checkpoint": "checkpoint"}
+_SHOWN_DIGITS = 7  # of hashes; whole ones are compared
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        summary: The run.
+        shared: Hash of all that it shares with its vanilla run: settings, data, code, teacher.
+        kdci: Hash of the compensation.
+        copies: Other folders that hold it.
+        others: ``key=value`` of what differs in its block and is shared with the vanilla run.
+        options: The same of what differs among runs of this kind of compensation.
+    """
+
+    summary: Summary
+    shared: str
+    kdci: str
+    copies: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """Name of the compensation."""
+        return str(self.summary["kdci"]["name"])
+
+    @property
+    def num_prototypes(self) -> str:
+        """N, empty for the vanilla baseline."""
+        return str(self.summary["identity"]["settings"].get(f"{_KDCI}N") or "")
+
+
+def table_of(summary: Summary) -> tuple[str, ...]:
+    """What runs of one table have in common: data set, budget, mode, teacher and student."""
+    teacher, student = summary["teacher"], summary["student"]
+    mode = summary["substitution"]["mode"]
+    return (summary["dataset"], summary["budget"], mode, teacher["name"], student["name"])
+
+
+def folder_of(summary: Summary) -> str:
+    """Where a summary lay."""
+    return summary.get("folder", "?")
+
+
+def tell_apart(summaries: Iterable[Summary]) -> list[Run]:
+    """Every finished run once, with labels of what differs.
+
+    Raises:
+        UserError: If two runs are the same in everything, seed included, but their results.
+    """
+    tables: defaultdict[tuple[str, ...], list[Run]] = defaultdict(list)
+    for run in _distinct(summaries):
+        tables[table_of(run.summary)].append(run)
+    labelled = []
+    for table in tables.values():
+        # Rows of several baselines stand in one table: all should have read the same data.
+        contents = _differing([_contents(run.summary) for run in table], absent=False)
+        blocks: defaultdict[str, list[Run]] = defaultdict(list)
+        for run in table:
+            blocks[run.summary["baseline"]].append(run)
+        for block in blocks.values():
+            labelled += _labelled(block, contents)
+    return labelled
+
+
+def _distinct(summaries: Iterable[Summary]) -> list[Run]:
+    runs: dict[tuple[str, str, int], Run] = {}
+    for summary in summaries:
+        names, identity = [*table_of(summary), summary["baseline"]], summary["identity"]
+        parts = [names, _shared_settings(summary), identity["contents"], _shared_code(summary)]
+        shared = content_hash([*parts, summary["teacher"]["sha256"]])
+        kdci = [summary["kdci"]["name"]]
+        if kdci != [VANILLA]:  # of which no option is read
+            kdci += [_kdci_settings(summary), identity["code"].get("kdci")]
+        run = Run(summary, shared, content_hash(kdci))
+        first = runs.setdefault((run.shared, run.kdci, summary["seed"]), run)
+        if first is not run:
+            _require_equal(first.summary, summary)
+            copies = (*first.copies, folder_of(summary))
+            runs[(run.shared, run.kdci, summary["seed"])] = replace(first, copies=copies)
+    return list(runs.values())
+
+
+def _require_equal(first: Summary, second: Summary) -> None:
+    if first["acc1"] != second["acc1"]:
+        raise UserError(
+            f"Expected one result per setting and seed, but {folder_of(first)} and "
+            f"{folder_of(second)} both hold seed {first['seed']} of the same settings, data and "
+            "code, with different results; leave one of them out"
+        )
+
+
+def _labelled(block: Sequence[Run], contents: set[str]) -> list[Run]:
+    others = [_others(run.summary) for run in block]
+    shown = contents | _differing(others)
+    labels = [_label(values, shown) for values in others]
+    # One network trained twice, where nothing else tells the two apart.
+    teachers: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+    for label, run in zip(labels, block, strict=True):
+        teachers[label].add(run.summary["teacher"]["sha256"])
+    # Two kinds of compensation differ by name already; only runs of one kind are compared.
+    kinds: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for run in block:
+        kinds[run.kind].append(_options(run.summary))
+    options = {kind: _differing(of_kind) for kind, of_kind in kinds.items()}
+    return [
+        replace(
+            run,
+            others=(*label, *_teacher_label(run.summary, teachers[label])),
+            options=_label(_options(run.summary), options[run.kind]),
+        )
+        for label, run in zip(labels, block, strict=True)
+    ]
+
+
+def _teacher_label(summary: Summary, hashes: set[str]) -> tuple[str, ...]:
+    sha256 = summary["teacher"]["sha256"]
+    return (f"teacher={sha256[:_SHOWN_DIGITS]}",) if len(hashes) > 1 else ()
+
+
+def _others(summary: Summary) -> dict[str, Any]:
+    """What may tell a run apart and is shared with its vanilla run, hashes cut to be shown."""
+    code = content_hash(_shared_code(summary))[:_SHOWN_DIGITS]
+    return {**_contents(summary), "code": code, **_shared_settings(summary)}
+
+
+def _contents(summary: Summary) -> dict[str, str]:
+    contents = sorted(summary["identity"]["contents"].items())
+    return {_CONTENT_LABELS.get(name, name): value[:_SHOWN_DIGITS] for name, value in contents}
+
+
+def _shared_code(summary: Summary) -> list[str | None]:
+    return [summary["identity"]["code"].get(part) for part in _SHARED_CODE]
+
+
+def _shared_settings(summary: Summary) -> dict[str, Any]:
+    settings = sorted(summary["identity"]["settings"].items())
+    return {key: v for key, v in settings if key != "seed" and not key.startswith(_KDCI)}
+
+
+def _kdci_settings(summary: Summary) -> dict[str, Any]:
+    settings = sorted(summary["identity"]["settings"].items())
+    return {key: value for key, value in settings if key.startswith(_KDCI)}
+
+
+def _options(summary: Summary) -> dict[str, Any]:
+    if summary["kdci"]["name"] == VANILLA:
+        return {}
+    settings = _kdci_settings(summary).items()
+    options = {key.removeprefix(_KDCI): v for key, v in settings if key not in _COLUMNS}
+    code = summary["identity"]["code"].get("kdci", "")[:_SHOWN_DIGITS]
+    return options | ({"kdci_code": code} if code else {})
+
+
+def _differing(settings: Sequence[Mapping[str, Any]], absent: bool = True) -> set[str]:
+    """Keys of more than one value; that a key is missing counts as one where ``absent``."""
+    values: defaultdict[str, list[str]] = defaultdict(list)
+    for setting in settings:
+        for key, value in setting.items():
+            values[key].append(json.dumps(value, sort_keys=True))
+    return {
+        key
+        for key, found in values.items()
+        if len(set(found)) > 1 or (absent and len(found) < len(settings))
+    }
+
+
+def _label(setting: Mapping[str, Any], keys: set[str]) -> tuple[str, ...]:
+    return tuple(f"{key}={_text(value)}" for key, value in setting.items() if key in keys)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,137 @@
+"""The summaries of many runs: which are whole, and which unfinished ones still matter."""
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from src.common.errors import UserError
+from src.common.files import content_hash
+from src.common.sealed import DamagedError
+from src.report.summary import FILE_NAME, Summary, read_whole
+
+_KILLED = "killed; the same command goes on"
+
+
+class Damaged(NamedTuple):
+    """A summary that cannot be used.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it; names the file.
+    """
+
+    path: Path
+    reason: str
+
+
+class Found(NamedTuple):
+    """What was read.
+
+    Attributes:
+        summaries: Whole ones, in path order.
+        damaged: The others, in path order.
+    """
+
+    summaries: list[Summary]
+    damaged: list[Damaged]
+
+
+def read_summaries(paths: Iterable[Path]) -> Found:
+    """Read every ``summary.json`` among and below ``paths``, each once.
+
+    A run that says that it is running while no process holds its lock was killed; it is given
+    as interrupted. The files beside the summaries are not looked at.
+
+    Raises:
+        UserError: If a path does not exist.
+    """
+    found: set[Path] = set()
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"Expected a run folder or a {FILE_NAME}, but '{path}' does not exist")
+        found.update(path.rglob(FILE_NAME) if path.is_dir() else [path])
+    unique: dict[Path, Path] = {}
+    for path in sorted(found):
+        unique.setdefault(path.resolve(), path)
+    result = Found([], [])
+    for path in unique.values():
+        try:
+            result.summaries.append(_read(path))
+        except DamagedError as damage:
+            result.damaged.append(Damaged(path, str(damage)))
+    return result
+
+
+def _read(path: Path) -> Summary:
+    summary = read_whole(path)
+    if summary["status"] == "running":
+        with unheld(path.parent) as free:
+            summary = read_whole(path)  # it may have ended in between
+            if free and summary["status"] == "running":
+                summary["status"], summary["error"] = "interrupted", _KILLED
+    return summary
+
+
+@contextmanager
+def unheld(folder: Path) -> Iterator[bool]:
+    """Whether no process holds the lock of a run; none can take it while the block lasts.
+
+    Unlike ``lock``, this creates no file, and two that only ask do not see each other.
+
+    Args:
+        folder: The run's; its lock lies beside it.
+    """
+    folder = folder.resolve()
+    try:
+        handle = os.open(folder.parent / f"{folder.name}.lock", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        free = isinstance(error, FileNotFoundError)
+        handle = None
+    try:
+        if handle is not None:
+            free = _is_shared(handle)
+        yield free
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _is_shared(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def unfinished(summaries: Sequence[Summary]) -> list[Summary]:
+    """Unfinished runs that nothing has superseded, in the order given.
+
+    A finished run of the same settings supersedes them, whatever its data and code; so does a
+    later attempt at the same settings.
+    """
+    finished = {_settings(run) for run in summaries if run["status"] == "finished"}
+    latest: dict[str, Summary] = {}
+    for run in summaries:
+        key = _settings(run)
+        if key not in finished and (key not in latest or _started(run) > _started(latest[key])):
+            latest[key] = run
+    kept = {id(run) for run in latest.values()}
+    return [run for run in summaries if id(run) in kept]
+
+
+def _settings(summary: Summary) -> str:
+    return content_hash(summary["identity"]["settings"])
+
+
+def _started(summary: Summary) -> datetime:
+    try:
+        started = datetime.fromisoformat(summary["started"])
+    except (KeyError, TypeError, ValueError):
+        written = os.stat(Path(summary.get("folder", "."), FILE_NAME)).st_mtime
+        return datetime.fromtimestamp(written, UTC)
+    return started if started.tzinfo else started.replace(tzinfo=UTC)

@@ -1,0 +1,169 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.common.errors import UserError
+from src.common.files import lock
+from src.report.collection import read_summaries, unfinished
+from src.report.discard import discard_failed
+from src.report.summary import write_summary
+
+
+def write(folder: Path, summary: Any) -> Path:
+    folder.mkdir(parents=True)
+    write_summary(summary, folder)
+    return folder
+
+
+def test_reading_is_recursive_sorted_and_counts_each_file_once(
+    tmp_path: Path, make_summary: Any
+) -> None:
+    write(tmp_path / "b/deep", make_summary(2.0))
+    write(tmp_path / "a", make_summary(1.0))
+    found = read_summaries([tmp_path, tmp_path / "a", tmp_path / "b/deep/summary.json"])
+    assert [summary["acc1"]["last"] for summary in found.summaries] == [1.0, 2.0]
+    assert found.damaged == []
+
+
+def test_an_empty_folder_holds_no_summary(tmp_path: Path) -> None:
+    assert read_summaries([tmp_path]) == ([], [])
+
+
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere' does not exist"):
+        read_summaries([tmp_path / "nowhere"])
+
+
+def test_damaged_summaries_stand_apart_and_a_pipe_is_not_opened(
+    tmp_path: Path, make_summary: Any
+) -> None:
+    write(tmp_path / "good", make_summary(1.0))
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe/summary.json")
+    found = read_summaries([tmp_path])
+    assert len(found.summaries) == 1
+    ((path, reason),) = found.damaged
+    assert path == tmp_path / "pipe/summary.json"
+    assert reason == f"'{path}' is no regular file"
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from src.common.files import lock
+with lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_run_whose_lock_is_held_is_running(tmp_path: Path, make_summary: Any) -> None:
+    folder = write(tmp_path / "run", make_summary(status="running"))
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert read_summaries([tmp_path]).summaries[0]["status"] == "running"
+        holder.kill()
+    (summary,) = read_summaries([tmp_path]).summaries
+    assert summary["status"] == "interrupted"
+    assert summary["error"] == "killed; the same command goes on"
+
+
+def test_without_a_lock_file_a_running_run_was_killed_and_none_is_made(
+    tmp_path: Path, make_summary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "run", make_summary(status="running"))
+    monkeypatch.chdir(folder)  # where the run's folder is called "."
+    assert read_summaries([Path("summary.json")]).summaries[0]["status"] == "interrupted"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_is_finished_or_begun_later_supersedes(make_summary: Any) -> None:
+    def attempt(day: int, status: str, seed: int, **changes: Any) -> Any:
+        started = f"2026-11-{day:02}T10:00:00+00:00"
+        return make_summary(status=status, seed=seed, **changes) | {"started": started}
+
+    code = {"code": {"stage_a": "a2"}}
+    runs = [
+        attempt(2, "failed", 0),
+        attempt(1, "finished", 0, **code),
+        attempt(4, "interrupted", 1),
+        attempt(3, "failed", 1, **code),
+        attempt(5, "failed", 2, settings={"student.lr": 0.2}),
+        attempt(6, "running", 2),
+    ]
+    assert unfinished(runs) == [runs[2], runs[4], runs[5]]
+
+
+def test_the_time_of_the_file_stands_in_for_a_start_that_is_not_told(
+    tmp_path: Path, make_summary: Any
+) -> None:
+    for name, time in (("a", 2), ("b", 3), ("c", 1)):
+        folder = write(tmp_path / name, make_summary(status="failed", error=name))
+        os.utime(folder / "summary.json", (time, time))
+    (left,) = unfinished(read_summaries([tmp_path]).summaries)
+    assert left["error"] == "b"
+
+
+def test_only_failed_runs_are_discarded(tmp_path: Path, make_summary: Any) -> None:
+    for status in ("failed", "interrupted", "running", "finished"):
+        write(tmp_path / status, make_summary(status=status))
+    assert discard_failed([tmp_path]) == ([tmp_path / "failed"], [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "finished",
+        "interrupted",
+        "running",
+    ]
+
+
+@pytest.mark.parametrize("what", ["finished", "damaged", "empty", "other file"])
+def test_a_path_that_has_not_failed_is_refused_before_anything_is_deleted(
+    tmp_path: Path, make_summary: Any, what: str
+) -> None:
+    failed = write(tmp_path / "failed", make_summary(status="failed"))
+    path = tmp_path / "named"
+    if what == "finished":
+        write(path, make_summary())
+        paths = [failed, path]
+    elif what == "damaged":
+        path.mkdir()
+        (path / "summary.json").write_text("{")
+        paths = [failed, path]
+    elif what == "empty":
+        path.mkdir()
+        paths = [path]
+    else:
+        path = failed / "copy.json"
+        path.write_bytes((failed / "summary.json").read_bytes())
+        paths = [path]
+    with pytest.raises(UserError, match=r"'?.*(named|copy\.json)"):
+        discard_failed(paths)
+    assert (failed / "summary.json").exists()
+
+
+def test_a_folder_on_which_more_hangs_is_left(
+    tmp_path: Path, make_summary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = write(tmp_path / "top", make_summary(status="failed"))
+    write(top / "run", make_summary())
+    here = write(tmp_path / "here", make_summary(status="failed"))
+    used = write(tmp_path / "used", make_summary(status="failed"))
+    link = tmp_path / "link"
+    link.mkdir()
+    (link / "summary.json").symlink_to(top / "run/summary.json")
+    monkeypatch.chdir(here)
+    with lock(used):
+        done = discard_failed([tmp_path])
+    assert done.folders == []
+    assert done.refused == [
+        f"'{here}' is the working directory, or holds it",
+        f"'{top}' holds other runs too",
+        f"'{used}' is in use",
+    ]
+    assert all(path.exists() for path in (here, top, used))
