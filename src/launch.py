@@ -24,7 +24,13 @@ from src.common.memory import recall
 from src.common.signals import Interrupted
 from src.naming import RunName, memory_of, resolved
 from src.report.console import console
-from src.report.summary import FILE_NAME, is_finished, read_summary, write_summary
+from src.report.summary import (
+    FILE_NAME,
+    is_finished,
+    read_summary,
+    why_not_finished,
+    write_summary,
+)
 from src.report.table import run_table
 from src.schema import RunConfig, check
 
@@ -133,7 +139,12 @@ def _is_shown(plain: Any, folder: Path) -> bool:
     if _TOLD in os.environ:
         with atomic_write(Path(os.environ[_TOLD])) as temporary:
             temporary.write_text(str(folder))
-    if plain["task"] != "distill" or plain["force"] is not False or not is_finished(folder):
+    if plain["task"] != "distill" or plain["force"] is not False:
+        return False
+    damage = why_not_finished(folder)
+    if damage is not None:
+        _log.warning("A finished run is damaged: %s; it is made again", damage)
+    if damage is not None or not is_finished(folder):
         return False
     show(folder)
     return True
@@ -212,7 +223,8 @@ class SweepReport(Callback):
 
         folder = Path(config.hydra.sweep.dir)
         try:
-            failed = report_sweep(folder, sorted(folder.glob(f"*/{POINT}")))
+            points = [path for path in folder.iterdir() if path.is_dir()]
+            failed = report_sweep(folder, [path / POINT for path in sorted(points)])
         except Exception as error:
             # Hydra makes a warning of what a callback raises, and exit code 0.
             traceback.print_exc()

@@ -24,37 +24,45 @@ ORDER = ["teacher", "stage_a", "dictionary", "run"]
 NOTHING, TEACHER, STAGE_A, DICTIONARY, RUN = [], ORDER, ORDER[1:], ORDER[2:], ORDER[3:]
 
 # Spelt out once more, by hand: which identities an option must change, and which it must not.
-SHOWN = """task force logger.name logger.wandb paths.outputs paths.cache paths.data trainer.progress
-trainer.accelerator substitution.log_every teacher.checkpoint dataset.root dataset.cache_dir
-dataset.download dataset.allow_overlap pool.root pool.cache_dir""".split()
-TEACHERS = """trainer.devices trainer.precision trainer.channels_last trainer.deterministic""".split()
-NAMES = "budget teacher.name student.name teacher.expected_acc1 teacher.strict kdci.name".split()
-CLUSTERED = "N space pca_dim prototypes iterations restarts".split()
-COMPENSATED = """prior attention attention_dim fusion projection expectation strength renormalise
-lr_scale refresh_every""".split()
+# The first line that fits counts; a name stands for itself, a group with a dot for its options.
+EXPECTED = (
+    ("task force paths. logger. substitution.log_every", NOTHING),
+    ("trainer.progress trainer.accelerator", NOTHING),
+    ("dataset.root dataset.cache_dir dataset.download dataset.allow_overlap", NOTHING),
+    ("pool.root pool.cache_dir pool.download pool.allow_overlap teacher.checkpoint", NOTHING),
+    ("budget teacher.name student.name kdci.name teacher.expected_acc1 teacher.strict", RUN),
+    ("dataset. teacher.network. trainer.", TEACHER),
+    ("seed baseline. substitution.", STAGE_A),
+)
+# With the trait, and without it.
+CONDITIONAL = (
+    ("teacher.fit. teacher.seed", "trains_teacher", TEACHER, NOTHING),
+    ("pool.", "reads_pool", STAGE_A, NOTHING),
+    ("student.network. distill.", "has_companion", STAGE_A, RUN),
+    (
+        "kdci.N kdci.space kdci.pca_dim kdci.prototypes kdci.iterations kdci.restarts",
+        *("is_compensated", DICTIONARY, NOTHING),
+    ),
+    (
+        "kdci.prior kdci.attention kdci.attention_dim kdci.fusion kdci.projection "
+        "kdci.expectation kdci.strength kdci.renormalise kdci.lr_scale kdci.refresh_every",
+        *("is_compensated", RUN, NOTHING),
+    ),
+)
+
+
+def fits(leaf: str, words: str) -> bool:
+    return any(leaf == w or (w[-1] == "." and leaf.startswith(w)) for w in words.split())
 
 
 def expected(leaf: str, traits: Traits) -> list[str]:
     """Identities that a leaf has to change."""
-    group = leaf.split(".")[0]
-    if leaf in SHOWN:
-        return NOTHING
-    if leaf in NAMES:
-        return RUN
-    if leaf in TEACHERS or group == "dataset" or leaf.startswith("teacher.network."):
-        return TEACHER
-    if leaf.startswith("teacher.fit.") or leaf == "teacher.seed":
-        return TEACHER if traits.trains_teacher else NOTHING
-    if leaf == "seed" or group in ("baseline", "substitution"):
-        return STAGE_A
-    if group == "pool":
-        return STAGE_A if traits.reads_pool else NOTHING
-    if group in ("student", "distill"):
-        return STAGE_A if traits.has_companion else RUN
-    if leaf in [f"kdci.{name}" for name in CLUSTERED]:
-        return DICTIONARY if traits.is_compensated else NOTHING
-    if leaf in [f"kdci.{name}" for name in COMPENSATED]:
-        return RUN if traits.is_compensated else NOTHING
+    for words, shaped in EXPECTED:
+        if fits(leaf, words):
+            return shaped
+    for words, trait, shaped, otherwise in CONDITIONAL:
+        if fits(leaf, words):
+            return shaped if getattr(traits, trait) else otherwise
     raise AssertionError(f"'{leaf}' is a new option: say here what it shapes")
 
 

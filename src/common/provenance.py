@@ -10,6 +10,7 @@ from src.common.files import content_hash
 
 _SOURCE = Path(__file__).resolve().parent.parent
 _PACKAGE = "src"
+_DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 # Packages that compute numbers, and what they are called where they are installed. Others write
 # files, parse options or draw tables.
 _COMPUTING = {
@@ -103,9 +104,8 @@ def _parsed(text: str) -> tuple[str, tuple[str, ...]]:
     tree = ast.parse(text)
     imports = tuple(_imports(tree))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:]
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
     return ast.dump(tree), imports
 
 

@@ -8,7 +8,7 @@ from types import FrameType
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class Interrupted(BaseException):  # noqa: N818 - as KeyboardInterrupt, it is no error
+class Interrupted(BaseException):
     """The run was asked to stop; what it has saved is whole.
 
     Attributes:
@@ -24,8 +24,9 @@ class Interrupted(BaseException):  # noqa: N818 - as KeyboardInterrupt, it is no
 def heed_signals() -> None:
     """Let signals that ask to stop raise :class:`Interrupted`; call it in the main thread.
 
-    Signals that the starter has told this process to ignore (``nohup``) stay ignored. A rank dies at once: it
-    may hang in a collective, what it has saved is whole, and whoever started it speaks for it.
+    Signals that the starter has told this process to ignore (``nohup``) stay ignored. A rank dies
+    at once: it may hang in a collective, what it has saved is whole, and whoever started it
+    speaks for it.
     """
     if threading.current_thread() is not threading.main_thread():
         return

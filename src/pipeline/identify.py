@@ -78,7 +78,7 @@ def plain(config: RunConfig) -> dict[str, Any]:
 
 
 def mention_others(folder: Path, identity: Identity) -> None:
-    """Say where finished runs of the same settings lie that this one is not: other code or data."""
+    """Say where finished runs of the same settings, but of other code or data, lie."""
     if (folder / FILE_NAME).exists():
         return
     for summary in _finished(sorted(folder.parent.glob(f"*/{FILE_NAME}"))):

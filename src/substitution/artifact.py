@@ -179,7 +179,8 @@ class Artifact:
             UserError: If a file is missing or damaged.
         """
         try:
-            state = torch.load(self.folder / self._state, map_location=baseline.device, weights_only=True)
+            path = self.folder / self._state
+            state = torch.load(path, map_location=baseline.device, weights_only=True)
             baseline.load_state_dict(state)
         except Exception as error:
             raise self._damaged(error) from error

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from src.common.distributed import rank
 from src.common.errors import UserError
+from src.common.finite import LossMonitor
 from src.common.seeding import generator
 from src.substitution.contract import Baseline, advance
 from src.substitution.image_bank import ImageBank
@@ -97,13 +98,17 @@ class OnlineBatches:
         student = cast("nn.Module", self.module.network)
         rounds = self.epoch * -(-self.steps // self.steps_per_round)
         self.epoch += 1
+        monitor = LossMonitor()
         for step in range(self.steps):
             if step % self.steps_per_round == 0:
                 with precision():
-                    advance(self.baseline, student)
+                    monitor.update(rounds, advance(self.baseline, student))
                 rounds += 1
                 if self.after_round:
                     self.after_round(rounds)
             with precision(), torch.no_grad():
                 images = self.baseline.sample(self.batch_size)
+            if step == self.steps - 1:  # whoever knows the length never asks beyond it
+                monitor.flush("round")
+                self.baseline.require_finite()
             yield images

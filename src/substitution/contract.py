@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from src.common.finite import require_finite
 from src.common.freezing import frozen, mode
 from src.dataset.contract import ImageSpec
 from src.dataset.normalisation import Normalisation
@@ -79,6 +80,18 @@ class Baseline(nn.Module, ABC):
     def networks(self) -> list[nn.Module]:
         """Networks that outlive a round: equal on all ranks, gradients averaged."""
         return [child for child in self.children() if not isinstance(child, ImageBank)]
+
+    def require_finite(self) -> None:
+        """Make sure that nothing which outlives a round is broken; waits for the device.
+
+        Raises:
+            FloatingPointError: If a weight or an image is NaN or infinite.
+        """
+        name = type(self).__name__
+        for network in self.networks():
+            require_finite(network, f"{type(network).__name__} of {name}")
+        for bank in banks_of(self).values():
+            bank.require_finite(name)
 
     def get_extra_state(self) -> dict[str, Any]:
         """States of the optimisers."""

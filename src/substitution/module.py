@@ -10,7 +10,7 @@ from src.common.distributed import broadcast_module, rank
 from src.common.errors import UserError
 from src.common.finite import LossMonitor, require_finite
 from src.substitution.contract import Baseline, Companion, advance
-from src.substitution.image_bank import ImageBank, banks_of
+from src.substitution.image_bank import ImageBank
 from src.teacher.frozen import FrozenTeacher
 
 _PREDICTION_BATCH = 256
@@ -146,18 +146,11 @@ class SubstitutionModule(LightningModule):
         """
         self.epochs_done += 1
         self.losses = self._monitor.flush("round")
-        self._require_finite()
-        values = {f"stage_a/{name}": value for name, value in self.losses.items()}
-        self.log_dict(values | {"stage_a/round": float(self.round)}, sync_dist=True)
-
-    def _require_finite(self) -> None:
-        name = type(self.baseline).__name__
-        for network in self.baseline.networks():
-            require_finite(network, f"{type(network).__name__} of {name}")
+        self.baseline.require_finite()
         if isinstance(self.companion, nn.Module):
             require_finite(self.companion, "student trained alongside")
-        for bank in banks_of(self.baseline).values():
-            bank.require_finite(name)
+        values = {f"stage_a/{name}": value for name, value in self.losses.items()}
+        self.log_dict(values | {"stage_a/round": float(self.round)}, sync_dist=True)
 
     def recording(self) -> Recording:
         """All substitution data with the teacher's predictions; computed once.

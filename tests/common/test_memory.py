@@ -1,7 +1,6 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,14 +25,14 @@ def compute() -> Counted:
 
 
 @pytest.fixture
-def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """A folder and its file; the clock is an hour ahead, so that both have settled."""
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "a").write_text("content")
     later = time.time_ns() + 3600 * 10**9
     monkeypatch.setattr("src.common.memory.time.time_ns", lambda: later)
-    yield [folder, folder / "a"]
+    return [folder, folder / "a"]
 
 
 def ask(tmp_path: Path, sources: list[Path], compute: Counted) -> str:
