@@ -1,0 +1,365 @@
+"""Results are never somebody else's, never damaged, never half: whole runs put to the test."""
+
+import errno
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from src.common.errors import UserError
+from src.common.files import atomic_write
+from src.dataset.digits import Digits
+from src.dataset.image_folder import ImageFolder
+from src.naming import RunName
+from src.pipeline import outcome as pipeline_outcome
+from src.pipeline import run as pipeline_run
+from src.pipeline.identify import find
+from src.schema import RunConfig, check
+from src.student.export import load_student
+from tests.compose import plain
+from tests.smoke import LIMIT, Finished, Smoke
+
+IMAGE_FOLDER = {"dataset": "image_folder", "baseline": "dafl", "kdci": "backdoor"}
+
+
+def images(root: Path, *classes: str, seed: int = 0) -> Path:
+    """A few small images of every class in both splits."""
+    draws = np.random.default_rng(seed)
+    for split in ("train", "test"):
+        for name in classes:
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(3):
+                pixels = draws.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    return root
+
+
+@pytest.fixture
+def cats(tmp_path: Path) -> Path:
+    return images(tmp_path / "cats", "cat", "dog")
+
+
+def folder_config(root: Path, tmp_path: Path, *more: str) -> RunConfig:
+    paths = [f"paths.{name}={tmp_path / name}" for name in ("outputs", "cache")]
+    chosen = ["dataset=image_folder", f"dataset.root={root}", "teacher=convnet_s", "budget=smoke"]
+    return check(plain(*chosen, *paths, *more))
+
+
+def place(root: Path, tmp_path: Path, *more: str) -> str:
+    """Where the run of an image folder would lie."""
+    config = folder_config(root, tmp_path, *more)
+    found = find(config, RunName(config.task, IMAGE_FOLDER | {"teacher": "convnet_s"}), None)
+    return str(found["folder"])
+
+
+# Identity: what is read counts by its content.
+
+
+def test_another_folder_is_another_run(cats: Path, tmp_path: Path) -> None:
+    cars = images(tmp_path / "cars", "bus", "car", "tram", seed=1)
+    assert place(cats, tmp_path) != place(cars, tmp_path)
+
+
+def test_an_equal_copy_elsewhere_is_the_same_run(cats: Path, tmp_path: Path) -> None:
+    copy = images(tmp_path / "copy", "cat", "dog")
+    assert place(cats, tmp_path) == place(copy, tmp_path)
+
+
+def swap_a_file(cats: Path) -> None:
+    pixels = np.full((32, 32, 3), 7, dtype=np.uint8)
+    Image.fromarray(pixels).save(cats / "train" / "cat" / "1.png")
+
+
+def rename_a_class(cats: Path) -> None:
+    for split in ("train", "test"):
+        (cats / split / "dog").rename(cats / split / "wolf")
+
+
+def add_a_file(cats: Path) -> None:
+    Image.new("RGB", (32, 32)).save(cats / "test" / "dog" / "9.png")
+
+
+@pytest.mark.parametrize("edit", [swap_a_file, rename_a_class, add_a_file])
+def test_edited_data_are_another_run(cats: Path, tmp_path: Path, edit: Any) -> None:
+    before = place(cats, tmp_path)
+    edit(cats)
+    assert place(cats, tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "dataset.image_size=8",
+        "dataset.keep_aspect=false",
+        "dataset.skip_corrupt=true",
+        "dataset.mean=[0,0,0] dataset.std=[1,1,1]",
+    ],
+)
+def test_another_view_of_the_data_is_another_teacher(
+    cats: Path, tmp_path: Path, option: str
+) -> None:
+    teachers = [
+        place(cats, tmp_path, "task=teacher"),
+        place(cats, tmp_path, "task=teacher", *option.split()),
+    ]
+    assert teachers[0] != teachers[1]
+
+
+def test_files_that_options_name_count_by_content(
+    cats: Path, tmp_path: Path, smoke: Smoke
+) -> None:
+    banked = tmp_path / "images.npy"
+    chosen = ["baseline=cmi", f"baseline.initial_images={banked}"]
+    np.save(banked, np.zeros((4, 3, 32, 32), dtype=np.uint8))
+    before = place(cats, tmp_path, *chosen)
+    np.save(banked, np.ones((4, 3, 32, 32), dtype=np.uint8))
+    assert place(cats, tmp_path, *chosen) != before
+
+
+def test_an_identity_is_remembered_while_nothing_changes(
+    cats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not a moment longer: the clock is put an hour ahead, so that all has settled."""
+    later = time.time_ns() + 3600 * 10**9
+    monkeypatch.setattr("src.common.memory.time.time_ns", lambda: later)
+    memory, name = tmp_path / "memory.json", RunName("distill", IMAGE_FOLDER)
+    config = folder_config(cats, tmp_path)
+    first = find(config, name, memory)
+    read = []
+    fingerprint = ImageFolder.fingerprint
+
+    def counted(self: ImageFolder) -> str:
+        read.append(self)
+        return fingerprint(self)
+
+    monkeypatch.setattr(ImageFolder, "fingerprint", counted)
+    assert find(config, name, memory) == first
+    assert read == []
+    time.sleep(0.02)
+    add_a_file(cats)
+    assert find(config, name, memory) != first
+    assert read != []
+
+
+def test_a_replaced_checkpoint_is_another_run(smoke: Smoke, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    state = load_file(smoke.teacher / "teacher.safetensors")
+    save_file(state, path)
+    first = smoke.command(tmp_path / "o", f"teacher.checkpoint={path}", "kdci=none")
+    assert first.exit_code == 0, first.stderr
+    state["fc.bias"][0] += 5
+    save_file(state, path)
+    smoke.command(tmp_path / "o", f"teacher.checkpoint={path}", "kdci=none")
+    old, new = sorted(first.summaries, key=lambda summary: summary["started"])
+    assert old["teacher"]["sha256"] != new["teacher"]["sha256"]
+    assert old["substitution"]["artifact"] != new["substitution"]["artifact"]
+
+
+def test_data_that_change_meanwhile_leave_no_result(
+    smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert smoke.default
+    train = pipeline_run.train_student
+
+    def edited_meanwhile(*arguments: Any) -> Any:
+        student = train(*arguments)
+        monkeypatch.setattr(Digits, "fingerprint", lambda self: "edited")
+        return student
+
+    monkeypatch.setattr(pipeline_run, "train_student", edited_meanwhile)
+    with pytest.raises(UserError, match="content of dataset to stay as it was"):
+        smoke.here(tmp_path)
+    assert not list(tmp_path.rglob("student.*"))
+
+
+# Damage: what we made is made again, with a line that says why.
+
+
+def flip(path: Path, position: int = -40) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 16
+    path.write_bytes(content)
+
+
+def test_damaged_substitution_data_are_made_again(
+    smoke: Smoke, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = smoke.cache_with_teacher(tmp_path / "cache")
+    smoke.here(tmp_path / "first", cache=cache)
+    names = ["bank0_rank0.npy", "predictions_rank0.safetensors", "baseline_rank0.pt"]
+    for number, name in enumerate([*names, "artifact.json"]):
+        (path,) = cache.rglob(name)
+        flip(path)
+        caplog.clear()
+        again = smoke.here(tmp_path / f"again{number}", cache=cache)
+        assert f"is damaged: '{path}' " in caplog.text
+        assert again.summary["substitution"]["reused"] is False
+        assert again.summary["acc1"] == smoke.default.summary["acc1"]
+
+
+def test_a_damaged_dictionary_is_built_again(
+    smoke: Smoke, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = smoke.cache_with_teacher(tmp_path / "cache")
+    first = smoke.here(tmp_path / "first", cache=cache)
+    (path,) = cache.rglob("dictionaries/*.safetensors")
+    flip(path)
+    again = smoke.here(tmp_path / "again", cache=cache)
+    assert str(path) in caplog.text
+    assert again.summary["dictionary"] == first.summary["dictionary"]
+
+
+@pytest.mark.parametrize("name", ["student.safetensors", "student.json", "summary.json"])
+def test_a_finished_run_that_is_damaged_is_made_again(
+    smoke: Smoke, tmp_path: Path, name: str
+) -> None:
+    first = smoke.command(tmp_path, "kdci=none")
+    before = (first.folder / "student.safetensors").read_bytes()
+    flip(first.folder / name)
+    if name != "summary.json":
+        with pytest.raises(UserError, match=re.escape(name)):
+            load_student(first.folder)
+    again = smoke.command(tmp_path, "kdci=none")
+    assert again.exit_code == 0
+    assert name in again.stderr
+    assert "made again" in again.stderr
+    assert (again.folder / "student.safetensors").read_bytes() == before
+
+
+# Nothing half.
+
+
+def test_work_is_kept_until_its_result_is_written(
+    smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert smoke.default
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline_outcome, "export_student", full)
+        with pytest.raises(OSError, match="No space"):
+            smoke.here(tmp_path)
+    assert Finished(1, "", "", tmp_path).summary["status"] == "failed"
+    assert list(tmp_path.rglob("state/epoch2_rank0.pt"))
+    again = smoke.here(tmp_path)
+    assert again.summary["acc1"] == smoke.default.summary["acc1"]
+    assert not list(tmp_path.rglob("state"))
+
+
+def test_a_forced_run_that_fails_leaves_the_old_result(
+    smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = smoke.here(tmp_path)
+    kept = (first.folder / "summary.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline_run, "train_student", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            smoke.here(tmp_path, "force=true")
+    assert (first.folder / "summary.previous.json").read_bytes() == kept
+    assert load_student(first.folder)
+    again = smoke.here(tmp_path, "force=true")
+    assert again.summary["acc1"] == smoke.default.summary["acc1"]
+    assert not (first.folder / "summary.previous.json").exists()
+
+
+def test_what_nobody_has_foreseen_keeps_its_traceback(
+    smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline_run, "train_student", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as caught:
+        smoke.here(tmp_path)
+    (note,) = caught.value.__notes__
+    (path,) = tmp_path.rglob("traceback.txt")
+    assert str(path) in note
+    assert "ZeroDivisionError" in path.read_text()
+
+
+@pytest.mark.parametrize("steps", ["distill.steps_per_epoch=1", "distill.steps_per_epoch=3"])
+def test_a_student_that_is_not_finite_is_no_result(
+    smoke: Smoke, tmp_path: Path, steps: str
+) -> None:
+    options = ["distill.optimizer.lr=1e30", "distill.epochs=1", steps]
+    with pytest.raises(FloatingPointError, match="Lower the learning rate"):
+        smoke.here(tmp_path, *options)
+    assert Finished(1, "", "", tmp_path).summary["status"] == "failed"
+    assert not list(tmp_path.rglob("student.*"))
+
+
+# Disks.
+
+
+def test_a_disk_that_is_full_is_named(tmp_path: Path) -> None:
+    def write() -> None:
+        with atomic_write(tmp_path / "folder" / "file"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UserError, match=r"Cannot write '.*/folder/file' \(No space left on dev"):
+        write()
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_a_writer_that_does_not_say_why_is_asked_by_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write() -> None:
+        with atomic_write(tmp_path / "file"):
+            raise RuntimeError("file write failed")
+
+    with pytest.raises(RuntimeError, match="file write failed"):
+        write()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        write()
+
+
+@pytest.mark.parametrize("folder", ["outputs", "cache"])
+def test_a_file_where_a_folder_should_be_is_one_line(
+    smoke: Smoke, tmp_path: Path, folder: str
+) -> None:
+    (tmp_path / "occupied").write_text("")
+    overrides = [f"paths.{folder}={tmp_path / 'occupied'}"]
+    failed = smoke.command(tmp_path / "o", *overrides, cache=smoke.cache)
+    assert failed.exit_code == 2
+    assert str(tmp_path / "occupied") in failed.stderr.splitlines()[-1]
+    assert "Traceback" not in failed.stderr
+
+
+# Signals.
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_says_so_and_goes_on(
+    smoke: Smoke, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    assert smoke.default
+    options = ["distill.epochs=12", "distill.steps_per_epoch=20", "kdci=none"]
+    deadline = time.monotonic() + LIMIT
+    with smoke.start(tmp_path, *options) as process:
+        while not list(tmp_path.rglob("state/epoch*_rank0.json")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=LIMIT)
+    assert process.returncode == code
+    line = f"Error: Stopped by {number.name}; the same command goes on from what is saved"
+    assert said.splitlines()[-1] == line
+    assert "Traceback" not in said
+    summary = Finished(1, "", "", tmp_path).summary
+    assert (summary["status"], summary["error"]) == ("interrupted", line.removeprefix("Error: "))
+    again = smoke.command(tmp_path, *options)
+    assert (again.exit_code, again.summary["status"]) == (0, "finished")
