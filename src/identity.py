@@ -119,12 +119,14 @@ class Identity:
         device: Type of the device that computes, e.g. ``cpu``.
         contents: Hashes of what the configuration names: ``dataset``, ``pool`` if it is read, and
             the dotted option of every file.
+        code: Hashes of the source by what it shapes, see :func:`code_of`.
     """
 
     config: Mapping[str, Any]
     traits: Traits
     device: str
     contents: Mapping[str, str]
+    code: Mapping[str, str]
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -132,42 +134,17 @@ class Identity:
         return self._settings(Moment.RUN)
 
     def _settings(self, until: Moment) -> dict[str, Any]:
-        shaping = {
-            leaf: _plain(value)
-            for leaf, value in leaves(self.config)
-            if leaf not in self.contents and first_shaped(leaf, self.traits) <= until
-        }
-        return shaping | {"trainer.device": self.device}
+        return {leaf: value for leaf, value, moment in self._leaves if moment <= until}
 
     @cached_property
-    def code(self) -> dict[str, str]:
-        """Hashes of the source, by the part of a run that it shapes."""
-        hashes = {
-            "teacher": source_hash(self._teacher_modules(), ("src.pipeline.teacher", *_ALWAYS)),
-            "stage_a": source_hash(self._stage_a_modules(), ("src.pipeline.stage_a",)),
-            "stage_b": source_hash(self._stage_b_modules(), ("src.pipeline.stage_b",)),
-        }
-        if self.traits.is_compensated:
-            hashes["dictionary"] = source_hash(["src.kdci.dictionary"], ("src.kdci.callback",))
-            hashes["kdci"] = source_hash(["src.student.kdci_student"], ("src.kdci.callback",))
-        return hashes
-
-    def _teacher_modules(self) -> list[str]:
-        modules = ["src.teacher.evaluate", "src.dataset.loader"]
-        modules.append("src.teacher.module" if self.traits.trains_teacher else _LOADING)
-        return modules + _targets(self.config["dataset"], self.config["teacher"])
-
-    def _stage_a_modules(self) -> list[str]:
-        modules = ["src.substitution.module", *_targets(self.config["baseline"])]
-        if self.traits.reads_pool:
-            modules += _targets(self.config["pool"])
-        if self.traits.has_companion:
-            modules += ["src.student.companion", *_targets(self.config["student"])]
-        return modules
-
-    def _stage_b_modules(self) -> list[str]:
-        modules = ["src.student.module", "src.substitution.batches"]
-        return modules + _targets(self.config["student"], self.config["distill"])
+    def _leaves(self) -> list[tuple[str, Any, Moment]]:
+        """Dotted name, value, and what it shapes first; no file, which counts by its content."""
+        found = [
+            (leaf, _plain(value), first_shaped(leaf, self.traits))
+            for leaf, value in leaves(self.config)
+            if leaf not in self.contents
+        ]
+        return [*found, ("trainer.device", self.device, Moment.TEACHER)]
 
     def _hash(self, until: Moment, parts: tuple[str, ...], *more: str) -> str:
         contents = {
@@ -213,9 +190,33 @@ class Identity:
         }
 
 
-# Counted without what they import, which is nearly everything.
-_ALWAYS = ("src.pipeline.job", "src.pipeline.trainer")
-_LOADING = "src.teacher.checkpoint"
+def code_of(config: Mapping[str, Any], traits: Traits) -> dict[str, str]:
+    """Hashes of the source as it is now, by the part of a run that it shapes.
+
+    Of ``teacher``, ``stage_a`` and ``stage_b``, and with compensation of ``dictionary`` and
+    ``kdci``. What lies in ``src.pipeline`` counts without its imports, which are nearly all.
+    """
+    loading = "src.teacher.module" if traits.trains_teacher else "src.teacher.checkpoint"
+    teacher = ["src.teacher.evaluate", "src.dataset.loader", loading]
+    teacher += _targets(config["dataset"], config["teacher"])
+    stage_a = ["src.substitution.module", *_targets(config["baseline"])]
+    if traits.reads_pool:
+        stage_a += _targets(config["pool"])
+    if traits.has_companion:
+        stage_a += ["src.student.companion", *_targets(config["student"])]
+    stage_b = ["src.student.module", "src.substitution.batches"]
+    stage_b += _targets(config["student"], config["distill"])
+    always = ("src.pipeline.teacher", "src.pipeline.job", "src.pipeline.trainer")
+    hashes = {
+        "teacher": source_hash(teacher, always),
+        "stage_a": source_hash(stage_a, ("src.pipeline.stage_a",)),
+        "stage_b": source_hash(stage_b, ("src.pipeline.stage_b",)),
+    }
+    if traits.is_compensated:
+        alone = ("src.kdci.callback",)
+        hashes["dictionary"] = source_hash(["src.kdci.dictionary"], alone)
+        hashes["kdci"] = source_hash(["src.student.kdci_student"], alone)
+    return hashes
 
 
 def _targets(*nodes: Any) -> list[str]:

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from src import identity as identity_module
 from src import naming
 from src.common import provenance
-from src.identity import Identity, Moment, Traits, first_shaped, leaves
+from src.identity import Identity, Moment, Traits, code_of, first_shaped, leaves
 from src.pipeline.content import traits_of
 from src.pipeline.identify import plain as plain_of
 from src.schema import check
@@ -99,22 +98,15 @@ def with_leaf(node: Mapping[str, Any], leaf: str, value: Any) -> dict[str, Any]:
 def made(*overrides: str, contents: Mapping[str, str] | None = None) -> Identity:
     config = check(plain(*overrides))
     contents = contents or {"dataset": "images"}
-    return Identity(plain_of(config), traits_of(config), "cpu", contents)
+    options, traits = plain_of(config), traits_of(config)
+    return Identity(options, traits, "cpu", contents, code_of(options, traits))
 
 
-@pytest.fixture
-def no_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the source out: it takes a tenth of a second each time."""
-    monkeypatch.setattr(identity_module, "source_hash", lambda *_: "source")
-
-
-@pytest.mark.usefixtures("no_source")
 @pytest.mark.parametrize(("setting", "baseline"), list(product(SETTINGS, BASELINES)))
 def test_every_option_changes_exactly_what_it_shapes(setting: str, baseline: str) -> None:
     assert_table_holds(made(f"dataset={setting}", f"baseline={baseline}"))
 
 
-@pytest.mark.usefixtures("no_source")
 @pytest.mark.parametrize("baseline", BASELINES)
 @pytest.mark.parametrize("choice", ["kdci=none", "substitution.mode=online"])
 def test_what_is_not_read_shapes_nothing(baseline: str, choice: str) -> None:
@@ -130,7 +122,6 @@ def assert_table_holds(before: Identity) -> None:
         assert changed(before, after) == expected(leaf, before.traits), leaf
 
 
-@pytest.mark.usefixtures("no_source")
 def test_with_a_checkpoint_the_training_of_a_teacher_shapes_nothing() -> None:
     contents = {"dataset": "images", "teacher.checkpoint": "weights"}
     before = made("teacher.checkpoint=weights.pt", contents=contents)
@@ -138,7 +129,6 @@ def test_with_a_checkpoint_the_training_of_a_teacher_shapes_nothing() -> None:
     assert_table_holds(before)
 
 
-@pytest.mark.usefixtures("no_source")
 @pytest.mark.parametrize(
     ("name", "shaped"),
     [
@@ -155,7 +145,6 @@ def test_content_counts_where_it_is_read(name: str, shaped: list[str]) -> None:
     assert changed(before, replace(before, contents=contents | {name: "other"})) == shaped
 
 
-@pytest.mark.usefixtures("no_source")
 def test_a_file_counts_by_its_content_not_by_its_name() -> None:
     contents = {"dataset": "a", "baseline.initial_images": "d"}
     before = made("baseline=cmi", "baseline.initial_images=here.npy", contents=contents)
@@ -163,19 +152,16 @@ def test_a_file_counts_by_its_content_not_by_its_name() -> None:
     assert changed(before, moved) == NOTHING
 
 
-@pytest.mark.usefixtures("no_source")
 def test_other_weights_of_the_teacher_make_another_stage_a() -> None:
     found = made()
     assert found.stage_a("these") != found.stage_a("those")
 
 
-@pytest.mark.usefixtures("no_source")
 def test_another_device_computes_something_else() -> None:
     before = made()
     assert changed(before, replace(before, device="cuda")) == TEACHER
 
 
-@pytest.mark.usefixtures("no_source")
 def test_equal_numbers_are_equal_however_they_are_written() -> None:
     whole, point = made("distill.optimizer.lr=1"), made("distill.optimizer.lr=1.0")
     assert changed(whole, point) == NOTHING

@@ -11,7 +11,7 @@ from src.common.device import device_of
 from src.common.errors import UserError
 from src.common.memory import remember
 from src.common.provenance import source_files
-from src.identity import Identity
+from src.identity import Identity, code_of
 from src.naming import RunName
 from src.pipeline.content import contents_of, sources_of, traits_of
 from src.pipeline.teacher import refuse_misfit
@@ -60,15 +60,14 @@ def identify(
         device: What computes.
         contents: Hashes of data and files, where they are known; None reads them.
     """
-    identity = Identity(
-        config=plain(config),
-        traits=traits_of(config),
+    options, traits = plain(config), traits_of(config)
+    return Identity(
+        config=options,
+        traits=traits,
         device=device.type,
         contents=contents_of(config) if contents is None else contents,
+        code=code_of(options, traits),
     )
-    # The source as it is now, whatever is edited while the run goes on.
-    _log.debug("Code: %s", identity.code)
-    return identity
 
 
 def plain(config: RunConfig) -> dict[str, Any]:
