@@ -32,7 +32,6 @@ def main(folder: Path) -> None:
     """Play every method with noise of this rank's own."""
     rank = int(os.environ["RANK"])
     torch.set_num_threads(1)
-    naming.register_resolvers()
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
     )
