@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench clean
+.PHONY: help setup demo test test-slow chaos lint format bench clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ test: $(READY)  ## All tests but the slow ones
 
 test-slow: $(READY)  ## The slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+chaos: $(READY)  ## Kill, damage, edit and starve runs: right or refused
+	$(BIN)/python -m tests.chaos
 
 lint: $(READY)  ## Ruff, mypy, import contracts, spelling
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""What is reused is right or refused, whatever was killed, damaged, edited or hostile."""
