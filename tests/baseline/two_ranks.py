@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from src import naming
 from src.common.augment import Augmentation
 from src.common.files import sha256_tensors
 from src.common.seeding import seed_all
