@@ -58,21 +58,22 @@ def remember(
     if known is not None:
         return known
     names = [os.path.abspath(name) for name in rests_on()]
-    before, newest = _stamps(names)
-    now = time.time_ns()
+    before, is_settled = _stamps(names)
     value = compute()
     after, _ = _stamps(names)
-    if before == after and newest < now - _SETTLED_NS:
+    if before == after and is_settled:
         with suppress(UserError):  # a cache that cannot be written costs time, no result
             write_sealed(path, {"value": value, "rests_on": names, "stamps": before})
     return value
 
 
-def _stamps(names: Iterable[str]) -> tuple[str, int]:
-    """Digest of all stamps, and the time of the latest change, nanoseconds."""
-    digest, newest = xxhash.xxh3_128(), 0
-    for name in names:
-        found = stamp(name)
-        digest.update(repr(found).encode())
-        newest = max(newest, *found[2:]) if found else newest
-    return digest.hexdigest(), newest
+def settled(stamps: Iterable[Stamp]) -> bool:
+    """Whether all changes are so old that another one would show."""
+    return max((max(found[2:]) for found in stamps), default=0) < time.time_ns() - _SETTLED_NS
+
+
+def _stamps(names: Iterable[str]) -> tuple[str, bool]:
+    """Digest of all stamps, and whether they have settled."""
+    found = [stamp(name) for name in names]
+    digest = xxhash.xxh3_128(repr(found).encode()).hexdigest()
+    return digest, settled(each for each in found if each is not None)

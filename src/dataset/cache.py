@@ -1,16 +1,15 @@
 """Decoded images on disk: decode once, then load or map.
 
 ``<cache_dir>/dataset/<key>/`` holds ``images.npy`` ``[N, 3, H, W]`` uint8, ``labels.npy`` ``[N]``
-int64 and ``meta.json``. The key hashes relative path, size and time of change of every source
-file, so a changed source gets a new entry; the source folder itself is only read.
+int64 and ``meta.json``, a sealed card with the checksums of both. The key hashes names, labels and
+content of all source files, so a changed source gets a new entry and an equal copy does not; the
+source folder itself is only read.
 """
 
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,14 @@ import torch
 from torch import Tensor
 
 from src.common.errors import UserError
-from src.common.files import atomic_folder, atomic_write, content_hash, lock, remove_leftovers
+from src.common.files import atomic_folder, content_hash, lock, remove_leftovers, writing
+from src.common.sealed import DamagedError, digests, read_sealed, verify, write_sealed
 from src.dataset.decode import Geometry, Pixels, decode_files
 from src.dataset.listing import ImageFiles
 
 _log = logging.getLogger(__name__)
-_FORMAT = 1
+_FORMAT = 2
+_ARRAYS, _CARD = ("images.npy", "labels.npy"), "meta.json"
 MAP_ABOVE_BYTES = 2**30
 
 
@@ -66,34 +67,83 @@ def load_decoded(
     Raises:
         UserError: If images cannot be decoded or the cache cannot be written.
     """
-    version = [_FORMAT, asdict(geometry), skip_corrupt, files.signature()]
+    content = content_of(files, cache_dir, name)
+    version = [_FORMAT, asdict(geometry), skip_corrupt, content]
     folder = cache_dir / "dataset" / f"{name}-{geometry.size}-{content_hash(version)[:16]}"
     found = _read(folder, files)
     if found is not None:
         return found
-    with _writing(folder), lock(folder):
+    with lock(folder), writing(folder):
         found = _read(folder, files)
         if found is None:
             remove_leftovers(folder)
             _log.info("Decoding %d images of '%s' into '%s'", len(files.names), files.root, folder)
             with atomic_folder(folder) as temporary:
                 _build(temporary, files, geometry, skip_corrupt=skip_corrupt)
+                _require_unchanged(files)
             found = _read(folder, files)
     if found is None:
         raise UserError(f"Cannot read back the cache '{folder}'; check the disk or paths.cache")
     return found
 
 
-def remember(cache_dir: Path, key: str, compute: Callable[[], Any]) -> Any:
-    """The JSON-able result of ``compute``, kept as ``<cache_dir>/dataset/<key>.json``."""
+def content_of(files: ImageFiles, cache_dir: Path, name: str) -> str:
+    """Hash of the files' contents, remembered for as long as they stay as they are.
+
+    Args:
+        files: What to hash.
+        cache_dir: Root of all caches.
+        name: Readable first part of the memory's name.
+    """
+    return str(
+        remember(
+            cache_dir,
+            f"{name}-fingerprint-{files.signature()[:32]}",
+            files.fingerprint,
+            is_lasting=files.is_settled(),
+        )
+    )
+
+
+def remember(
+    cache_dir: Path, key: str, compute: Callable[[], Any], *, is_lasting: bool = True
+) -> Any:
+    """The JSON-able result of ``compute``, kept as ``<cache_dir>/dataset/<key>.json``.
+
+    Args:
+        cache_dir: Root of all caches.
+        key: Names all that the result depends on.
+        compute: Makes it.
+        is_lasting: Whether it may be kept.
+    """
     path = cache_dir / "dataset" / f"{key}.json"
-    if not path.exists():
-        with _writing(path), lock(path):
-            if not path.exists():  # another process may have computed it meanwhile
-                value = compute()
-                with atomic_write(path) as temporary:
-                    temporary.write_text(json.dumps(value))
-    return json.loads(path.read_text())
+    found = _recall(path)
+    if found is None:
+        with lock(path):
+            found = _recall(path)  # another process may have computed it meanwhile
+            if found is None:
+                found = {"value": compute()}
+                if is_lasting:
+                    write_sealed(path, found)
+    return found["value"]
+
+
+def _recall(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_sealed(path)
+    except DamagedError as error:
+        if path.exists():
+            _log.warning("What was remembered is damaged: %s; it is computed again", error)
+        return None
+
+
+def _require_unchanged(files: ImageFiles) -> None:
+    """The entry is named by the content from before: it must hold that."""
+    if replace(files).signature() != files.signature():
+        raise UserError(
+            f"Expected the images in '{files.root}' to stay as they are while they are decoded, "
+            "but some have changed; run again"
+        )
 
 
 def _build(folder: Path, files: ImageFiles, geometry: Geometry, *, skip_corrupt: bool) -> None:
@@ -119,8 +169,8 @@ def _build(folder: Path, files: ImageFiles, geometry: Geometry, *, skip_corrupt:
         _log.warning("%s; left out", report)
     labels = np.array([label for i, label in enumerate(files.labels) if i not in corrupt])
     np.save(folder / "labels.npy", labels.astype(np.int64))
-    meta = {"source": str(files.root), "num_images": count, "skipped": sorted(corrupt)}
-    (folder / "meta.json").write_text(json.dumps(meta))
+    card = {"source": str(files.root), "num_images": count, "skipped": sorted(corrupt)}
+    write_sealed(folder / _CARD, card | {"checksums": digests(folder, _ARRAYS)})
 
 
 def _write_images(path: Path, images: Iterator[Pixels], shape: tuple[int, ...]) -> int:
@@ -143,14 +193,16 @@ def _write_header(file: Any, shape: tuple[int, ...]) -> None:
 
 
 def _read(folder: Path, files: ImageFiles) -> Decoded | None:
-    if not folder.is_dir():
+    if not folder.exists():
         return None
     path = folder / "images.npy"
     try:
+        card = read_sealed(folder / _CARD)
+        verify(folder, card["checksums"])
         large = path.stat().st_size > MAP_ABOVE_BYTES
         images = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
         labels = torch.from_numpy(np.load(folder / "labels.npy", allow_pickle=False))
-        skipped = set(json.loads((folder / "meta.json").read_text())["skipped"])
+        skipped = set(card["skipped"])
     except (OSError, ValueError, KeyError, EOFError) as error:
         _log.warning("The cache '%s' is damaged (%s); decoding again", folder, error)
         return None
@@ -164,14 +216,3 @@ def _as_tensor(images: Pixels) -> Tensor:
         # counts them as memory and refuses one larger than the machine's.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(images)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"Cannot write the cache '{path}' ({error.strerror}); free space, or point "
-            "paths.cache to a folder that can be written"
-        ) from error

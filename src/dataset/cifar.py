@@ -4,6 +4,7 @@ Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 are those that data-free distillation code uses throughout.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -107,11 +108,20 @@ class _Cifar(FolderDataset):
                 f"in '{self.root}'"
             ) from error
 
+    def sources(self) -> Sequence[Path]:
+        """Files and folders that the content depends on."""
+        return super().sources() if self._archive is None else [self.root, *self._lists()]
+
     def _list(self, split: SplitName) -> ImageFiles | None:
         if self._class_root is None:
             raise wrong_layout(self.root, f"{self.layout} (or set dataset.download=true)")
         folder = self._class_root / split
         return files_by_class(folder, self.names) if folder.is_dir() else None
+
+    def _lists(self) -> list[Path]:
+        archive = self.root / self.reader.base_folder
+        batches = self.reader.train_list + self.reader.test_list
+        return [archive, *(archive / name for name, _ in batches), self.root / self.name]
 
     def _split(self, split: SplitName) -> Split:
         if self._archive is None:

@@ -1,6 +1,8 @@
 """Image files to uint8 arrays of one size, the same for every data set."""
 
+import errno
 import os
+import stat
 import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,7 @@ _UNREADABLE = (
     Image.DecompressionBombError,
 )
 _CHUNK = 512
+_LARGEST = 4096  # pixels; twenty times what any method here was published for
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,10 @@ class Geometry:
     shorter_side: int | None = None
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise UserError(f"Expected `image_size` >= 1 pixel, but got {self.size}")
+        if not 1 <= self.size <= _LARGEST:
+            raise UserError(
+                f"Expected `image_size` from 1 to {_LARGEST} pixels, but got {self.size}"
+            )
 
     def apply(self, image: Image.Image) -> Image.Image:
         """Resize (bilinear, antialiased) and crop; sizes are rounded as torchvision does."""
@@ -91,6 +96,7 @@ def decode_files(paths: Sequence[str], geometry: Geometry) -> Iterator[Pixels | 
 
     def decode(path: str) -> Pixels | str:
         try:
+            require_regular(path)
             return decode_image(path, geometry)
         except _UNREADABLE as error:
             return f"{type(error).__name__}: {error}"
@@ -99,6 +105,16 @@ def decode_files(paths: Sequence[str], geometry: Geometry) -> Iterator[Pixels | 
         # In chunks: `map` would otherwise hold every decoded image that is not yet consumed.
         for start in range(0, len(paths), _CHUNK):
             yield from threads.map(decode, paths[start : start + _CHUNK])
+
+
+def require_regular(path: str | Path) -> None:
+    """Refuse what may never end when it is read: a pipe or a device.
+
+    Raises:
+        OSError: If there is no regular file, also behind a link.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "no regular file", str(path))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

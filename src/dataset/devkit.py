@@ -26,7 +26,7 @@ def read_devkit(root: Path) -> dict[str, str]:
     """
     folder, archive = root / _NAME, root / f"{_NAME}.tar.gz"
     kit = folder if folder.is_dir() else archive
-    if not kit.exists():
+    if not (kit.is_dir() or kit.is_file()):
         return {}
     try:
         meta, truth = (_read(kit, name) for name in (_META, _TRUTH))
@@ -38,6 +38,12 @@ def read_devkit(root: Path) -> dict[str, str]:
             f"{_META} and {_TRUTH} in it: unpack or download it again, or remove it"
         ) from error
     return {f"ILSVRC2012_val_{number:08d}": wnid for number, wnid in enumerate(classes, start=1)}
+
+
+def devkit_files(root: Path) -> list[Path]:
+    """What :func:`read_devkit` looks for, whether it is there or not."""
+    folder = root / _NAME
+    return [root / f"{_NAME}.tar.gz", folder, folder / _META, folder / _TRUTH]
 
 
 def _read(kit: Path, name: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import logging
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -10,13 +11,14 @@ from torch import Tensor
 
 from src.common.augment import Augmentation
 from src.common.files import content_hash
-from src.dataset.cache import Decoded, load_decoded, remember
+from src.dataset.cache import Decoded, content_of, load_decoded
 from src.dataset.contract import Dataset, Split
 from src.dataset.decode import Geometry
 from src.dataset.listing import ImageFiles, wrong_layout
 
 _log = logging.getLogger(__name__)
 SplitName = Literal["train", "test"]
+_SPLITS: tuple[SplitName, ...] = ("train", "test")
 
 
 class FolderDataset(Dataset):
@@ -81,10 +83,22 @@ class FolderDataset(Dataset):
 
     def fingerprint(self) -> str:
         """Content hash of the splits that are there; equal copies have equal hashes."""
-        found = {split: self._fingerprint(split) for split in ("train", "test")}
+        found = {split: self._fingerprint(split) for split in _SPLITS}
         if not any(found.values()):
             raise wrong_layout(self.root, self.layout)
         return content_hash(found)
+
+    def sources(self) -> Sequence[Path]:
+        """Files and folders that the content depends on."""
+        found = [self.root, *self._lists()]
+        for split in _SPLITS:
+            files = self._list(split)
+            found += [] if files is None else files.sources
+        return found
+
+    def _lists(self) -> list[Path]:
+        """What is read besides images, whether it is there or not."""
+        return []
 
     def _split(self, split: SplitName) -> Split:
         decoded = self._decode(split, self.geometry)
@@ -111,7 +125,4 @@ class FolderDataset(Dataset):
 
     def _fingerprint(self, split: SplitName) -> str | None:
         files = self._list(split)
-        if files is None:
-            return None
-        key = f"{self.name}-{split}-fingerprint-{files.signature()[:16]}"
-        return str(remember(self.cache_dir, key, files.fingerprint))
+        return None if files is None else content_of(files, self.cache_dir, f"{self.name}-{split}")

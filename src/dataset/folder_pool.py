@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from src.dataset.cache import load_decoded, remember
+from src.dataset.cache import content_of, load_decoded
 from src.dataset.contract import Pool
 from src.dataset.decode import Geometry
-from src.dataset.listing import ImageFiles, find_images, wrong_layout
+from src.dataset.listing import ImageFiles, walk, wrong_layout
 from src.dataset.statistics import Channels, checked
 
 
@@ -59,12 +59,14 @@ class FolderPool(Pool):
 
     def fingerprint(self) -> str:
         """Content hash of the files; equal copies have equal hashes."""
-        files = self._list()
-        key = f"{self.name}-fingerprint-{files.signature()[:16]}"
-        return str(remember(self.cache_dir, key, files.fingerprint))
+        return content_of(self._list(), self.cache_dir, self.name)
+
+    def sources(self) -> Sequence[Path]:
+        """Files and folders that the content depends on."""
+        return self._list().sources
 
     def _list(self) -> ImageFiles:
-        names = find_images(self.root)
+        names, folders = walk(self.root)
         if not names:
             raise wrong_layout(self.root, "images (jpg, png, ...) at any depth")
-        return ImageFiles(self.root, tuple(names), (0,) * len(names))
+        return ImageFiles(self.root, tuple(names), (0,) * len(names), tuple(folders))

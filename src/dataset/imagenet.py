@@ -12,7 +12,7 @@ from torchvision.models import ResNet18_Weights
 
 from src.common.augment import Augmentation
 from src.dataset.decode import Geometry
-from src.dataset.devkit import read_devkit
+from src.dataset.devkit import devkit_files, read_devkit
 from src.dataset.folder_dataset import SplitName
 from src.dataset.synset_dataset import SynsetDataset
 
@@ -70,6 +70,9 @@ class ImageNet(SynsetDataset):
 
     def _read_annotations(self) -> dict[str, str]:
         return super()._read_annotations() or read_devkit(self.root)
+
+    def _lists(self) -> list[Path]:
+        return [*super()._lists(), *devkit_files(self.root)]
 
     @property
     def augmentation(self) -> Augmentation:

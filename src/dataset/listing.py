@@ -5,13 +5,15 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from src.common.errors import UserError
 from src.common.files import content_hash, sha256_file
-from src.dataset.decode import IMAGE_SUFFIXES
+from src.common.memory import Stamp, settled, stamp
+from src.dataset.decode import IMAGE_SUFFIXES, require_regular
 
 _SHOWN = 5
 
@@ -24,40 +26,128 @@ class ImageFiles:
         root: Folder that ``names`` are relative to.
         names: Relative paths.
         labels: One label a file, 0 where there are none.
+        folders: All folders that were looked into, those without an image too.
     """
 
     root: Path
     names: tuple[str, ...]
     labels: tuple[int, ...]
+    folders: tuple[Path, ...] = ()
 
     @property
     def paths(self) -> list[str]:
         """The files, with their folder."""
         return [os.path.join(self.root, name) for name in self.names]
 
+    @property
+    def sources(self) -> list[Path]:
+        """Files and folders that the list and its content depend on."""
+        return [*self.folders, *map(Path, self.paths)]
+
+    @cached_property
+    def _stamps(self) -> list[Stamp | None]:
+        return [stamp(path) for path in self.paths]
+
     def signature(self) -> str:
-        """Hash of names, labels, sizes and times of change: quick, for this machine's cache."""
-        with _readable():
-            stats = [os.stat(path) for path in self.paths]
-        changes = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
-        return content_hash([self.names, self.labels, changes])
+        """Hash of names, labels and stamps: quick, for this machine's memories."""
+        return content_hash([self.names, self.labels, self._stamps])
+
+    def is_settled(self) -> bool:
+        """Whether no file has changed so lately that its next change might not show."""
+        return settled(found for found in self._stamps if found is not None)
 
     def fingerprint(self) -> str:
         """Hash of names, labels and file contents: equal for equal copies on any machine."""
-        with _readable(), ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as threads:
-            hashes = list(threads.map(lambda path: sha256_file(Path(path)), self.paths))
+        with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as threads:
+            hashes = list(threads.map(_content, self.paths))
         lines = zip(self.names, self.labels, hashes, strict=True)
         return hashlib.sha256(repr(list(lines)).encode()).hexdigest()
 
 
+def _content(path: str) -> str:
+    """SHA-256 of a file, or why it has none; then decoding will report it."""
+    try:
+        require_regular(path)
+        return sha256_file(Path(path))
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+
+
+class Walk(NamedTuple):
+    """Relative paths of all image files below a folder, sorted, and every folder looked into."""
+
+    images: list[str]
+    folders: list[Path]
+
+
+def walk(folder: Path) -> Walk:
+    """Look into a folder at any depth; hidden entries are left out.
+
+    Links are followed, but every real folder is visited once, under its own path where it has
+    one, and never one that ``folder`` lies in: a folder that is linked into itself has every
+    image once, and a link up from a class does not bring in the other classes.
+    """
+    images: list[str] = []
+    folders: list[Path] = []
+    if not folder.is_dir():
+        return Walk(images, folders)
+    visited = {_inode(parent) for parent in (folder, *folder.resolve().parents)}
+    level = [(folder, "")]
+    while level:
+        inner: list[_Folder] = []
+        for place, prefix in level:
+            folders.append(place)
+            for entry in _entries(place):
+                name = f"{prefix}{entry.name}"
+                if _is_folder(entry):
+                    inner.append(_Folder(entry.is_symlink(), name, Path(entry.path)))
+                elif _is_image(entry.name):
+                    images.append(name)
+        level = [(found.path, f"{found.name}/") for found in _unvisited(inner, visited)]
+    return Walk(sorted(images), folders)
+
+
+class _Folder(NamedTuple):
+    """Sorts real folders before linked ones, so that the real path wins."""
+
+    is_link: bool
+    name: str
+    path: Path
+
+
+def _unvisited(found: list[_Folder], visited: set[tuple[int, int]]) -> Iterator[_Folder]:
+    for each in sorted(found):
+        inode = _inode(each.path)
+        if inode not in visited:
+            visited.add(inode)
+            yield each
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _inode(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(
+            f"Cannot look into '{folder}' ({error.strerror}); allow it, or remove the folder"
+        ) from error
+
+
 def find_images(folder: Path) -> list[str]:
-    """Relative paths of all image files below ``folder``, sorted; hidden ones left out."""
-    found: list[str] = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inner = os.path.relpath(parent, folder)
-        found.extend(os.path.normpath(f"{inner}/{name}") for name in files if _is_image(name))
-    return sorted(found)
+    """Relative paths of all image files below ``folder``, sorted; see :func:`walk`."""
+    return walk(folder).images
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -82,8 +172,10 @@ def files_by_class(folder: Path, classes: Sequence[str]) -> ImageFiles:
         )
     names: list[str] = []
     labels: list[int] = []
+    folders = [folder, *(folder / name for name in others)]
     for label, name in enumerate(classes):
-        images = find_images(folder / name)
+        images, inner = walk(folder / name)
+        folders += inner
         if not images:
             raise UserError(
                 f"Expected images in class folder '{folder / name}', but "
@@ -91,7 +183,23 @@ def files_by_class(folder: Path, classes: Sequence[str]) -> ImageFiles:
             )
         names.extend(f"{name}/{image}" for image in images)
         labels.extend([label] * len(images))
-    return ImageFiles(folder, tuple(names), tuple(labels))
+    return ImageFiles(folder, tuple(names), tuple(labels), tuple(folders))
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file.
+
+    Raises:
+        UserError: If it is no regular file, or no UTF-8 text.
+    """
+    try:
+        require_regular(path)
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"Cannot read the list '{path}' ({error}); expected lines of UTF-8 text: download it "
+            "again, or remove it"
+        ) from error
 
 
 def read_annotations(path: Path) -> dict[str, str]:
@@ -100,7 +208,7 @@ def read_annotations(path: Path) -> dict[str, str]:
     Reads Tiny-ImageNet's ``val_annotations.txt``, ImageNet's ``LOC_val_solution.csv`` and
     lists of ``<file> <class>``. Keys are file names without suffix.
     """
-    rows = (re.split(r"[,\s]+", line) for line in path.read_text().splitlines())
+    rows = (re.split(r"[,\s]+", line) for line in read_lines(path))
     return {Path(row[0]).stem: row[1] for row in rows if len(row) > 1 and row[0] != "ImageId"}
 
 
@@ -127,7 +235,8 @@ def files_by_annotation(
                 f"Expected a known class for every image in '{folder}', but the annotation of "
                 f"'{name}' is '{annotation}'; complete the annotation file"
             )
-    return ImageFiles(folder, tuple(names), tuple(index[annotation] for annotation in found))
+    labels = tuple(index[annotation] for annotation in found)
+    return ImageFiles(folder, tuple(names), labels, (folder,))
 
 
 def contents(folder: Path) -> str:
@@ -151,13 +260,3 @@ def _some(names: Sequence[str]) -> str:
 
 def _is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-
-
-@contextmanager
-def _readable() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"Cannot read '{error.filename}' ({error.strerror}); repair or remove it"
-        ) from error

@@ -1,5 +1,6 @@
 """Per-channel mean and standard deviation of images."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -30,9 +31,10 @@ def checked(mean: Sequence[float], std: Sequence[float]) -> tuple[Channels, Chan
     Raises:
         UserError: If there are not three of each, or a standard deviation is not positive.
     """
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+    finite = all(map(math.isfinite, (*mean, *std)))
+    if len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:
         raise UserError(
-            "Expected `mean` and `std` to hold three numbers each, `std` above 0, but got "
+            "Expected `mean` and `std` to hold three finite numbers each, `std` above 0, but got "
             f"{list(mean)} and {list(std)}"
         )
     return _three(mean), _three(std)

@@ -101,6 +101,9 @@ class SynsetDataset(FolderDataset):
         path = next((path for path in candidates if path.is_file()), None)
         return read_annotations(path) if path else {}
 
+    def _lists(self) -> list[Path]:
+        return [self.root / name for name in ("words.txt", "val", *self.annotation_files)]
+
     def _list(self, split: SplitName) -> ImageFiles | None:
         if split == "train":
             folder = self.root / "train"

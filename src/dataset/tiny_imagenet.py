@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from src.dataset.decode import Geometry
 from src.dataset.folder_dataset import SplitName
+from src.dataset.listing import read_lines
 from src.dataset.synset_dataset import SynsetDataset
 
 
@@ -50,6 +51,6 @@ class TinyImageNet(SynsetDataset):
     def class_names(self) -> tuple[str, ...]:
         """Words for the classes, in label order; identifiers where ``words.txt`` is missing."""
         path = self.root / "words.txt"
-        lines = path.read_text().splitlines() if path.is_file() else []
+        lines = read_lines(path) if path.is_file() else []
         words = dict(line.split("\t", 1) for line in lines if "\t" in line)
         return tuple(words.get(synset, synset).strip() for synset in self.synsets)

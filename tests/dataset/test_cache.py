@@ -1,5 +1,5 @@
-import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from src.common.errors import UserError
+from src.common.sealed import read_sealed
 from src.dataset import cache
-from src.dataset.cache import load_decoded, remember
+from src.dataset.cache import content_of, load_decoded, remember
 from src.dataset.decode import Geometry
-from src.dataset.listing import files_by_class
+from src.dataset.listing import ImageFiles, files_by_class
 
 SIZE = Geometry(32)
 CLASSES = ("a", "b")
@@ -114,18 +115,109 @@ def test_nothing_readable_is_an_error_even_then(source, tmp_path):
         load(source, tmp_path, skip_corrupt=True)
 
 
+DAMAGES = {
+    "truncated": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "flipped": lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
+    "zeros": lambda content: bytes(len(content)),
+    "missing": None,
+}
+
+
 @pytest.mark.parametrize("name", ["images.npy", "labels.npy", "meta.json"])
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("threshold", [0, 2**30])
 def test_a_damaged_entry_is_decoded_again(
-    name, threshold, source, tmp_path, monkeypatch, decoding, caplog
+    name, damage, threshold, source, tmp_path, monkeypatch, decoding, caplog
 ):
     monkeypatch.setattr(cache, "MAP_ABOVE_BYTES", threshold)
-    expected = load(source, tmp_path).images.clone()
+    expected = load(source, tmp_path)
+    images = expected.images.clone()
     path = entry(tmp_path) / name
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert torch.equal(load(source, tmp_path).images, expected)
+    content = path.read_bytes()
+    path.unlink()
+    if DAMAGES[damage] is not None:
+        path.write_bytes(DAMAGES[damage](content))
+    again = load(source, tmp_path)
+    assert torch.equal(again.images, images)
+    assert torch.equal(again.labels, expected.labels)
     assert decoding == [4, 4]
     assert "is damaged" in caplog.text
+    assert name in caplog.text
+
+
+def test_permuted_labels_are_damage(source, tmp_path, decoding):
+    load(source, tmp_path)
+    np.save(entry(tmp_path) / "labels.npy", np.array([1, 1, 0, 0]))
+    assert load(source, tmp_path).labels.tolist() == [0, 0, 1, 1]
+    assert decoding == [4, 4]
+
+
+def test_an_equal_copy_is_not_decoded_again(source, tmp_path, decoding):
+    first = load(source, tmp_path)
+    shutil.copytree(source, tmp_path / "copy")
+    assert torch.equal(load(tmp_path / "copy", tmp_path).images, first.images)
+    (source / "a" / "0.png").touch()
+    load(source, tmp_path)
+    assert decoding == [4]
+
+
+def test_images_that_change_while_they_are_decoded_are_refused(source, tmp_path, monkeypatch):
+    original = cache.decode_files
+
+    def meanwhile(paths, geometry):
+        yield from original(paths, geometry)
+        (source / "a" / "0.png").write_bytes((source / "b" / "0.png").read_bytes())
+
+    monkeypatch.setattr(cache, "decode_files", meanwhile)
+    with pytest.raises(UserError, match=r"some have changed; run again"):
+        load(source, tmp_path)
+    monkeypatch.undo()
+    decoded = load(source, tmp_path)
+    assert torch.equal(decoded.images[0], decoded.images[2])
+
+
+def test_contents_are_hashed_once(source, tmp_path, monkeypatch):
+    hashed = []
+    original = ImageFiles.fingerprint
+    monkeypatch.setattr(ImageFiles, "is_settled", lambda self: True)
+    monkeypatch.setattr(ImageFiles, "fingerprint", lambda s: hashed.append(s) or original(s))
+    for _ in range(2):
+        content = content_of(files_by_class(source, CLASSES), tmp_path, "toy")
+    assert len(hashed) == 1
+    (memory,) = tmp_path.rglob("toy-fingerprint-*.json")
+    memory.write_text(memory.read_text().replace(content[:4], "0000"))
+    assert content_of(files_by_class(source, CLASSES), tmp_path, "toy") == content
+    assert len(hashed) == 2
+
+
+def test_what_has_just_been_written_is_hashed_again(source, tmp_path):
+    content_of(files_by_class(source, CLASSES), tmp_path, "toy")
+    assert not list(tmp_path.rglob("toy-fingerprint-*.json"))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "broken", "itself", "folder", "forbidden"])
+def test_what_is_no_regular_file_is_an_unreadable_image(source, tmp_path, kind, caplog):
+    path = source / "a" / "9.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "forbidden":
+        path.write_bytes((source / "a" / "0.png").read_bytes())
+        path.chmod(0)
+        if os.access(path, os.R_OK):
+            return  # root may read everything
+    elif kind == "folder":
+        path.mkdir()  # is looked into, as any other
+    else:
+        targets = {"device": "/dev/zero", "broken": "nowhere", "itself": "9.png"}
+        path.symlink_to(targets[kind])
+    if kind == "folder":
+        assert len(load(source, tmp_path).labels) == 4
+        return
+    with pytest.raises(UserError, match=r"1 of 5 images .*'a/9\.png'.*skip_corrupt=true"):
+        load(source, tmp_path)
+    assert len(load(source, tmp_path, skip_corrupt=True).labels) == 4
+    assert "a/9.png" in caplog.text
 
 
 def test_pickles_in_the_cache_are_not_loaded(source, tmp_path, decoding):
@@ -156,7 +248,7 @@ def test_two_at_once_decode_once(source, tmp_path, decoding):
 
 def test_a_cache_that_cannot_be_written_says_so(source, tmp_path):
     (tmp_path / "cache").write_text("a file in the way")
-    with pytest.raises(UserError, match=r"Cannot write the cache '.*' \(.*paths.cache"):
+    with pytest.raises(UserError, match=r"Cannot write '.*cache.*' \(.*paths.cache"):
         load(source, tmp_path)
 
 
@@ -171,6 +263,7 @@ def test_a_full_disk_says_so_and_leaves_nothing(source, tmp_path, monkeypatch):
 
 
 def test_a_complete_cache_is_only_read(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageFiles, "is_settled", lambda self: True)
     load(source, tmp_path)
     remember(tmp_path / "cache", "key", lambda: 1)
     monkeypatch.setattr(cache, "lock", lambda path: pytest.fail("takes a lock"))
@@ -180,8 +273,9 @@ def test_a_complete_cache_is_only_read(source, tmp_path, monkeypatch):
 
 def test_the_entry_says_where_it_came_from(source, tmp_path):
     load(source, tmp_path)
-    meta = json.loads((entry(tmp_path) / "meta.json").read_text())
-    assert meta == {"source": str(source), "num_images": 4, "skipped": []}
+    card = read_sealed(entry(tmp_path) / "meta.json")
+    assert card.pop("checksums").keys() == {"images.npy", "labels.npy"}
+    assert card == {"source": str(source), "num_images": 4, "skipped": []}
 
 
 def test_a_result_is_remembered(tmp_path):

@@ -102,9 +102,10 @@ def test_the_squeezed_square_is_torchvisions(tmp_path):
     np.testing.assert_array_equal(result, reference(image).numpy())
 
 
-def test_an_empty_image_is_refused():
-    with pytest.raises(UserError, match="`image_size` >= 1 pixel, but got 0"):
-        Geometry(0)
+@pytest.mark.parametrize("size", [0, -3, 4097, 10**9])
+def test_a_size_that_is_none_is_refused(size):
+    with pytest.raises(UserError, match="`image_size` from 1 to 4096 pixels, but got"):
+        Geometry(size)
 
 
 def test_many_files_come_in_order_with_reasons_for_the_unreadable(tmp_path, monkeypatch):

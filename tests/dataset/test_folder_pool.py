@@ -46,8 +46,12 @@ def test_corrupt_images_stop_or_are_left_out(root, tmp_path):
 def test_statistics_are_those_given(tmp_path):
     pool = FolderPool(tmp_path, tmp_path, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
     assert pool.statistics == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    with pytest.raises(UserError, match="three numbers each"):
-        FolderPool(tmp_path, tmp_path, std=[1.0])
+
+
+@pytest.mark.parametrize("std", [[1.0], [1, 1, 0], [1, 1, float("nan")], [1, 1, float("inf")]])
+def test_statistics_that_cannot_normalise_are_refused(std, tmp_path):
+    with pytest.raises(UserError, match="three finite numbers each"):
+        FolderPool(tmp_path, tmp_path, std=std)
 
 
 def test_a_folder_without_images_is_told(tmp_path):

@@ -1,5 +1,6 @@
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -78,12 +79,51 @@ def test_the_fingerprint_is_that_of_a_copy_and_sees_content_and_labels(tree, tmp
     assert files_by_class(tmp_path / "copy", ["a", "b"]).fingerprint() != first
 
 
-@pytest.mark.parametrize("method", ["signature", "fingerprint"])
-def test_a_broken_link_is_named(method, tmp_path):
+def test_a_broken_link_is_listed_and_has_a_fingerprint(tmp_path):
     (tmp_path / "x.png").symlink_to(tmp_path / "nowhere.png")
     files = ImageFiles(tmp_path, tuple(find_images(tmp_path)), (0,))
-    with pytest.raises(UserError, match=r"Cannot read '.*x.png' \(No such file"):
-        getattr(files, method)()
+    before = files.signature()
+    content = files.fingerprint()
+    assert files.names == ("x.png",)
+    (tmp_path / "nowhere.png").write_text("now it is there")
+    assert replace(files).signature() != before
+    assert files.fingerprint() != content
+
+
+def test_a_folder_linked_into_itself_is_read_once(tree):
+    (tree / "loop").symlink_to(".")
+    (tree / "b" / "loop").symlink_to("..")
+    assert find_images(tree) == ["a/deep/x.jpg", "b/1.png", "b/2.JPEG"]
+
+
+def test_a_link_up_from_a_class_does_not_bring_in_the_others(tree):
+    (tree / "b" / "loop").symlink_to("..")
+    (tree / "a" / "loop").symlink_to("..")
+    files = files_by_class(tree, ["a", "b"])
+    assert files.names == ("a/deep/x.jpg", "b/1.png", "b/2.JPEG")
+
+
+def test_of_two_paths_to_a_folder_the_real_one_wins(tree):
+    (tree / "0").symlink_to("b")
+    assert find_images(tree) == ["a/deep/x.jpg", "b/1.png", "b/2.JPEG"]
+
+
+def test_two_links_to_one_folder_are_one(tmp_path, tree):
+    for name in ("y", "x"):
+        (tmp_path / "pool" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "pool" / name).symlink_to(tree / "b")
+    assert find_images(tmp_path / "pool") == ["x/1.png", "x/2.JPEG"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "binary"])
+def test_a_list_that_is_no_text_is_named(tmp_path, kind):
+    path = tmp_path / "val.txt"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"Cannot read the list '.*val\.txt'"):
+        read_annotations(path)
 
 
 @pytest.mark.parametrize(
