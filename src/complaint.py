@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src.common.errors import RankError, UserError, nearest
 from src.common.signals import Interrupted
 from src.naming import CONF, ROOT
-from src.signature import shown
+from src.value import shown
 
 # Groups whose option Hydra may miss without a word.
 _OPTIONAL = {"recipe": CONF / "recipe", "experiments": ROOT / "experiments"}

@@ -4,9 +4,8 @@ Plain groups are pydantic models. A node with ``_target_`` is checked against th
 the class that it names: the constructor is its schema.
 """
 
-import inspect
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -19,18 +18,11 @@ from pydantic import (
     model_validator,
 )
 
-from src.common.errors import UserError, nearest
-from src.signature import (
-    LARGEST_BATCH,
-    LARGEST_COUNT,
-    Node,
-    check_node,
-    refuse_non_finite,
-    shown,
-    target_of,
-    try_optimizer,
-    try_scheduler,
-)
+from src.common.errors import UserError
+from src.describe import describe
+from src.node import Node, target_of
+from src.trial import check_node, try_optimizer, try_scheduler
+from src.value import LARGEST_BATCH, LARGEST_COUNT, refuse_non_finite, shown
 
 VANILLA = "none"
 # Generous bounds: a value beyond them is a slip that would fill the memory or never end.
@@ -44,12 +36,6 @@ Width = Annotated[int, Field(gt=0, le=65_536)]
 """Of a hidden layer."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What every generator of random numbers takes."""
-# Keys whose values are chosen as a whole: where the options are, and how one is chosen.
-_GROUPS = {
-    **{name: name for name in ("dataset", "baseline", "teacher", "student", "kdci")},
-    **{name: name for name in ("trainer", "logger", "paths")},
-    "pool": "dataset@pool",
-}
 _TEACHER_TRIAL_STEPS = 100  # how many there will be depends on the images
 
 
@@ -218,7 +204,7 @@ def check(config: Mapping[str, Any]) -> RunConfig:
     try:
         checked = RunConfig.model_validate(config)
     except ValidationError as error:
-        raise UserError(_describe(error)) from error
+        raise UserError(describe(error, RunConfig)) from error
     check_node("dataset", checked.dataset, "dataset")
     check_node("pool", checked.pool, "pool")
     check_node("baseline", checked.baseline, "baseline")
@@ -258,8 +244,8 @@ def _check_teacher_fit(fit: TeacherFit) -> None:
     }
     if fit.schedule == "one_cycle":
         _require_rate(path, fit.optimizer, "teacher.fit.schedule=one_cycle peaks at it")
-    optimizer = try_optimizer(path, fit.optimizer)
     node = schedules[fit.schedule]
+    optimizer = partial(try_optimizer, path, fit.optimizer)
     try_scheduler("teacher.fit.schedule", node, optimizer, _TEACHER_TRIAL_STEPS - 1)
 
 
@@ -269,10 +255,13 @@ def _check_distill(config: RunConfig) -> None:
     _require_rate(path, options.optimizer, "the student's parameter groups are made with it")
     if options.scheduler is not None:
         check_node("distill.scheduler", options.scheduler, "scheduler")
-        optimizer = try_optimizer(path, options.optimizer)
-        steps = _schedule_steps(config)
-        note = f" (this run steps it {steps} times)"
-        try_scheduler("distill.scheduler", options.scheduler, optimizer, steps, note)
+    for scales, steps in _fits(config):
+        optimizer = partial(try_optimizer, path, options.optimizer, scales)
+        optimizer()
+        if options.scheduler is not None:
+            groups = f", with {len(scales)} parameter groups" if len(scales) > 1 else ""
+            note = f" (this run steps it {steps} times{groups})"
+            try_scheduler("distill.scheduler", options.scheduler, optimizer, steps, note)
 
 
 def _require_rate(path: str, node: Node, why: str) -> None:
@@ -280,49 +269,26 @@ def _require_rate(path: str, node: Node, why: str) -> None:
         raise UserError(f"Missing configuration key '{path}.lr': {why}")
 
 
-def _schedule_steps(config: RunConfig) -> int:
-    """How often the schedule is stepped, by the student or by its companion in stage (a)."""
+def _fits(config: RunConfig) -> Iterator[tuple[list[float], int]]:
+    """Relative rates of the parameter groups, and how often the schedule is stepped.
+
+    For the student, and for its companion in stage (a), where there is one.
+    """
     options, substitution = config.distill, config.substitution
     every = options.scheduler_steps or options.steps_per_epoch
-    steps = options.epochs * options.steps_per_epoch // every
+    yield _scales(config.kdci), options.epochs * options.steps_per_epoch // every
     reads_student = getattr(target_of("baseline", config.baseline), "reads_student", False)
-    if not reads_student or substitution.mode == "online":
-        return steps
-    rounds = max(0, substitution.rounds - substitution.warmup_rounds)
-    return max(steps, rounds * options.steps_per_round // every)
+    if reads_student and substitution.mode != "online":
+        rounds = max(0, substitution.rounds - substitution.warmup_rounds)
+        yield [1.0], rounds * options.steps_per_round // every
 
 
-def _describe(error: ValidationError) -> str:
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    path = ".".join(location)
-    if first["type"] == "extra_forbidden":
-        model: Any = RunConfig
-        for part in location[:-1]:
-            model = _model_of(model.model_fields[part].annotation)
-        return f"Unknown configuration key '{path}'{nearest(location[-1], model.model_fields)}"
-    if first["type"] == "missing":
-        return f"Missing configuration key '{path}'{_cure(path)}"
-    if first["type"] == "value_error":
-        return f"Wrong configuration: {first['ctx']['error']}"
-    rule = first["msg"].replace("Input should be", "expected")
-    if first["type"] == "dict_type":
-        rule = "expected a node with a `_target_`"
-    if first["type"] == "model_type":
-        rule = "expected a group of keys"
-    cure = _cure(location[0]) if first["type"] in ("dict_type", "model_type") else ""
-    if path == "kdci.name":
-        cure = "; choose with kdci=backdoor or kdci=none"
-    return f"Wrong value of '{path}': {rule}, but got {shown(first['input'])}{cure}"
+def _scales(kdci: Kdci | None) -> list[float]:
+    """A compensation that learns has a parameter group of its own."""
+    if kdci is None:
+        return [1.0]
+    from src.kdci.compensation import BackdoorCompensation
 
-
-def _cure(group: str) -> str:
-    if group not in _GROUPS:
-        return ""
-    choice = _GROUPS[group]
-    return f"; choose an option with {choice}=..., see conf/{choice.split('@')[0]}"
-
-
-def _model_of(annotation: Any) -> Any:
-    options = [annotation, *typing.get_args(annotation)]
-    return next(o for o in options if inspect.isclass(o) and issubclass(o, BaseModel))
+    forms = kdci.model_dump(include={"space", "attention", "fusion", "projection", "expectation"})
+    compensation = BackdoorCompensation(num_classes=2, num_prototypes=2, dim=2, **forms)
+    return [1.0, kdci.lr_scale] if any(True for _ in compensation.parameters()) else [1.0]

@@ -1,47 +1,14 @@
-"""Checks a ``_target_`` node by what it names: the constructor of the class is its schema.
+"""Checks a ``_target_`` node by what it names: the constructor of the class is its schema."""
 
-What a signature cannot tell (a learning rate of -1, a depth that no network has) is found by
-building the object in small: optimisers on two parameters, networks without memory.
-"""
-
-import collections.abc
 import inspect
-import math
-import types
 import typing
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+from typing import Any, NamedTuple
 
 from src.common.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from torch import nn
-    from torch.optim import Optimizer
-
-Node = dict[str, Any]
-LARGEST_BATCH = 65_536
-LARGEST_COUNT = 1_000_000_000
-_TARGETS = ("src.", "torch.optim.", "torchvision.")
-# Of Hydra's own keys; the others change how arguments arrive, which no constructor expects.
-_OWN_KEYS = ("_target_", "_partial_")
-# Larger values are mistakes that would take hours or all memory to be found out.
-_LARGEST = {
-    "batch_size": LARGEST_BATCH,
-    "image_size": 65_536,
-    "depth": 10_000,
-    "seed": 2**63 - 1,
-}
-_LARGEST_NETWORK = 10_000_000_000
-_MOST_TRIAL_STEPS = 1000
-_TRIAL_SIZES = (32, 224)
-_LONGEST = 200
+from src.node import OWN_KEYS, Node, import_class, is_node, refuse_foreign_targets, target_of
+from src.value import Wanted, check_bounds, check_value, hints_of, shown, wanted
 
 
 @dataclass(frozen=True)
@@ -77,118 +44,46 @@ KINDS = {
     ),
     "discriminator": Kind("a discriminator", "torch.nn.Module", ("channels",)),
 }
+_OTHER = Kind("an object", "builtins.object", is_open=True)
 
 
-def check_node(path: str, node: Node, kind: str) -> None:
-    """Check a ``_target_`` node, and those within it, and build in small what they name.
+class Found(NamedTuple):
+    """A node whose signature is right; ``kind`` is None for what is no kind of ours."""
+
+    path: str
+    node: Node
+    kind: str | None
+
+
+def check_signature(path: str, node: Node, kind: str) -> list[Found]:
+    """Check a ``_target_`` node, and those within it, without building anything.
 
     Args:
         path: Dotted key of the node.
         node: The node.
         kind: What it must make, a key of :data:`KINDS`.
 
-    Raises:
-        UserError: If the target is outside this project and torch, or makes something else; if
-            an argument is unknown, missing, or of the wrong type or range; or if the object
-            cannot be built.
-    """
-    _refuse_foreign_targets(path, node)
-    _check_bounds(path, path, node)
-    _check(path, node, kind, KINDS[kind])
-
-
-def target_of(path: str, node: Node) -> type:
-    """The class that a node names."""
-    target: type = _import_target(path, node)
-    return target
-
-
-def shown(value: Any) -> str:
-    """``repr`` for messages: bounded, and never an error."""
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - a number of more digits than Python prints
-        return f"a {type(value).__name__} that cannot be shown"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-def refuse_non_finite(path: str, value: Any) -> None:
-    """Refuse infinities and NaN anywhere below ``value``: no option means anything by them.
+    Returns:
+        The node and all within it, the inner ones first.
 
     Raises:
-        UserError: For the first of them, with its key.
+        UserError: If the target is outside this project and torch, or makes something else; or if
+            an argument is unknown, missing, or of the wrong type.
     """
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"Wrong value of '{path}': expected a finite number, but got {value}")
-    for key, inner in _items(value):
-        refuse_non_finite(f"{path}.{key}" if path else str(key), inner)
-
-
-def _items(value: Any) -> Iterator[tuple[Any, Any]]:
-    if isinstance(value, Mapping):
-        yield from value.items()
-    elif isinstance(value, list | tuple):
-        yield from enumerate(value)
-
-
-def _check_bounds(path: str, name: str, value: Any) -> None:
-    largest = _LARGEST.get(name, LARGEST_COUNT)
-    if isinstance(value, int) and not -LARGEST_COUNT <= value <= largest:
-        bound = f">= {-LARGEST_COUNT}" if value < 0 else f"<= {largest}"
-        raise UserError(f"Wrong value of '{path}': expected {bound}, but got {shown(value)}")
-    for key, inner in _items(value):
-        _check_bounds(f"{path}.{key}", name if isinstance(key, int) else str(key), inner)
-
-
-def _is_node(value: Any) -> bool:
-    return isinstance(value, dict) and "_target_" in value
-
-
-def _refuse_foreign_targets(path: str, value: Any) -> None:
-    """Hydra instantiates targets at any depth: also where no constructor expects one."""
-    if _is_node(value):
-        _import_target(path, value)
-    for key, inner in _items(value):
-        _refuse_foreign_targets(f"{path}.{key}", inner)
-
-
-def _import_target(path: str, node: Node) -> Any:
-    if "_target_" not in node:
-        raise UserError(f"Missing configuration key '{path}._target_': the class to build")
-    name = node["_target_"]
-    name = name if isinstance(name, str) else shown(name)
-    module, _, attribute = name.rpartition(".")
-    if not name.startswith(_TARGETS):
-        raise UserError(
-            f"Refused '{path}._target_={name}': expected a class of {', '.join(_TARGETS)}"
-        )
-    try:
-        target = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"Cannot find '{path}._target_={name}' ({error})") from error
-    except Exception as error:  # whatever is wrong in the module
-        reason = _reason(error)
-        raise UserError(f"Cannot import '{path}._target_={name}' ({reason})") from error
-    if not inspect.isclass(target):
-        raise UserError(f"Refused '{path}._target_={name}': expected a class")
-    return target
-
-
-def _import(name: str) -> type:
-    module, _, attribute = name.rpartition(".")
-    found: type = getattr(import_module(module), attribute)
-    return found
+    refuse_foreign_targets(path, node)
+    check_bounds(path, path, node)
+    return _check(path, node, kind, KINDS[kind])
 
 
 def _kind_of(target: type) -> str | None:
     names = [name for name in KINDS if name not in ("pool", "discriminator")]
-    found = (name for name in [*names, "pool"] if issubclass(target, _import(KINDS[name].base)))
-    return next(found, None)
+    bases = {name: import_class(KINDS[name].base) for name in [*names, "pool"]}
+    return next((name for name, base in bases.items() if issubclass(target, base)), None)
 
 
-def _check(path: str, node: Node, name: str | None, kind: Kind) -> None:
+def _check(path: str, node: Node, name: str | None, kind: Kind) -> list[Found]:
     """Check a node whose targets are known to be harmless."""
-    target = _import_target(path, node)
+    target = target_of(path, node)
     _check_class(path, node, target, kind)
     try:
         parameters = inspect.signature(target).parameters
@@ -196,21 +91,35 @@ def _check(path: str, node: Node, name: str | None, kind: Kind) -> None:
         raise UserError(
             f"Refused '{path}._target_={node['_target_']}': its constructor has no signature"
         ) from error
+    hints = hints_of(target)
+    if name == "scheduler":
+        _refuse_functions(path, node, hints)
     supplied = _supplied(path, target, parameters, kind, name == "baseline")
     if name == "baseline":
         _check_methods(path, target)
     _check_keys(path, node, parameters, supplied, kind.is_open)
-    hints = _hints(target)
+    found = []
     for key, value in node.items():
-        if key not in _OWN_KEYS:
-            _check_argument(f"{path}.{key}", key, value, hints.get(key, Any))
-    if name in _TRIALS:
-        _TRIALS[name](path, node)
+        if key not in OWN_KEYS:
+            found += _check_argument(f"{path}.{key}", key, value, hints.get(key, Any))
+    return [*found, Found(path, node, name)]
+
+
+def _refuse_functions(path: str, node: Node, hints: Mapping[str, Any]) -> None:
+    """Refuse what only a program can give a schedule, inside lists too."""
+    for key, value in node.items():
+        hint = str(hints.get(key, ""))
+        if value is not None and ("Callable" in hint or "LRScheduler" in hint):
+            raise UserError(
+                f"Wrong value of '{path}.{key}': expected a node without it, since a schedule "
+                "that is built from other schedules or functions cannot be given in YAML, but "
+                f"got {shown(value)}; choose another schedule"
+            )
 
 
 def _check_class(path: str, node: Node, target: type, kind: Kind) -> None:
     place = f"'{path}._target_={node['_target_']}'"
-    if not issubclass(target, _import(kind.base)):
+    if not issubclass(target, import_class(kind.base)):
         found = _kind_of(target)
         other = f", but got {KINDS[found].noun}" if found else ""
         raise UserError(f"Refused {place}: expected {kind.noun}, a subclass of {kind.base}{other}")
@@ -286,7 +195,7 @@ def _check_keys(
                 f"{shown(value)}"
             )
         is_known = key in named or (takes_all and not str(key).startswith("_"))
-        if not is_known and key not in _OWN_KEYS:
+        if not is_known and key not in OWN_KEYS:
             raise UserError(f"Unknown configuration key '{path}.{key}'{nearest(str(key), named)}")
         if key in supplied:
             raise UserError(
@@ -299,265 +208,38 @@ def _check_keys(
             raise UserError(f"Missing configuration key '{path}.{key}'")
 
 
-def _hints(target: Any) -> dict[str, Any]:
-    """Hints of the constructor; torch's import some of their names for type checkers only."""
-    constructor = inspect.unwrap(target.__init__)
-    own = getattr(constructor, "__globals__", {})
-    names = {**vars(collections.abc), **vars(typing), **own}
-    try:
-        hints = typing.get_type_hints(target.__init__, localns=names, include_extras=True)
-    except Exception:  # noqa: BLE001 - unresolved hints check nothing; the trial still does
-        return {}
-    if target.__module__.startswith("torch."):
-        return {key: _without_tensors(hint) for key, hint in hints.items()}
-    return hints
-
-
-def _without_tensors(hint: Any) -> Any:
-    """A hint of torch's, as far as YAML can meet it."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        options = [_without_tensors(each) for each in arguments if _name(each) != "Tensor"]
-        return typing.Union[tuple(options)]  # noqa: UP007 - of options known at run time only
-    if origin is tuple:
-        return tuple[tuple(_without_tensors(each) for each in arguments)]  # type: ignore[misc]
-    if origin is collections.abc.Iterable:
-        return list[arguments[0]]  # type: ignore[valid-type]
-    return hint
-
-
-def _name(hint: Any) -> str:
-    return str(getattr(hint, "__name__", ""))
-
-
-def _check_argument(path: str, key: str, value: Any, hint: Any) -> None:
-    wanted = _wanted(hint)
-    is_node = _is_node(value)
-    if wanted is not None and not is_node:
-        if value is None and type(None) in typing.get_args(hint):
-            return
-        kind = _kind_for(key, wanted)[1]
-        raise UserError(
-            f"Wrong value of '{path}': expected a node with a `_target_` that makes {kind.noun}, "
-            f"but got {shown(value)}"
-        )
-    if not is_node:
-        _check_value(path, value, hint)
-        return
-    if wanted is None and hint is not Any:
+def _check_argument(path: str, key: str, value: Any, hint: Any) -> list[Found]:
+    asked = wanted(hint)
+    if asked is not None and not is_node(value):
+        if not (value is None and type(None) in typing.get_args(hint)):
+            raise UserError(
+                f"Wrong value of '{path}': expected a node with a `_target_` that makes "
+                f"{_kind_for(key, asked)[1].noun}, but got {shown(value)}"
+            )
+        return []
+    if not is_node(value):
+        check_value(path, value, hint)
+        return []
+    if asked is None and hint is not Any:
         raise UserError(
             f"Wrong value of '{path}': expected a plain value, but got a node with the `_target_` "
             f"{value['_target_']}"
         )
-    if wanted is None:
-        name = _kind_of(_import_target(path, value))
-        _check(path, value, name, KINDS[name] if name else _OTHER)
-        return
-    if bool(value.get("_partial_", False)) != wanted.is_factory:
-        why = "true, since the program gives it more arguments" if wanted.is_factory else "false"
+    if asked is None:
+        name = _kind_of(target_of(path, value))
+        return _check(path, value, name, KINDS[name] if name else _OTHER)
+    if bool(value.get("_partial_", False)) != asked.is_factory:
+        why = "true, since the program gives it more arguments" if asked.is_factory else "false"
         got = shown(value.get("_partial_"))
         raise UserError(f"Wrong value of '{path}._partial_': expected {why}, but got {got}")
-    _check(path, value, *_kind_for(key, wanted))
+    return _check(path, value, *_kind_for(key, asked))
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """An object that a constructor asks for: an instance, or what makes instances."""
-
-    base: Any
-    is_factory: bool
-
-
-_OTHER = Kind("an object", "builtins.object", is_open=True)
-
-
-def _wanted(hint: Any) -> _Wanted | None:
-    """What a hint asks for, if only a node can give it."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return next((found for found in map(_wanted, arguments) if found), None)
-    if origin is typing.Annotated:
-        return _wanted(arguments[0])
-    if origin in (partial, collections.abc.Callable) or hint in (partial, Callable):
-        made = arguments[-1] if arguments else object
-        return _Wanted(made if inspect.isclass(made) else object, is_factory=True)
-    if inspect.isclass(hint) and hint.__module__.startswith(("src.", "torch.")):
-        return _Wanted(hint, is_factory=False)
-    return None
-
-
-def _kind_for(key: str, wanted: _Wanted) -> tuple[str | None, Kind]:
+def _kind_for(key: str, asked: Wanted) -> tuple[str | None, Kind]:
     if key == "discriminator":
         return key, KINDS[key]
-    name = _kind_of(wanted.base)
+    name = _kind_of(asked.base)
     if name:
         return name, KINDS[name]
-    base = f"{wanted.base.__module__}.{wanted.base.__qualname__}"
-    return None, Kind(f"a {wanted.base.__name__}", base, is_open=wanted.is_factory)
-
-
-def _check_value(path: str, value: Any, hint: Any) -> None:
-    if isinstance(value, list):
-        value = tuple(value) if "tuple" in str(hint) else value
-    is_path = isinstance(value, str) and "Path" in str(hint)
-    try:
-        TypeAdapter(hint).validate_python(value, strict=not is_path)
-    except PydanticSchemaGenerationError as error:  # of an object, which only a node can make
-        raise UserError(
-            f"Wrong value of '{path}': expected a node with a `_target_`, but got {shown(value)}"
-        ) from error
-    except PydanticUserError:
-        return  # a hint that pydantic cannot read checks nothing
-    except ValidationError as error:
-        # Of a union there is one for every alternative.
-        first, *others = error.errors()
-        same = [first, *(other for other in others if other["input"] == first["input"])]
-        rule = " or ".join(dict.fromkeys(each["msg"] for each in same))
-        rule = rule.replace("Input should be", "expected", 1).replace("Input should be ", "")
-        rule = "expected more values" if first["type"] == "missing" else rule
-        got = shown(first["input"])
-        raise UserError(f"Wrong value of '{path}': {rule}, but got {got}") from error
-
-
-@contextmanager
-def _building(path: str, node: Node, note: str = "") -> Iterator[None]:
-    """Turn whatever goes wrong while an object is built into one line, and keep torch's dice."""
-    import torch
-
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        except Exception as error:
-            given = ", ".join(f"{k}={shown(v)}" for k, v in node.items() if k not in _OWN_KEYS)
-            raise UserError(
-                f"Cannot build '{path}' ({node['_target_']}) with {given or 'no arguments'}: "
-                f"{_reason(error)}{note}; change a value of '{path}'"
-            ) from error
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if isinstance(error, ValueError) and text:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _maker(node: Node) -> Any:
-    from hydra.utils import instantiate
-
-    return instantiate({**node, "_partial_": True}, _convert_="all")
-
-
-def try_optimizer(path: str, node: Node) -> "Optimizer":
-    """An optimiser of two small parameters, after one step.
-
-    Raises:
-        UserError: If it cannot be built, or cannot step as the program steps it.
-    """
-    import torch
-
-    with _building(path, node):
-        parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in ((2,), (2, 2, 1, 1))]
-        optimizer: Optimizer = _maker(node)(parameters)
-        for parameter in parameters:
-            parameter.grad = torch.full_like(parameter, 0.1)
-        optimizer.step()
-    return optimizer
-
-
-def try_scheduler(
-    path: str, node: Node, optimizer: "Optimizer", steps: int, note: str = ""
-) -> None:
-    """Build a schedule and step it as often as the run will; beyond 1000 steps, only the last.
-
-    Args:
-        path: Dotted key of the node.
-        node: The node.
-        optimizer: What it is built on; its rates are changed.
-        steps: How often to step it.
-        note: For the message, after what went wrong.
-
-    Raises:
-        UserError: If it cannot be built or stepped, or makes a rate negative or not finite.
-    """
-    with _building(path, node, note):
-        scheduler = _maker(node)(optimizer)
-        for step in range(min(steps, _MOST_TRIAL_STEPS)):
-            _check_rates(optimizer, step)
-            scheduler.step()
-        if steps > _MOST_TRIAL_STEPS:
-            scheduler.last_epoch = steps - 1
-            scheduler.step()
-
-
-def _check_rates(optimizer: "Optimizer", step: int) -> None:
-    for group in optimizer.param_groups:
-        rate = float(group["lr"])
-        if not math.isfinite(rate) or rate < 0:
-            raise ValueError(
-                f"the learning rate is {rate} after {step} steps, expected a finite one >= 0"
-            )
-
-
-def _build_without_memory(path: str, node: Node, **supplied: Any) -> "nn.Module | None":
-    """The network on the meta device; None if its constructor reads values of tensors."""
-    import torch
-
-    with _building(path, node):
-        try:
-            with torch.device("meta"):
-                network: nn.Module = _maker(node)(**supplied)
-        except (NotImplementedError, RuntimeError) as error:
-            if "meta" in str(error):
-                return None
-            raise
-        counts = [parameter.numel() for parameter in network.parameters()]
-        if 0 in counts:
-            raise ValueError("it has a layer without weights")
-        if sum(counts) > _LARGEST_NETWORK:
-            raise ValueError(
-                f"expected at most {_LARGEST_NETWORK} parameters, but got {sum(counts)}"
-            )
-    return network
-
-
-def _try_classifier(path: str, node: Node) -> None:
-    from torch import nn
-
-    network = _build_without_memory(path, node, num_classes=2)
-    with _building(path, node):
-        if network is not None and not isinstance(network.head, nn.Linear):
-            raise ValueError(f"expected `head` to be a linear layer, but got {network.head}")
-
-
-def _try_generator(path: str, node: Node) -> None:
-    """At either of two usual sizes, since the real one may have to be read from images."""
-    first, second = _TRIAL_SIZES
-    try:
-        _build_without_memory(path, node, image_size=first, channels=3)
-    except UserError as error:
-        try:
-            _build_without_memory(path, node, image_size=second, channels=3)
-        except UserError:
-            raise error from None
-
-
-def _try_discriminator(path: str, node: Node) -> None:
-    _build_without_memory(path, node, channels=3)
-
-
-def _try_dataset(path: str, node: Node) -> None:
-    """Its constructor touches no file."""
-    with _building(path, node):
-        _maker(node)()
-
-
-_TRIALS: dict[str | None, Callable[[str, Node], Any]] = {
-    "dataset": _try_dataset,
-    "pool": _try_dataset,
-    "network": _try_classifier,
-    "optimizer": try_optimizer,
-    "generator": _try_generator,
-    "discriminator": _try_discriminator,
-}
+    base = f"{asked.base.__module__}.{asked.base.__qualname__}"
+    return None, Kind(f"a {asked.base.__name__}", base, is_open=asked.is_factory)

@@ -343,7 +343,8 @@ WRONG_OPTIMISERS: list[tuple[tuple[tuple[str, Any], ...], str]] = [
 ]
 WRONG_SCHEDULES: list[tuple[tuple[tuple[str, Any], ...], str]] = [
     ((("distill.scheduler.T_max", 0),), "Cannot build 'distill.scheduler'"),
-    ((("distill.scheduler.T_max", 0),), "ZeroDivisionError"),
+    ((("distill.scheduler.T_max", 0),), "with T_max=0: expected T_max >= 1 (this run"),
+    ((schedule("StepLR", step_size=0),), "with step_size=0: expected step_size >= 1"),
     ((("distill.scheduler.T_max", "abc"),), "T_max': expected a valid integer, but got 'abc'"),
     ((("distill.scheduler.T_max", 2.5),), "T_max': expected a valid integer"),
     ((("distill.scheduler.T_max", 10**10),), "T_max': expected <= 1000000000"),
@@ -369,6 +370,16 @@ WRONG_SCHEDULES: list[tuple[tuple[tuple[str, Any], ...], str]] = [
     ),
     ((schedule("ReduceLROnPlateau"),), "missing 1 required positional argument: 'metrics'"),
     ((schedule("LambdaLR", lr_lambda="abc"),), "'distill.scheduler.lr_lambda': expected a node"),
+    ((schedule("LambdaLR", lr_lambda=["abc"]),), "cannot be given in YAML, but got ['abc']"),
+    ((schedule("MultiplicativeLR", lr_lambda=[]),), "from other schedules or functions cannot be"),
+    (
+        (schedule("SequentialLR", schedulers=[schedule("StepLR")[1]], milestones=[3]),),
+        "from other schedules or functions cannot be given in YAML",
+    ),
+    (
+        (schedule("ChainedScheduler", schedulers=[schedule("StepLR")[1]]),),
+        "from other schedules or functions cannot be given in YAML",
+    ),
     ((schedule("LRScheduler"),), "NotImplementedError"),
     ((schedule("Counter"),), "expected a learning-rate schedule"),
     ((("distill.scheduler._target_", "torch.optim.SGD"),), "but got an optimiser"),
@@ -483,6 +494,38 @@ def test_a_companion_steps_the_schedule_too() -> None:
     config = plain("baseline=deepinv", *steps)
     config["distill"]["scheduler"] = schedule("OneCycleLR", max_lr=0.1, total_steps=100)[1]
     assert "this run steps it 150 times" in complaint(config)
+    config["substitution"]["mode"] = "online"
+    check(config)
+
+
+LISTED = {"_target_": f"{SCHEDULER}OneCycleLR", "total_steps": 10}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "num_groups"),
+    [
+        (("kdci=none",), 1),
+        (("kdci=backdoor",), 2),
+        (("kdci=backdoor", "kdci.attention=cosine"), 2),
+        (("kdci=backdoor", "kdci.attention=cosine", "kdci.projection=identity"), 1),
+    ],
+)
+def test_a_compensation_that_learns_is_a_second_parameter_group(
+    overrides: tuple[str, ...], num_groups: int
+) -> None:
+    config = plain(*overrides)
+    config["distill"]["scheduler"] = LISTED | {"max_lr": [0.1] * num_groups}
+    check(config)
+    config["distill"]["scheduler"] = LISTED | {"max_lr": [0.1] * (3 - num_groups)}
+    message = complaint(config)
+    assert message.startswith("Cannot build 'distill.scheduler'")
+    assert ("with 2 parameter groups" in message) == (num_groups == 2)
+
+
+def test_a_companion_has_no_compensation() -> None:
+    config = plain("baseline=deepinv", "kdci=backdoor")
+    config["distill"]["scheduler"] = LISTED | {"max_lr": [0.1, 0.1], "total_steps": 10**6}
+    assert "Cannot build 'distill.scheduler'" in complaint(config)
     config["substitution"]["mode"] = "online"
     check(config)
 

@@ -9,7 +9,7 @@ from hydra.utils import get_class
 from src.common.files import sha256_file
 from src.dataset.contract import Dataset, Pool
 from src.identity import Traits, leaves
-from src.pipeline.building import build
+from src.node import build
 from src.schema import RunConfig
 from src.substitution.contract import Baseline
 

@@ -21,11 +21,10 @@ from src.dataset.contract import Dataset, Pool
 from src.dataset.loader import LabelledBatches
 from src.identity import Identity
 from src.network.classifier import Classifier
-from src.pipeline.building import build
+from src.node import Node, build
 from src.pipeline.content import contents_of
 from src.pipeline.trainer import make_trainer
 from src.schema import RunConfig
-from src.signature import Node
 
 if TYPE_CHECKING:
     from wandb import Run

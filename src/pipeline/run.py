@@ -19,7 +19,7 @@ from src.common.signals import Interrupted
 from src.dataset.contract import Dataset
 from src.identity import Identity
 from src.naming import RunName
-from src.pipeline.building import build
+from src.node import build
 from src.pipeline.identify import identify, plain
 from src.pipeline.job import Job, locked, remove
 from src.pipeline.outcome import write_outcome

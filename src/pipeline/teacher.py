@@ -10,7 +10,7 @@ from src.common.seeding import derive_seed, seed_all
 from src.dataset.contract import Dataset
 from src.dataset.loader import LabelledBatches
 from src.network.classifier import Classifier
-from src.pipeline.building import build, build_partial
+from src.node import build, build_partial
 from src.pipeline.job import Job, locked, remove
 from src.schema import RunConfig
 from src.teacher.checkpoint import load_into, load_trained, save_trained

@@ -1,0 +1,59 @@
+"""What pydantic finds wrong with the configuration, in one line."""
+
+import inspect
+import typing
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from src.common.errors import nearest
+from src.value import shown
+
+# Keys whose values are chosen as a whole: where the options are, and how one is chosen.
+_GROUPS = {
+    **{name: name for name in ("dataset", "baseline", "teacher", "student", "kdci")},
+    **{name: name for name in ("trainer", "logger", "paths")},
+    "pool": "dataset@pool",
+}
+
+
+def describe(error: ValidationError, root: type[BaseModel]) -> str:
+    """The first fault: its key, its value, what is allowed, and for an unknown key the nearest.
+
+    Args:
+        error: What pydantic has found.
+        root: The model that it has checked.
+    """
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    path = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        model: Any = root
+        for part in location[:-1]:
+            model = _model_of(model.model_fields[part].annotation)
+        return f"Unknown configuration key '{path}'{nearest(location[-1], model.model_fields)}"
+    if first["type"] == "missing":
+        return f"Missing configuration key '{path}'{_cure(path)}"
+    if first["type"] == "value_error":
+        return f"Wrong configuration: {first['ctx']['error']}"
+    rule = first["msg"].replace("Input should be", "expected")
+    if first["type"] == "dict_type":
+        rule = "expected a node with a `_target_`"
+    if first["type"] == "model_type":
+        rule = "expected a group of keys"
+    cure = _cure(location[0]) if first["type"] in ("dict_type", "model_type") else ""
+    if path == "kdci.name":
+        cure = "; choose with kdci=backdoor or kdci=none"
+    return f"Wrong value of '{path}': {rule}, but got {shown(first['input'])}{cure}"
+
+
+def _cure(group: str) -> str:
+    if group not in _GROUPS:
+        return ""
+    choice = _GROUPS[group]
+    return f"; choose an option with {choice}=..., see conf/{choice.split('@')[0]}"
+
+
+def _model_of(annotation: Any) -> Any:
+    options = [annotation, *typing.get_args(annotation)]
+    return next(o for o in options if inspect.isclass(o) and issubclass(o, BaseModel))

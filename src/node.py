@@ -1,0 +1,83 @@
+"""A ``_target_`` node: what it may name, and the object that it makes."""
+
+import inspect
+from importlib import import_module
+from typing import Any
+
+from hydra.utils import instantiate
+
+from src.common.errors import UserError
+from src.value import items, reason, shown
+
+Node = dict[str, Any]
+_TARGETS = ("src.", "torch.optim.", "torchvision.")
+OWN_KEYS = ("_target_", "_partial_")
+"""Of Hydra's own keys; the others change how arguments arrive, which no constructor expects."""
+
+
+def build(node: Node, **supplied: Any) -> Any:
+    """Instantiate a ``_target_`` node with what the program supplies.
+
+    Through a partial, so that Hydra does not turn the supplied objects into configs.
+    """
+    return build_partial(node)(**supplied)
+
+
+def build_partial(node: Node | None) -> Any:
+    """A partial of a ``_target_`` node, for what is built from objects made later."""
+    return None if node is None else instantiate({**node, "_partial_": True}, _convert_="all")
+
+
+def is_node(value: Any) -> bool:
+    """Whether Hydra would instantiate it."""
+    return isinstance(value, dict) and "_target_" in value
+
+
+def refuse_foreign_targets(path: str, value: Any) -> None:
+    """Check the targets of a node and below, before one of them is called.
+
+    Hydra instantiates targets at any depth: also where no constructor expects one.
+
+    Args:
+        path: Dotted key of the value.
+        value: A node, or anything else.
+
+    Raises:
+        UserError: For the first that is no class, or of none of the allowed packages.
+    """
+    if is_node(value):
+        target_of(path, value)
+    for key, inner in items(value):
+        refuse_foreign_targets(f"{path}.{key}", inner)
+
+
+def target_of(path: str, node: Node) -> type:
+    """The class that a node names.
+
+    Raises:
+        UserError: If it names none, or one of no allowed package; or if it cannot be imported.
+    """
+    if "_target_" not in node:
+        raise UserError(f"Missing configuration key '{path}._target_': the class to build")
+    name = node["_target_"]
+    name = name if isinstance(name, str) else shown(name)
+    if not name.startswith(_TARGETS):
+        raise UserError(
+            f"Refused '{path}._target_={name}': expected a class of {', '.join(_TARGETS)}"
+        )
+    try:
+        target = import_class(name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"Cannot find '{path}._target_={name}' ({error})") from error
+    except Exception as error:  # whatever is wrong in the module
+        raise UserError(f"Cannot import '{path}._target_={name}' ({reason(error)})") from error
+    if not inspect.isclass(target):
+        raise UserError(f"Refused '{path}._target_={name}': expected a class")
+    return target
+
+
+def import_class(name: str) -> type:
+    """What a dotted name stands for."""
+    module, _, attribute = name.rpartition(".")
+    found: type = getattr(import_module(module), attribute)
+    return found

@@ -1,0 +1,102 @@
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+from src.common.errors import UserError
+from src.trial import check_node, try_optimizer, try_scheduler
+
+SGD = {"_target_": "torch.optim.SGD", "lr": 0.1}
+
+
+def refusal(kind: str, target: str, **arguments: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        check_node("x", {"_target_": target, **arguments}, kind)
+    return str(caught.value)
+
+
+def schedule(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"_target_": f"torch.optim.lr_scheduler.{name}", **arguments}
+
+
+def schedule_refusal(node: dict[str, Any], steps: int = 10) -> str:
+    with pytest.raises(UserError) as caught:
+        try_scheduler("x", node, lambda: try_optimizer("y", SGD), steps, " (so it is)")
+    return str(caught.value)
+
+
+def test_of_many_values_the_one_at_fault_is_named() -> None:
+    message = refusal("optimizer", "torch.optim.SGD", momentum=0.9, lr=-1, weight_decay=1e-4)
+    assert message == (
+        "Cannot build 'x' (torch.optim.SGD) with lr=-1: Invalid learning rate: -1; change 'x.lr'"
+    )
+
+
+def test_values_that_are_at_fault_together_are_all_named() -> None:
+    message = refusal("optimizer", "torch.optim.SGD", lr=-1, momentum=-1, weight_decay=0)
+    assert "with lr=-1, momentum=-1, weight_decay=0: " in message
+    assert message.endswith("change a value of 'x'")
+
+
+def test_values_of_which_any_could_give_way_are_named_without_the_others() -> None:
+    nesterov = {"nesterov": True, "dampening": 0.5, "momentum": 0.9}
+    message = refusal("optimizer", "torch.optim.SGD", lr=0.1, **nesterov)
+    assert "with nesterov=True, dampening=0.5: " in message
+
+
+def test_a_network_s_value_at_fault_is_named() -> None:
+    message = refusal("network", "src.network.convnet.ConvNet", widths=[0])
+    assert "with widths=[0]: " in message
+    assert message.endswith("change 'x.widths'")
+
+
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        (schedule("CosineAnnealingLR", T_max=0, eta_min=0.0), "T_max=0: expected T_max >= 1 (so"),
+        (schedule("StepLR", gamma=0.5, step_size=0), "step_size=0: expected step_size >= 1 (so"),
+        (
+            schedule("OneCycleLR", max_lr=0.1, total_steps=10, pct_start=0.1),
+            "with pct_start=0.1: ZeroDivisionError",
+        ),
+        (schedule("CosineAnnealingLR", T_max=9, eta_min=-1.0), "with eta_min=-1.0: the learning"),
+    ],
+)
+def test_a_schedule_s_value_at_fault_is_named(node: dict[str, Any], expected: str) -> None:
+    assert expected in schedule_refusal(node)
+
+
+def test_a_schedule_is_tried_on_an_optimiser_of_its_own_each_time() -> None:
+    made = []
+
+    def optimizer() -> torch.optim.Optimizer:
+        made.append(try_optimizer("y", SGD))
+        return made[-1]
+
+    try_scheduler("x", schedule("StepLR", step_size=1), optimizer, 3)
+    assert len(made) == 1
+    with pytest.raises(UserError):
+        try_scheduler("x", schedule("StepLR", step_size=0, gamma=0.5), optimizer, 3)
+    assert len({id(each) for each in made}) == len(made) > 2
+
+
+def test_the_last_of_many_steps_is_tried_without_the_others() -> None:
+    node = schedule("OneCycleLR", max_lr=0.1, total_steps=10**6)
+    try_scheduler("x", node, lambda: try_optimizer("y", SGD), 10**6 - 1)
+    assert "Tried to step" in schedule_refusal(node, 10**6 + 1)
+
+
+def test_groups_have_rates_relative_to_the_node_s() -> None:
+    optimizer = try_optimizer("x", SGD, [1.0, 0.5])
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.05]
+    assert len(try_optimizer("x", SGD).param_groups) == 1
+
+
+def test_a_trial_throws_no_dice_and_warns_of_nothing() -> None:
+    before = torch.random.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_node("x", {"_target_": "src.network.convnet.ConvNet", "widths": [4]}, "network")
+        try_scheduler("x", schedule("StepLR", step_size=1), lambda: try_optimizer("y", SGD), 2)
+    assert torch.equal(torch.random.get_rng_state(), before)
