@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src import complaint, launch, naming
+from src import complaint, launch, naming, options
 from src.common.signals import heed_signals
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     if launch.is_rank():
         launch.follow_parent()
     with complaint.complaints(sys.argv[1:]):
-        complaint.refuse_unknown_options(sys.argv[1:])
+        options.refuse_unknown_options(sys.argv[1:])
         _job()
 
 

@@ -1,0 +1,197 @@
+"""What Hydra, OmegaConf and the YAML reader say of a configuration, in one line."""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from src.common.errors import nearest
+from src.naming import CONF, ROOT
+from src.value import shown
+
+COMPOSITION_ERRORS: tuple[type[Exception], ...] = (
+    HydraException,
+    OmegaConfBaseException,
+    yaml.YAMLError,
+    UnicodeDecodeError,
+)
+"""What a configuration that cannot be composed raises; :func:`explain` puts it in one line."""
+
+
+# Of a header that it cannot split Hydra says no more, and nothing of the file.
+_HEADER_ERROR = re.compile("Expected header format: |Too many components in '@")
+_HEADER_LINE = re.compile(r"#\s*@")
+_HEADER = "# @package _global_"
+
+
+def is_about_composition(error: Exception) -> bool:
+    """Whether :func:`explain` knows it."""
+    is_header = type(error) is ValueError and _HEADER_ERROR.match(str(error))
+    return bool(is_header) or isinstance(error, COMPOSITION_ERRORS)
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> str:
+    """A complaint about the configuration in one line.
+
+    For a file that cannot be read, its name, line and column; for a wrong name, the nearest.
+
+    Args:
+        error: One of :data:`COMPOSITION_ERRORS`.
+        overrides: The command line's arguments.
+    """
+    if isinstance(error, yaml.YAMLError):
+        return _explain_yaml(error)
+    if isinstance(error, UnicodeDecodeError):
+        return _explain_bytes(error)
+    if _HEADER_ERROR.match(str(error)):
+        return _explain_header(error)
+    text = _text(error)
+    option = re.search(
+        r"Could not find '([\w@.]+)/([^']+)' Available options in '[^']+': (.*)", text
+    )
+    if option:
+        return unknown_option(option[1], option[2], option[3].split())
+    key = re.search(r"Could not override '([^']+)'|from config\. '([^']+)' does not exist", text)
+    if key:
+        name = key[1] or key[2]
+        return f"Unknown configuration key '{name}'{nearest(name, _known_keys(overrides))}"
+    file = re.match(r"In '([^']+)': .*Cannot merge DictConfig with ListConfig", text)
+    if file:
+        return not_a_mapping(f"{file[1]}.yaml", "a list")
+    if isinstance(error, OverrideParseException):
+        return (
+            f"Cannot read the argument '{error.override}' ({text}); expected key=value, and "
+            "quotes around special characters: 'key=\"a value\"'"
+        )
+    return text
+
+
+def not_a_mapping(path: str, got: str) -> str:
+    """What to say of a file without keys."""
+    return f"Cannot use '{path}': expected keys and values (`key: value`), but got {got}"
+
+
+def unknown_option(group: str, name: str, known: Sequence[str]) -> str:
+    """What to say of a name that no option of a group has."""
+    options = f" (one of: {', '.join(known)})" if known else ""
+    return f"Unknown option '{group}={name}'{nearest(name, known)}{options}"
+
+
+def _text(error: BaseException) -> str:
+    """What Hydra or OmegaConf says, without advice; some say it only in the cause."""
+    said = str(error)
+    if not said.strip():
+        return _text(error.__cause__) if error.__cause__ else type(error).__name__
+    text = " ".join(said.split())
+    for advice in (" Config search path", " Set the environment variable", " See https://hydra"):
+        text = text.split(advice)[0]
+    # OmegaConf's own trailer.
+    where = re.search(r"^(.*?) full_key: (\S*)(?: object_type=.*)?$", text)
+    return f"{where[1]} (in '{where[2]}')" if where and where[2] else text
+
+
+def _explain_yaml(error: yaml.YAMLError) -> str:
+    cure = "mend the file; YAML is indented with spaces"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}"
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        return f"Cannot read '{in_program(mark.name)}', {where}: {what}; {cure}"
+    if isinstance(error, yaml.reader.ReaderError):
+        code = f"character #x{error.character:04x}" if isinstance(error.character, int) else "byte"
+        where = _position(Path(error.name), error.position)
+        return f"Cannot read '{in_program(error.name)}'{where}: {code}, {error.reason}; {cure}"
+    return f"Cannot read a YAML file: {' '.join(str(error).split())}; {cure}"
+
+
+def _position(path: Path, position: int) -> str:
+    """Line and column of a character, where the file can be read again."""
+    try:
+        before = path.read_bytes().decode()[:position]
+    except (OSError, ValueError):
+        return ""
+    return f", line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
+
+
+def _explain_bytes(error: UnicodeDecodeError) -> str:
+    """The error does not say which file it is about: it is the first that is not UTF-8."""
+    for path in _files():
+        try:
+            path.read_bytes().decode()
+        except UnicodeDecodeError as found:
+            line = found.object[: found.start].count(b"\n") + 1
+            column = found.start - found.object.rfind(b"\n", 0, found.start)
+            return (
+                f"Cannot read '{in_program(path)}', line {line}, column {column}: expected UTF-8, "
+                f"but got the byte 0x{found.object[found.start]:02x}; save the file as UTF-8"
+            )
+        except OSError:
+            continue
+    return f"Cannot read a text file: expected UTF-8, but got other bytes ({error})"
+
+
+def _files() -> list[Path]:
+    return sorted([*CONF.rglob("*.yaml"), *(ROOT / "experiments").rglob("*.yaml")])
+
+
+def _explain_header(error: Exception) -> str:
+    """Nor does this one: it is the first whose header is wrong."""
+    for path in _files():
+        try:
+            fault = header_fault(path)
+        except (OSError, ValueError):
+            continue
+        if fault:
+            return fault
+    return f"Wrong header of a configuration file: {error}; expected `{_HEADER}`"
+
+
+def headers(path: Path) -> list[str]:
+    """The lines ``# @...`` that Hydra reads: those above all others."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    return list(takewhile(_HEADER_LINE.match, filter(None, lines)))
+
+
+def header_fault(path: Path) -> str | None:
+    """What is wrong with the headers of a file, if Hydra cannot split one into key and value."""
+    for line in headers(path):
+        if len([part for part in line.lstrip("#").strip().split(" ") if part]) != 2:
+            return wrong_header(path, shown(line))
+    return None
+
+
+def wrong_header(path: Path, got: str) -> str:
+    """What to say of a header."""
+    return f"Wrong header of '{in_program(path)}': expected `{_HEADER}` on top, but got {got}"
+
+
+def in_program(path: str | Path) -> str:
+    """A path as seen from the program's folder."""
+    full = Path(path)
+    return str(full.relative_to(ROOT) if full.is_relative_to(ROOT) else full)
+
+
+def _known_keys(overrides: Sequence[str]) -> list[str]:
+    """Dotted keys of the configuration that the group choices alone would make."""
+    groups = [o for o in overrides if "=" in o and "." not in o.split("=")[0] and "," not in o]
+    for choices in (groups, []):
+        try:
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                config = compose("config", overrides=choices)
+            return list(_flatten(OmegaConf.to_container(config), ""))
+        except Exception:  # noqa: BLE001 - only a hint is lost
+            continue
+    return []
+
+
+def _flatten(node: Any, prefix: str) -> Iterator[str]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield f"{prefix}{key}"
+        yield from _flatten(value, f"{prefix}{key}.")

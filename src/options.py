@@ -1,0 +1,105 @@
+"""What is refused of the command line before Hydra composes."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml  # type: ignore[import-untyped]
+
+from src.common.errors import UserError
+from src.composition import (
+    explain,
+    header_fault,
+    headers,
+    in_program,
+    not_a_mapping,
+    unknown_option,
+    wrong_header,
+)
+from src.naming import CONF, ROOT
+from src.value import shown
+
+# Groups whose option Hydra may miss without a word.
+_OPTIONAL = {"recipe": CONF / "recipe", "experiments": ROOT / "experiments"}
+# Groups of which every run has one option, which Hydra lets nobody remove in plain words.
+_REQUIRED = ("dataset", "baseline", "teacher", "student", "kdci", "trainer", "logger", "paths")
+_CHOSEN = (*_REQUIRED, "setting", "budget")
+_NO_NAME = re.compile(r"|null|true|false|[-+]?[\d.]+|[\[{].*", re.IGNORECASE)
+
+
+def refuse_unknown_options(arguments: Sequence[str]) -> None:
+    """Find what Hydra would pass over in silence, or refuse with a traceback.
+
+    Misspelt options of the optional groups; files of those that are no configuration; groups
+    that are removed, or set to something that is no option.
+
+    Raises:
+        UserError: For the first of them.
+    """
+    for argument in arguments:
+        group, _, names = argument.partition("=")
+        if group in _OPTIONAL:
+            _refuse_unknown(group, names.split(","))
+        else:
+            _refuse_no_option(group, names if "=" in argument else None)
+
+
+def _refuse_unknown(group: str, names: Sequence[str]) -> None:
+    folder = _OPTIONAL[group]
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    for name in names:
+        if name not in known:
+            raise UserError(unknown_option(group, name, known))
+        _refuse_unusable(folder / f"{name}.yaml")
+        _refuse_wrong_header(folder / f"{name}.yaml")
+
+
+def _refuse_unusable(path: Path) -> None:
+    """Refuse a file that has no keys, or whose defaults Hydra would choke on."""
+    try:
+        with path.open(encoding="utf-8") as stream:  # which gives errors the file's name
+            content = yaml.load(stream, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(explain(error, ())) from error
+    if not isinstance(content, dict):
+        got = "a list" if isinstance(content, list) else shown(content)
+        got = "an empty file" if content is None else got
+        raise UserError(not_a_mapping(in_program(path), got))
+    defaults = content.get("defaults", [])
+    are_usable = isinstance(defaults, list) and all(
+        isinstance(each, str) or (isinstance(each, dict) and len(each) == 1) for each in defaults
+    )
+    if not are_usable:
+        raise UserError(
+            f"Wrong value of 'defaults' in '{in_program(path)}': expected a list of options such "
+            f"as `- override /dataset: digits`, but got {shown(defaults)}"
+        )
+
+
+def _refuse_wrong_header(path: Path) -> None:
+    """Refuse a file of which Hydra cannot tell where its keys belong."""
+    fault = header_fault(path)
+    if not fault and not any("@package " in line for line in headers(path)):
+        fault = wrong_header(path, "none")
+    if fault:
+        raise UserError(fault)
+
+
+def _refuse_no_option(group: str, names: str | None) -> None:
+    """Refuse ``~kdci``, ``kdci=null`` and the like; ``names`` is None without ``=``."""
+    is_removed = group.startswith("~")
+    plain = group.removeprefix("~")
+    base = plain.partition("@")[0]
+    if not base:
+        raise UserError(f"Cannot read the argument '{group}={names or ''}': expected key=value")
+    if base not in (_REQUIRED if is_removed else _CHOSEN):
+        return
+    known = sorted(path.stem for path in (CONF / base).glob("*.yaml"))
+    cure = "; for a run without compensation use kdci=none" if base == "kdci" else ""
+    if is_removed:
+        raise UserError(
+            f"Cannot remove the group '{plain}': every run needs one{cure} (one of: "
+            f"{', '.join(known)})"
+        )
+    if names is not None and names not in known and _NO_NAME.fullmatch(names):
+        raise UserError(f"{unknown_option(plain, names, ())}{cure} (one of: {', '.join(known)})")

@@ -1,0 +1,165 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from src import composition
+from tests.compose import composed
+
+
+def failure(*overrides: str) -> Exception:
+    with pytest.raises(Exception, match=r".") as caught:
+        composed(*overrides)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("kdci=backdor", "Unknown option 'kdci=backdor'; did you mean 'backdoor'? (one of: "),
+        ("dataset=cifra10", "Unknown option 'dataset=cifra10'; did you mean 'cifar10'? (one of: "),
+        ("student=resnet19", "Unknown option 'student=resnet19'; did you mean 'resnet18'?"),
+        ("kdci.n=3", "Unknown configuration key 'kdci.n'; did you mean 'kdci.N'?"),
+        ("distil.epochs=3", "Unknown configuration key 'distil.epochs'; did you mean 'distill.ep"),
+        ("baseline.batch_szie=3", "'baseline.batch_szie'; did you mean 'baseline.batch_size'?"),
+        ("zzzzzz=3", "Unknown configuration key 'zzzzzz'"),
+    ],
+)
+def test_hydra_s_complaints_name_the_nearest(override: str, expected: str) -> None:
+    message = composition.explain(failure(override), [override])
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_the_nearest_key_is_sought_in_the_chosen_groups() -> None:
+    overrides = ["baseline=dfnd", "baseline.num_slect=3"]
+    message = composition.explain(failure(*overrides), overrides)
+    assert message.endswith("did you mean 'baseline.num_select'?")
+
+
+def test_other_complaints_are_one_line_without_hydra_s_advice() -> None:
+    error = ValueError("Something\n  is wrong\nSet the environment variable HYDRA_FULL_ERROR=1")
+    assert composition.explain(error, []) == "Something is wrong"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program's folder with a small configuration of its own."""
+    (tmp_path / "conf" / "kdci").mkdir(parents=True)
+    (tmp_path / "conf" / "kdci" / "none.yaml").write_text("name: none\n")
+    (tmp_path / "conf" / "config.yaml").write_text(
+        "defaults:\n- _self_\n- kdci: none\n- optional experiments: null\nseed: 1\n"
+        f"hydra:\n  searchpath: ['file://{tmp_path}']\n"
+    )
+    (tmp_path / "experiments").mkdir()
+    monkeypatch.setattr(composition, "ROOT", tmp_path)
+    monkeypatch.setattr(composition, "CONF", tmp_path / "conf")
+    return tmp_path
+
+
+def hydra_s_line(folder: Path, *overrides: str) -> str:
+    """How the program explains what Hydra says of the overrides."""
+    with (
+        pytest.raises(composition.COMPOSITION_ERRORS) as caught,
+        initialize_config_dir(str(folder / "conf"), version_base="1.3"),
+    ):
+        compose("config", list(overrides))
+    message = composition.explain(caught.value, overrides)
+    assert "\n" not in message
+    return message
+
+
+HEADER = b"# @package _global_\n"
+BROKEN: list[tuple[bytes, str]] = [
+    (b"seed:\n\ta: 3\n", "line 3, column 1: while scanning for the next token, found character"),
+    (b"seed: [1, 2\n", "line 3, column 1: while parsing a flow sequence, expected ',' or ']'"),
+    (b"a: \xe9\nseed: \xff\n", "line 2, column 4: expected UTF-8, but got the byte 0xe9"),
+    (b"seed: 1\nkdci: \x00\n", "line 3, column 7: character #x0000"),
+    (b"seed: *nowhere\n", "line 2, column 7: found undefined alias 'nowhere'"),
+    (b"seed: 1\n---\nseed: 2\n", "line 3, column 1: expected a single document"),
+    (b"- 1\n- 2\n", "expected keys and values (`key: value`), but got a list"),
+]
+
+
+@pytest.mark.parametrize(("content", "expected"), BROKEN)
+@pytest.mark.parametrize("is_chosen", [True, False])
+def test_a_broken_file_is_named_with_its_line(
+    content: bytes, expected: str, is_chosen: bool, folder: Path
+) -> None:
+    name = "experiments/x.yaml" if is_chosen else "conf/kdci/none.yaml"
+    (folder / name).write_bytes(HEADER + content)
+    message = hydra_s_line(folder, *(["experiments=x"] if is_chosen else []))
+    assert expected in message
+    assert name.removeprefix("conf/") in message
+
+
+def test_a_key_that_stands_twice_is_named(folder: Path) -> None:
+    (folder / "experiments" / "x.yaml").write_bytes(HEADER + b"seed: 1\nseed: 2\n")
+    message = hydra_s_line(folder, "experiments=x")
+    assert "'experiments/x.yaml', line 3, column 1: while constructing a mapping" in message
+    assert "found duplicate key seed" in message
+
+
+def test_a_hint_is_given_although_a_file_is_broken(folder: Path) -> None:
+    (folder / "experiments" / "x.yaml").write_text("seed: [")
+    error = failure("sede=1")
+    overrides = ["experiments=x", "sede=1"]
+    assert composition.explain(error, overrides).endswith("'sede'; did you mean 'seed'?")
+    (folder / "conf" / "config.yaml").write_text("seed: [")
+    assert composition.explain(error, overrides) == "Unknown configuration key 'sede'"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("seed=[1,2", "Cannot read the argument 'seed=[1,2' (no viable alternative"),
+        ("seed", "Cannot read the argument 'seed' (Error parsing override"),
+        ("~distil", "Unknown configuration key 'distil'; did you mean 'distill'?"),
+        ("~kdci.N=17", "The value of 'kdci.N' is 16 and not 17."),
+    ],
+)
+def test_what_hydra_cannot_read_is_shown(override: str, expected: str) -> None:
+    message = composition.explain(failure(override), [override])
+    assert expected in message
+    assert "https://" not in message
+
+
+def test_an_interpolation_is_named_with_its_key() -> None:
+    from omegaconf import OmegaConf
+
+    config: Any = OmegaConf.create({"a": {"b": "${nowhere}"}})
+    with pytest.raises(composition.COMPOSITION_ERRORS) as caught:
+        OmegaConf.to_container(config, resolve=True)
+    line = composition.explain(caught.value, [])
+    assert line == "Interpolation key 'nowhere' not found (in 'a.b')"
+
+
+def test_bytes_of_an_unknown_file_are_told_without_its_name(folder: Path) -> None:
+    with pytest.raises(UnicodeDecodeError) as caught:
+        b"\xff".decode()
+    assert "expected UTF-8" in composition.explain(caught.value, [])
+
+
+@pytest.mark.parametrize("header", ["@package", "@package a b", "@ package _global_", "@"])
+@pytest.mark.parametrize("name", ["experiments/x.yaml", "conf/kdci/none.yaml"])
+def test_a_header_without_key_and_value_is_named_with_its_file(
+    header: str, name: str, folder: Path
+) -> None:
+    (folder / "experiments" / "a.yaml").write_text("# @package _global_\nseed: 1\n")
+    (folder / name).write_text(f"\n# {header}\nseed: 1\n")
+    with (
+        pytest.raises(ValueError, match="@") as caught,
+        initialize_config_dir(str(folder / "conf"), version_base="1.3"),
+    ):
+        compose("config", ["experiments=x"] if "experiments" in name else [])
+    assert composition.is_about_composition(caught.value)
+    message = composition.explain(caught.value, [])
+    assert message == (
+        f"Wrong header of '{name}': expected `# @package _global_` on top, but got '# {header}'"
+    )
+
+
+def test_other_errors_are_not_about_the_composition() -> None:
+    assert not composition.is_about_composition(ValueError("Too many cooks"))
+    assert not composition.is_about_composition(KeyError("Too many components in '@package a b'"))
