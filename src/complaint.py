@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from src.common.errors import RankError, UserError
 from src.common.signals import Interrupted
-from src.composition import explain, is_about_composition
+from src.config.composition import explain, is_about_composition
 
 # Torch's own class exists for GPUs only; its CPU allocator raises a bare RuntimeError.
 _OUT_OF_MEMORY = re.compile("not enough memory|out of memory|can't allocate memory")

@@ -22,6 +22,7 @@ from src.common.errors import RankError, UserError
 from src.common.files import atomic_write
 from src.common.memory import recall
 from src.common.signals import Interrupted
+from src.config.schema import RunConfig, check
 from src.naming import RunName, memory_of, resolved
 from src.report.console import console
 from src.report.summary import (
@@ -32,7 +33,6 @@ from src.report.summary import (
     write_summary,
 )
 from src.report.table import run_table
-from src.schema import RunConfig, check
 
 _log = logging.getLogger(__name__)
 POINT = "point.json"

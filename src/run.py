@@ -9,8 +9,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src import complaint, launch, naming, options
+from src import complaint, launch, naming
 from src.common.signals import heed_signals
+from src.config import options
 
 
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")

@@ -14,8 +14,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from src import naming
+from src.config.schema import RunConfig, check
 from src.pipeline.run import run
-from src.schema import RunConfig, check
 
 LIMIT = 240  # seconds; nothing at this budget takes a tenth of it on a machine at rest
 

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from src import naming
 from src.common.seeding import seed_all
+from src.config.schema import check
 from src.dataset.contract import ImageSpec
 from src.network.convnet import ConvNet
 from src.objective.distillation import StudentOutput
 from src.pipeline.job import build
-from src.schema import check
 from src.substitution.contract import Baseline, advance
 from src.substitution.image_bank import banks_of
 from src.substitution.module import predict

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from src.config.schema import check
 from src.naming import CONF, ROOT
-from src.schema import check
 from tests.compose import plain
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from src import naming
 from src.common import provenance
+from src.config.schema import check
 from src.identity import Identity, Moment, Traits, code_of, first_shaped, leaves
 from src.pipeline.content import traits_of
 from src.pipeline.identify import plain as plain_of
-from src.schema import check
 from tests.compose import plain
 
 BASELINES = sorted(path.stem for path in (naming.CONF / "baseline").glob("*.yaml"))

@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from src.common.errors import UserError
 from src.common.files import atomic_write
+from src.config.schema import RunConfig, check
 from src.dataset.digits import Digits
 from src.dataset.image_folder import ImageFolder
 from src.naming import RunName
 from src.pipeline import outcome as pipeline_outcome
 from src.pipeline import run as pipeline_run
 from src.pipeline.identify import find
-from src.schema import RunConfig, check
 from src.student.export import load_student
 from tests.compose import plain
 from tests.smoke import LIMIT, Finished, Smoke

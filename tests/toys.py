@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from src.common.augment import Augmentation
+from src.config.schema import TrainerOptions
 from src.dataset.contract import ImageSpec, Pool, Split
 from src.dataset.loader import LabelledBatches
 from src.kdci.compensation import BackdoorCompensation
@@ -17,7 +18,6 @@ from src.kdci.dictionary import ConfounderDictionary, DictionarySettings, fit_di
 from src.network.convnet import ConvNet
 from src.objective.distillation import DistillationObjective
 from src.pipeline.job import Job
-from src.schema import TrainerOptions
 from src.student.kdci_student import KDCIStudent
 from src.student.module import StudentModule
 from src.substitution.contract import Baseline

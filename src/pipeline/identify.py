@@ -11,12 +11,12 @@ from src.common.device import device_of
 from src.common.errors import UserError
 from src.common.memory import remember
 from src.common.provenance import source_files
+from src.config.schema import VANILLA, RunConfig
 from src.identity import Identity, code_of
 from src.naming import RunName
 from src.pipeline.content import contents_of, sources_of, traits_of
 from src.pipeline.teacher import refuse_misfit
 from src.report.summary import FILE_NAME, Summary, read_summary
-from src.schema import VANILLA, RunConfig
 
 _log = logging.getLogger(__name__)
 

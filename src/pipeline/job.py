@@ -17,14 +17,14 @@ from src.common.errors import UserError
 from src.common.files import lock
 from src.common.measure import Measurement
 from src.common.resume import FileBacked, ResumeCallback
+from src.config.node import Node, build
+from src.config.schema import RunConfig
 from src.dataset.contract import Dataset, Pool
 from src.dataset.loader import LabelledBatches
 from src.identity import Identity
 from src.network.classifier import Classifier
-from src.node import Node, build
 from src.pipeline.content import contents_of
 from src.pipeline.trainer import make_trainer
-from src.schema import RunConfig
 
 if TYPE_CHECKING:
     from wandb import Run

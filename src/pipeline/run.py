@@ -16,10 +16,11 @@ from src.common.distributed import joined_ranks, on_rank_zero, rank, world_size
 from src.common.errors import FORESEEN, UserError
 from src.common.measure import measured
 from src.common.signals import Interrupted
+from src.config.node import build
+from src.config.schema import RunConfig
 from src.dataset.contract import Dataset
 from src.identity import Identity
 from src.naming import RunName
-from src.node import build
 from src.pipeline.identify import identify, plain
 from src.pipeline.job import Job, locked, remove
 from src.pipeline.outcome import write_outcome
@@ -35,7 +36,6 @@ from src.report.summary import (
     versions,
     write_summary,
 )
-from src.schema import RunConfig
 
 if TYPE_CHECKING:
     from wandb import Run

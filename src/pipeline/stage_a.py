@@ -8,9 +8,9 @@ from hydra.utils import get_class
 
 from src.common.distributed import rank, world_size
 from src.common.seeding import derive_seed, seed_all
+from src.config.node import build, build_partial
 from src.kdci.callback import ConfounderDictionaryCallback
 from src.kdci.dictionary import DictionarySettings
-from src.node import build, build_partial
 from src.pipeline.job import Job, locked, remove
 from src.student.companion import CompanionStudent
 from src.substitution.artifact import Artifact, ArtifactInfo

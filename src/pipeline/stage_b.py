@@ -7,9 +7,9 @@ from torch import nn
 
 from src.common.distributed import rank
 from src.common.seeding import derive_seed, seed_all
+from src.config.node import build_partial
 from src.kdci.compensation import BackdoorCompensation
 from src.kdci.mixin import KDCIMixin
-from src.node import build_partial
 from src.pipeline.job import Job
 from src.pipeline.stage_a import Substitution
 from src.student.kdci_student import KDCIStudent

@@ -7,12 +7,12 @@ from src.common.distributed import on_rank_zero
 from src.common.errors import UserError
 from src.common.sealed import DamagedError
 from src.common.seeding import derive_seed, seed_all
+from src.config.node import build, build_partial
+from src.config.schema import RunConfig
 from src.dataset.contract import Dataset
 from src.dataset.loader import LabelledBatches
 from src.network.classifier import Classifier
-from src.node import build, build_partial
 from src.pipeline.job import Job, locked, remove
-from src.schema import RunConfig
 from src.teacher.checkpoint import load_into, load_trained, save_trained
 from src.teacher.evaluate import accuracy
 from src.teacher.frozen import FrozenTeacher

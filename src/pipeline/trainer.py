@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from src.common.distributed import on_rank_zero, rank
 from src.common.signals import STOPPING
-from src.schema import TrainerOptions
+from src.config.schema import TrainerOptions
 from src.substitution.strategy import UnwrappedDDPStrategy
 
 if TYPE_CHECKING:

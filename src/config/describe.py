@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from src.common.errors import nearest
-from src.value import shown
+from src.config.value import shown
 
 # Keys whose values are chosen as a whole: where the options are, and how one is chosen.
 _GROUPS = {

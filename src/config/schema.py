@@ -19,10 +19,10 @@ from pydantic import (
 )
 
 from src.common.errors import UserError
-from src.describe import describe
-from src.node import Node, target_of
-from src.trial import check_node, try_optimizer, try_scheduler
-from src.value import LARGEST_BATCH, LARGEST_COUNT, refuse_non_finite, shown
+from src.config.describe import describe
+from src.config.node import Node, target_of
+from src.config.trial import check_node, try_optimizer, try_scheduler
+from src.config.value import LARGEST_BATCH, LARGEST_COUNT, refuse_non_finite, shown
 
 VANILLA = "none"
 # Generous bounds: a value beyond them is a slip that would fill the memory or never end.

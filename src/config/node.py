@@ -7,7 +7,7 @@ from typing import Any
 from hydra.utils import instantiate
 
 from src.common.errors import UserError
-from src.value import items, reason, shown
+from src.config.value import items, reason, shown
 
 Node = dict[str, Any]
 _TARGETS = ("src.", "torch.optim.", "torchvision.")

@@ -6,7 +6,7 @@ from pydantic import PositiveInt
 from torch.optim import SGD, Optimizer
 
 from src.common.errors import UserError
-from src.value import (
+from src.config.value import (
     LARGEST_COUNT,
     Wanted,
     check_bounds,

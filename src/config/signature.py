@@ -7,8 +7,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from src.common.errors import UserError, nearest
-from src.node import OWN_KEYS, Node, import_class, is_node, refuse_foreign_targets, target_of
-from src.value import Wanted, check_bounds, check_value, hints_of, shown, wanted
+from src.config.node import (
+    OWN_KEYS,
+    Node,
+    import_class,
+    is_node,
+    refuse_foreign_targets,
+    target_of,
+)
+from src.config.value import Wanted, check_bounds, check_value, hints_of, shown, wanted
 
 
 @dataclass(frozen=True)

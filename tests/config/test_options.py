@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from src import composition, options
 from src.common.errors import UserError
-from tests.test_composition import BROKEN, HEADER
+from src.config import composition, options
+from tests.config.test_composition import BROKEN, HEADER
 
 
 @pytest.fixture

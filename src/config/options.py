@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml  # type: ignore[import-untyped]
 
 from src.common.errors import UserError
-from src.composition import (
+from src.config.composition import (
     explain,
     header_fault,
     headers,
@@ -16,8 +16,8 @@ from src.composition import (
     unknown_option,
     wrong_header,
 )
+from src.config.value import shown
 from src.naming import CONF, ROOT
-from src.value import shown
 
 # Groups whose option Hydra may miss without a word.
 _OPTIONAL = {"recipe": CONF / "recipe", "experiments": ROOT / "experiments"}

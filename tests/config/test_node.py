@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from src.common.errors import UserError
-from src.node import build, build_partial, is_node, refuse_foreign_targets, target_of
+from src.config.node import build, build_partial, is_node, refuse_foreign_targets, target_of
 
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.5}
 
@@ -36,7 +36,7 @@ def test_a_node_has_a_target(value: Any, expected: bool) -> None:
 def test_the_target_is_a_class() -> None:
     assert target_of("x", SGD) is torch.optim.SGD
     with pytest.raises(UserError, match=r"'x\._target_=src\.node\.build': expected a class"):
-        target_of("x", {"_target_": "src.node.build"})
+        target_of("x", {"_target_": "src.config.node.build"})
 
 
 def test_a_foreign_target_is_refused_at_any_depth(tmp_path: Path) -> None:

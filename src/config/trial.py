@@ -11,9 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from src.common.errors import UserError
-from src.node import OWN_KEYS, Node, build, build_partial
-from src.signature import check_signature
-from src.value import reason, shown
+from src.config.node import OWN_KEYS, Node, build, build_partial
+from src.config.signature import check_signature
+from src.config.value import reason, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +31,7 @@ def check_node(path: str, node: Node, kind: str) -> None:
     Args:
         path: Dotted key of the node.
         node: The node.
-        kind: What it must make, a key of :data:`src.signature.KINDS`.
+        kind: What it must make, a key of :data:`src.config.signature.KINDS`.
 
     Raises:
         UserError: If its signature is wrong, or the object cannot be built.

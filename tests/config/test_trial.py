@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from src.common.errors import UserError
-from src.trial import check_node, try_optimizer, try_scheduler
+from src.config.trial import check_node, try_optimizer, try_scheduler
 
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.1}
 

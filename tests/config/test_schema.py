@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from src.baseline import dafl
 from src.common.errors import UserError, nearest
+from src.config.schema import check
 from src.network import convnet
 from src.network.classifier import Classifier
-from src.schema import check
 from src.substitution.contract import Baseline
 from tests.compose import plain
 

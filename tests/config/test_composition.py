@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from src import composition
+from src.config import composition
 from tests.compose import composed
 
 
