@@ -104,6 +104,10 @@ def _judge(victim: str, outcome: Outcome) -> Verdict | None:
     crash = crash_of(outcome)
     if crash is not None:
         return crash
-    if outcome.exit_code != 1 or len(outcome.errors) != 1 or victim not in outcome.errors[0]:
+    if (
+        outcome.exit_code != 1
+        or len(outcome.errors) != 1
+        or victim not in outcome.errors[0].lower()
+    ):
         return Verdict(Kind.OTHER, f"expected one line about {victim}", outcome.evidence())
     return None

@@ -35,7 +35,7 @@ def test_a_node_has_a_target(value: Any, expected: bool) -> None:
 
 def test_the_target_is_a_class() -> None:
     assert target_of("x", SGD) is torch.optim.SGD
-    with pytest.raises(UserError, match=r"'x\._target_=src\.node\.build': expected a class"):
+    with pytest.raises(UserError, match=r"'x\._target_=src\.config\.node\.build': expected a class"):
         target_of("x", {"_target_": "src.config.node.build"})
 
 
