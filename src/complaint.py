@@ -44,7 +44,8 @@ def _line(error: BaseException, arguments: Sequence[str]) -> tuple[str, int] | N
     if isinstance(error, Exception) and is_about_composition(error):
         return explain(error, arguments), 2
     if isinstance(error, OSError):
-        return f"Cannot use '{error.filename}' ({error.strerror or error})", 2
+        where = f"'{error.filename}'" if error.filename else "a file of the run"
+        return f"Cannot use {where} ({error.strerror or error}); mend that and run again", 2
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
         return f"Out of memory ({error}); lower the batch sizes", 1
     notes = "; ".join(getattr(error, "__notes__", []))

@@ -3,6 +3,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from src import complaint
 from src.common.errors import RankError, UserError
+from src.common.signals import Interrupted
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,39 @@ def test_what_the_user_can_mend_is_one_line_and_an_exit_code(
         raise error
     assert caught.value.code == exit_code
     assert capsys.readouterr() == ("", "Error: What happened\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "line"),
+    [
+        (Interrupted(15), 143, "Stopped by SIGTERM; the same command goes on from what is saved"),
+        (Interrupted(2), 130, "Stopped by SIGINT; the same command goes on from what is saved"),
+        (RankError(1, -9), 1, "Rank 1 was killed by SIGKILL; the same command goes on"),
+        (OSError(28, "No space left on device", "/x/y"), 2, "Cannot use '/x/y' (No space left on"),
+        (OSError(28, "No space left on device"), 2, "Cannot use a file of the run (No space left"),
+        (MemoryError("1 TB"), 1, "Out of memory (1 TB); lower the batch sizes"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory"), 1, "Out of memory ("),
+    ],
+)
+def test_every_way_to_stop_has_its_line_and_its_exit_code(
+    error: BaseException, exit_code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught, complaint.complaints():
+        raise error
+    assert caught.value.code == exit_code
+    said = capsys.readouterr().err
+    assert said.startswith(f"Error: {line}")
+    assert said.count("\n") == 1
+
+
+def test_a_mistake_whose_traceback_is_kept_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    mistake = KeyError("name")
+    mistake.add_note("traceback in '/x/traceback.txt'")
+    with pytest.raises(SystemExit) as caught, complaint.complaints():
+        raise mistake
+    assert caught.value.code == 1
+    expected = "Error: Unexpected KeyError: 'name' (traceback in '/x/traceback.txt')\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
