@@ -3,10 +3,11 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from src.common.memory import Stamp, settled, stamp
 from src.dataset.decode import IMAGE_SUFFIXES, require_regular
 
 _SHOWN = 5
+
+Inode = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -74,53 +77,67 @@ def _content(path: str) -> str:
 
 
 class Walk(NamedTuple):
-    """Relative paths of all image files below a folder, sorted, and every folder looked into."""
+    """What lies below a folder.
+
+    Attributes:
+        images: Relative paths of all entries that are named as images, sorted; they need not be
+            regular files.
+        folders: Every folder looked into, and every link that was not followed but may lead to
+            another folder one day.
+    """
 
     images: list[str]
     folders: list[Path]
 
 
-def walk(folder: Path) -> Walk:
+def walk(folder: Path, closed: Set[Inode] = frozenset()) -> Walk:
     """Look into a folder at any depth; hidden entries are left out.
 
     Links are followed, but every real folder is visited once, under its own path where it has
     one, and never one that ``folder`` lies in: a folder that is linked into itself has every
-    image once, and a link up from a class does not bring in the other classes.
+    image once, and a link up from a class does not bring in the other classes. A folder that is
+    named as an image counts as one, an unreadable one.
+
+    Args:
+        folder: Where to start; nothing is found where it does not exist.
+        closed: Folders that are not looked into either.
     """
     images: list[str] = []
     folders: list[Path] = []
     if not folder.is_dir():
         return Walk(images, folders)
-    visited = {_inode(parent) for parent in (folder, *folder.resolve().parents)}
-    level = [(folder, "")]
-    while level:
-        inner: list[_Folder] = []
-        for place, prefix in level:
-            folders.append(place)
-            for entry in _entries(place):
-                name = f"{prefix}{entry.name}"
-                if _is_folder(entry):
-                    inner.append(_Folder(entry.is_symlink(), name, Path(entry.path)))
-                elif _is_image(entry.name):
-                    images.append(name)
-        level = [(found.path, f"{found.name}/") for found in _unvisited(inner, visited)]
+    visited = {*closed, *(upwards(folder) - {_inode(folder)})}
+    waiting = [_Folder(False, "", folder)]
+    while waiting:
+        _, prefix, place = heappop(waiting)
+        folders.append(place)
+        inode = _inode(place)
+        if inode in visited:
+            continue
+        visited.add(inode)
+        for entry in _entries(place):
+            name = f"{prefix}{entry.name}"
+            if _is_image(entry.name):
+                images.append(name)
+            elif _is_folder(entry):
+                heappush(waiting, _Folder(entry.is_symlink(), f"{name}/", Path(entry.path)))
+            elif entry.is_symlink():
+                folders.append(Path(entry.path))
     return Walk(sorted(images), folders)
 
 
 class _Folder(NamedTuple):
-    """Sorts real folders before linked ones, so that the real path wins."""
+    """Sorts real folders at any depth before linked ones, so that the real path wins."""
 
     is_link: bool
-    name: str
+    prefix: str
     path: Path
 
 
-def _unvisited(found: list[_Folder], visited: set[tuple[int, int]]) -> Iterator[_Folder]:
-    for each in sorted(found):
-        inode = _inode(each.path)
-        if inode not in visited:
-            visited.add(inode)
-            yield each
+def upwards(folder: Path) -> frozenset[Inode]:
+    """A folder and all that it lies in."""
+    resolved = folder.resolve()
+    return frozenset(map(_inode, (resolved, *resolved.parents)))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -130,8 +147,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _inode(folder: Path) -> tuple[int, int]:
-    found = folder.stat()
+def _inode(folder: str | Path) -> Inode:
+    found = os.stat(folder)
     return found.st_dev, found.st_ino
 
 
@@ -151,10 +168,18 @@ def find_images(folder: Path) -> list[str]:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the folders in ``folder``, sorted; hidden ones left out, none if it is missing."""
+    """Names of the folders in ``folder``, sorted; none if it is missing.
+
+    Hidden ones are left out, and links to the folder itself or to one that it lies in.
+    """
     if not folder.is_dir():
         return []
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+    above = upwards(folder)
+    return sorted(
+        entry.name
+        for entry in _entries(folder)
+        if _is_folder(entry) and not (entry.is_symlink() and _inode(entry.path) in above)
+    )
 
 
 def files_by_class(folder: Path, classes: Sequence[str]) -> ImageFiles:
@@ -163,8 +188,9 @@ def files_by_class(folder: Path, classes: Sequence[str]) -> ImageFiles:
     Raises:
         UserError: If a class has no folder or no image, or a folder is not among ``classes``.
     """
-    others = [name for name in class_folders(folder) if name not in classes]
-    unknown = [name for name in others if find_images(folder / name)]
+    above = upwards(folder)
+    found = {name: walk(folder / name, above) for name in {*class_folders(folder), *classes}}
+    unknown = sorted(name for name in found if name not in classes and found[name].images)
     if unknown:
         raise UserError(
             f"Expected only class folders in '{folder}', but found {_some(unknown)}; "
@@ -172,10 +198,8 @@ def files_by_class(folder: Path, classes: Sequence[str]) -> ImageFiles:
         )
     names: list[str] = []
     labels: list[int] = []
-    folders = [folder, *(folder / name for name in others)]
     for label, name in enumerate(classes):
-        images, inner = walk(folder / name)
-        folders += inner
+        images = found[name].images
         if not images:
             raise UserError(
                 f"Expected images in class folder '{folder / name}', but "
@@ -183,7 +207,13 @@ def files_by_class(folder: Path, classes: Sequence[str]) -> ImageFiles:
             )
         names.extend(f"{name}/{image}" for image in images)
         labels.extend([label] * len(images))
-    return ImageFiles(folder, tuple(names), tuple(labels), tuple(folders))
+    inner = (place for name in sorted(found) for place in found[name].folders)
+    return ImageFiles(folder, tuple(names), tuple(labels), (folder, *_links(folder), *inner))
+
+
+def _links(folder: Path) -> list[Path]:
+    """Links in ``folder``: where they lead can change without it."""
+    return sorted(Path(entry.path) for entry in _entries(folder) if entry.is_symlink())
 
 
 def read_lines(path: Path) -> list[str]:

@@ -207,13 +207,10 @@ def test_what_is_no_regular_file_is_an_unreadable_image(source, tmp_path, kind, 
         if os.access(path, os.R_OK):
             return  # root may read everything
     elif kind == "folder":
-        path.mkdir()  # is looked into, as any other
+        path.mkdir()
     else:
         targets = {"device": "/dev/zero", "broken": "nowhere", "itself": "9.png"}
         path.symlink_to(targets[kind])
-    if kind == "folder":
-        assert len(load(source, tmp_path).labels) == 4
-        return
     with pytest.raises(UserError, match=r"1 of 5 images .*'a/9\.png'.*skip_corrupt=true"):
         load(source, tmp_path)
     assert len(load(source, tmp_path, skip_corrupt=True).labels) == 4

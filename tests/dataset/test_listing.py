@@ -7,6 +7,7 @@ import pytest
 from src.common.errors import UserError
 from src.dataset.listing import (
     ImageFiles,
+    class_folders,
     contents,
     files_by_annotation,
     files_by_class,
@@ -106,6 +107,35 @@ def test_a_link_up_from_a_class_does_not_bring_in_the_others(tree):
 def test_of_two_paths_to_a_folder_the_real_one_wins(tree):
     (tree / "0").symlink_to("b")
     assert find_images(tree) == ["a/deep/x.jpg", "b/1.png", "b/2.JPEG"]
+
+
+def test_the_real_path_wins_at_any_depth(tree):
+    (tree / "0").symlink_to("a/deep")
+    (tree / "1").symlink_to("a")
+    assert find_images(tree) == ["a/deep/x.jpg", "b/1.png", "b/2.JPEG"]
+
+
+def test_a_folder_of_classes_linked_into_itself_is_no_class(tree):
+    (tree / "tree").symlink_to(".")
+    (tree / "up").symlink_to("..")
+    assert class_folders(tree) == ["a", "b"]
+    (tree / "c").symlink_to(".")
+    with pytest.raises(UserError, match=r"Expected images in class folder '.*c'"):
+        files_by_class(tree, ["a", "b", "c"])
+
+
+def test_a_link_up_from_a_linked_class_does_not_bring_in_the_others(tree, tmp_path):
+    (tree / "a").rename(tmp_path / "stored")
+    (tree / "a").symlink_to(tmp_path / "stored")
+    (tmp_path / "stored" / "loop").symlink_to(tree)
+    files = files_by_class(tree, ["a", "b"])
+    assert files.names == ("a/deep/x.jpg", "b/1.png", "b/2.JPEG")
+
+
+def test_a_linked_folder_is_walked(tree, tmp_path):
+    (tree / "b" / "up").symlink_to("../..")
+    (tmp_path / "link").symlink_to(tree)
+    assert find_images(tmp_path / "link") == ["a/deep/x.jpg", "b/1.png", "b/2.JPEG"]
 
 
 def test_two_links_to_one_folder_are_one(tmp_path, tree):
