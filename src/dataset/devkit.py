@@ -3,12 +3,14 @@
 Source: https://image-net.org/challenges/LSVRC/2012/, ``ILSVRC2012_devkit_t12/readme.txt``.
 """
 
+import os
 import tarfile
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from src.common.errors import UserError
+from src.dataset.decode import require_regular
 
 _NAME = "ILSVRC2012_devkit_t12"
 _META = "data/meta.mat"
@@ -26,7 +28,7 @@ def read_devkit(root: Path) -> dict[str, str]:
     """
     folder, archive = root / _NAME, root / f"{_NAME}.tar.gz"
     kit = folder if folder.is_dir() else archive
-    if not (kit.is_dir() or kit.is_file()):
+    if not os.path.lexists(kit):
         return {}
     try:
         meta, truth = (_read(kit, name) for name in (_META, _TRUTH))
@@ -47,8 +49,10 @@ def devkit_files(root: Path) -> list[Path]:
 
 
 def _read(kit: Path, name: str) -> bytes:
+    path = kit / name if kit.is_dir() else kit
+    require_regular(path)
     if kit.is_dir():
-        return (kit / name).read_bytes()
+        return path.read_bytes()
     with tarfile.open(kit) as archive:
         member = archive.extractfile(f"{_NAME}/{name}")
         if member is None:

@@ -224,7 +224,7 @@ def read_lines(path: Path) -> list[str]:
     """
     try:
         require_regular(path)
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"Cannot read the list '{path}' ({error}); expected lines of UTF-8 text: download it "
@@ -237,9 +237,18 @@ def read_annotations(path: Path) -> dict[str, str]:
 
     Reads Tiny-ImageNet's ``val_annotations.txt``, ImageNet's ``LOC_val_solution.csv`` and
     lists of ``<file> <class>``. Keys are file names without suffix.
+
+    Raises:
+        UserError: If it is no text, or none of that kind.
     """
-    rows = (re.split(r"[,\s]+", line) for line in read_lines(path))
-    return {Path(row[0]).stem: row[1] for row in rows if len(row) > 1 and row[0] != "ImageId"}
+    rows = [re.split(r"[,\s]+", line) for line in read_lines(path) if line.strip()]
+    found = {Path(row[0]).stem: row[1] for row in rows if len(row) > 1 and row[0] != "ImageId"}
+    if rows and not found:
+        raise UserError(
+            f"Expected lines '<file> <class>' in '{path}', but found none; download it again, or "
+            "remove it"
+        )
+    return found
 
 
 def files_by_annotation(
@@ -257,7 +266,7 @@ def files_by_annotation(
     """
     index = {name: label for label, name in enumerate(classes)}
     index |= {str(label): label for label in range(len(classes))}
-    names = sorted(p.name for p in folder.iterdir() if _is_image(p.name))
+    names = sorted(entry.name for entry in _entries(folder) if _is_image(entry.name))
     found = [annotations.get(Path(name).stem, "none") for name in names]
     for name, annotation in zip(names, found, strict=True):
         if annotation not in index:

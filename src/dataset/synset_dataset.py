@@ -1,5 +1,6 @@
 """What ImageNet and Tiny-ImageNet share: WordNet classes and a validation set in two layouts."""
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -98,7 +99,7 @@ class SynsetDataset(FolderDataset):
 
     def _read_annotations(self) -> dict[str, str]:
         candidates = (self.root / name for name in self.annotation_files)
-        path = next((path for path in candidates if path.is_file()), None)
+        path = next(filter(os.path.lexists, candidates), None)
         return read_annotations(path) if path else {}
 
     def _lists(self) -> list[Path]:

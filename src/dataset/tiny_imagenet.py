@@ -3,6 +3,7 @@
 Source: Le and Yang, Tiny ImageNet Visual Recognition Challenge, 2015.
 """
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -51,6 +52,6 @@ class TinyImageNet(SynsetDataset):
     def class_names(self) -> tuple[str, ...]:
         """Words for the classes, in label order; identifiers where ``words.txt`` is missing."""
         path = self.root / "words.txt"
-        lines = read_lines(path) if path.is_file() else []
+        lines = read_lines(path) if os.path.lexists(path) else []
         words = dict(line.split("\t", 1) for line in lines if "\t" in line)
         return tuple(words.get(synset, synset).strip() for synset in self.synsets)

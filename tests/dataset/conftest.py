@@ -1,9 +1,18 @@
-from collections.abc import Callable
+import faulthandler
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+
+@pytest.fixture
+def bounded() -> Iterator[None]:
+    """Ends the process when a test hangs: reading a pipe cannot be interrupted otherwise."""
+    faulthandler.dump_traceback_later(60, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 def pixels(seed: int, size: tuple[int, int] = (32, 32)) -> np.ndarray:

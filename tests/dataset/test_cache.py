@@ -197,6 +197,7 @@ def test_what_has_just_been_written_is_hashed_again(source, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "broken", "itself", "folder", "forbidden"])
+@pytest.mark.usefixtures("bounded")
 def test_what_is_no_regular_file_is_an_unreadable_image(source, tmp_path, kind, caplog):
     path = source / "a" / "9.png"
     if kind == "pipe":

@@ -1,3 +1,6 @@
+import os
+import socket
+
 import pytest
 import torch
 
@@ -41,6 +44,28 @@ def test_corrupt_images_stop_or_are_left_out(root, tmp_path):
     with pytest.raises(UserError, match="1 of 3 images"):
         FolderPool(root, tmp_path / "cache").unlabeled(8)
     assert len(FolderPool(root, tmp_path / "cache", skip_corrupt=True).unlabeled(8)) == 2
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "broken", "folder"])
+def test_what_is_no_file_is_unreadable(kind, root, tmp_path, caplog, monkeypatch):
+    path = root / "z.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        monkeypatch.chdir(root)  # the path of a socket must be short
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path.name)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
+    pool = FolderPool(root, tmp_path / "cache")
+    assert pool.fingerprint() == pool.fingerprint()
+    with pytest.raises(UserError, match=r"1 of 4 images .*'z\.png'.*skip_corrupt=true"):
+        pool.unlabeled(8)
+    assert len(FolderPool(root, tmp_path / "cache", skip_corrupt=True).unlabeled(8)) == 3
+    assert "z.png" in caplog.text
 
 
 def test_statistics_are_those_given(tmp_path):

@@ -145,15 +145,32 @@ def test_two_links_to_one_folder_are_one(tmp_path, tree):
     assert find_images(tmp_path / "pool") == ["x/1.png", "x/2.JPEG"]
 
 
-@pytest.mark.parametrize("kind", ["pipe", "binary"])
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "broken", "binary"])
 def test_a_list_that_is_no_text_is_named(tmp_path, kind):
     path = tmp_path / "val.txt"
     if kind == "pipe":
         os.mkfifo(path)
-    else:
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "binary":
         path.write_bytes(b"\xff\xfe\x00")
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
     with pytest.raises(UserError, match=r"Cannot read the list '.*val\.txt'"):
         read_annotations(path)
+
+
+@pytest.mark.parametrize("text", ["\0" * 99, "val_0.JPEG", "ImageId,PredictionString"])
+def test_a_list_without_a_class_is_named(text, tmp_path):
+    (tmp_path / "val.txt").write_text(text)
+    with pytest.raises(UserError, match=r"lines '<file> <class>' in '.*val\.txt', but found none"):
+        read_annotations(tmp_path / "val.txt")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    (tmp_path / "val.txt").write_text("val_0.JPEG n01", encoding="utf-8-sig")
+    assert read_annotations(tmp_path / "val.txt") == {"val_0": "n01"}
 
 
 @pytest.mark.parametrize(

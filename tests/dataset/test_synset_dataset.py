@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import pytest
@@ -167,6 +168,67 @@ def test_a_damaged_development_kit_is_named(damage, content, devkit, imagenet, t
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(UserError, match=r"Cannot read the development kit .*meta\.mat"):
         ImageNet(imagenet, tmp_path / "cache").test()
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("name", ["data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"])
+def test_a_pipe_in_the_development_kit_is_not_read(name, devkit, imagenet, tmp_path):
+    (devkit / name).unlink()
+    os.mkfifo(devkit / name)
+    with pytest.raises(UserError, match=r"Cannot read the development kit .*no regular file"):
+        ImageNet(imagenet, tmp_path / "cache").test()
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("damage", ["pipe", "broken", "content"])
+def test_a_damaged_archive_of_the_development_kit_is_named(damage, devkit, imagenet, tmp_path):
+    shutil.rmtree(devkit)
+    archive = devkit.with_name(f"{devkit.name}.tar.gz")
+    if damage == "pipe":
+        os.mkfifo(archive)
+    elif damage == "broken":
+        archive.symlink_to("nowhere")
+    else:
+        archive.write_bytes(b"no archive")
+    with pytest.raises(UserError, match=r"Cannot read the development kit '.*\.tar\.gz'"):
+        ImageNet(imagenet, tmp_path / "cache").test()
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("kind", ["pipe", "broken", "binary"])
+@pytest.mark.parametrize("name", ["words.txt", "val/val_annotations.txt"])
+def test_a_list_that_is_no_text_is_named(kind, name, tiny, tmp_path):
+    path = tiny / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "broken":
+        path.symlink_to("nowhere")
+    else:
+        path.write_bytes(b"\xff\xfe\x00")
+    data = TinyImageNet(tiny, tmp_path / "cache")
+    with pytest.raises(UserError, match=f"Cannot read the list '.*{name}'"):
+        (data.class_names, data.test())
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("kind", ["pipe", "device", "broken", "folder"])
+def test_an_annotated_image_that_is_no_file_is_unreadable(kind, tiny, tmp_path, caplog):
+    path = tiny / "val" / "images" / "1.png"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
+    data = TinyImageNet(tiny, tmp_path / "cache")
+    assert len(data.fingerprint()) == 64
+    with pytest.raises(UserError, match=r"1 of 3 images .*'1\.png'.*skip_corrupt=true"):
+        data.test()
+    kept = TinyImageNet(tiny, tmp_path / "cache", skip_corrupt=True).test()
+    assert kept.labels.tolist() == [2, 0]
+    assert "1.png" in caplog.text
 
 
 def test_imagenet_without_a_list_says_which_are_read(imagenet, tmp_path):
