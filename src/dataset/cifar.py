@@ -119,9 +119,10 @@ class _Cifar(FolderDataset):
         return files_by_class(folder, self.names) if folder.is_dir() else None
 
     def _lists(self) -> list[Path]:
-        archive = self.root / self.reader.base_folder
-        batches = self.reader.train_list + self.reader.test_list
-        return [archive, *(archive / name for name, _ in batches), self.root / self.name]
+        archive, folder = self.root / self.reader.base_folder, self.root / self.name
+        batches = [name for name, _ in self.reader.train_list + self.reader.test_list]
+        files = [archive / name for name in (*batches, self.reader.meta["filename"])]
+        return [archive, *files, folder, folder / "train", folder / "test"]
 
     def _split(self, split: SplitName) -> Split:
         if self._archive is None:

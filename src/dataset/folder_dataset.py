@@ -19,6 +19,7 @@ from src.dataset.listing import ImageFiles, wrong_layout
 _log = logging.getLogger(__name__)
 SplitName = Literal["train", "test"]
 _SPLITS: tuple[SplitName, ...] = ("train", "test")
+_FOLDERS = ("train", "test", "val")
 
 
 class FolderDataset(Dataset):
@@ -90,11 +91,11 @@ class FolderDataset(Dataset):
 
     def sources(self) -> Sequence[Path]:
         """Files and folders that the content depends on."""
-        found = [self.root, *self._lists()]
+        found = [self.root, *(self.root / name for name in _FOLDERS), *self._lists()]
         for split in _SPLITS:
             files = self._list(split)
             found += [] if files is None else files.sources
-        return found
+        return list(dict.fromkeys(found))
 
     def _lists(self) -> list[Path]:
         """What is read besides images, whether it is there or not."""

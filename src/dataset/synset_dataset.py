@@ -103,7 +103,9 @@ class SynsetDataset(FolderDataset):
         return read_annotations(path) if path else {}
 
     def _lists(self) -> list[Path]:
-        return [self.root / name for name in ("words.txt", "val", *self.annotation_files)]
+        return [
+            self.root / name for name in ("words.txt", self.flat_folder, *self.annotation_files)
+        ]
 
     def _list(self, split: SplitName) -> ImageFiles | None:
         if split == "train":
