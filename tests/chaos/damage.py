@@ -21,7 +21,6 @@ SMALL = (
     "teacher weights, flip",
     "bank, permute",
     "artifact card, plausible",
-    "dictionary, swap",
     "summary, zeros",
     "student.safetensors, noise, loaded",
 )
@@ -40,7 +39,7 @@ class Subject:
         made_by: Overrides of the run that leaves it.
         reader: Overrides that are added for the run that reads it; None reads it otherwise.
         keeps_outputs: The reader is the same command.
-        is_memory: It only spares time: nothing need be said when it is not used.
+        is_silent: Nothing need be said of damage: it only spares time, or a part is not read.
         stopped_in: The run is killed in this stage; None for one that finishes.
     """
 
@@ -49,7 +48,7 @@ class Subject:
     made_by: Overrides = lambda lab: DIGITS
     reader: tuple[str, ...] = ()
     keeps_outputs: bool = False
-    is_memory: bool = False
+    is_silent: bool = False
     stopped_in: str | None = None
 
 
@@ -83,13 +82,15 @@ SUBJECTS = (
     Subject("decoded images", "cache/dataset/*/images.npy", _folder, _RETRAINED),
     Subject("decoded labels", "cache/dataset/*/labels.npy", _folder, _RETRAINED),
     Subject("decoded card", "cache/dataset/*/meta.json", _folder, _RETRAINED),
-    Subject("data memory", "cache/dataset/*.json", _folder, _RETRAINED, is_memory=True),
+    Subject("data memory", "cache/dataset/*.json", _folder, _RETRAINED, is_silent=True),
     Subject("summary", f"{_RUN}/summary.json", _digits, keeps_outputs=True),
     Subject("student card", f"{_RUN}/student.json", _digits, keeps_outputs=True),
     Subject("student weights", f"{_RUN}/student.safetensors", _digits, keeps_outputs=True),
     Subject("image grid", f"{_RUN}/substitution.png", _digits, keeps_outputs=True),
     *(
-        Subject(f"{stage} {name}", f"{where}/{file}", kind, (), True, stopped_in=where)
+        Subject(
+            f"{stage} {name}", f"{where}/{file}", kind, (), True, name.startswith("bank"), where
+        )
         for stage, where, kind, names in (
             ("teacher", f"{_T}/state", _cmi, ("state", "card of state")),
             ("stage (a)", f"{_A}/state/*", _cmi, ("state", "card of state", "bank of state")),
@@ -126,7 +127,7 @@ def cases() -> list[Case]:
             times = _TIMES if damage is damages.flip else 1
             found += [_case(subject, damage)] * times
     found += [_case(subject, damages.swap) for subject in _FOLDERS]
-    identity = Subject("identity", "cache/identity/*.json", _digits, (), True, is_memory=True)
+    identity = Subject("identity", "cache/identity/*.json", _digits, (), True, is_silent=True)
     found += [Case(f"identity, {d.__name__}", partial(_in_place, identity, d)) for d in _IDENTITY]
     found += [Case(f"{f}, {d.__name__}, loaded", partial(_loaded, d, f)) for d, f in _LOADED]
     found += [Case(f"point of a sweep, {d.__name__}", partial(_point, d)) for d in _POINT]
@@ -215,7 +216,7 @@ def _verdict(lab: Lab, folder: Path, subject: Subject, path: Path, *, needs_line
         result(folder),
         expected,
         named=str(path.parent),
-        needs_line=needs_line and not subject.is_memory,
+        needs_line=needs_line and not subject.is_silent,
     )
 
 

@@ -14,7 +14,7 @@ from tests.chaos.runner import Case
 from tests.chaos.runs import finish, reference, summaries
 from tests.chaos.verdict import Kind, Outcome, Verdict, crash_of, judge_refusal
 
-SMALL = ("dafl, full at level 5", "read-only outputs")
+SMALL = ("dafl, full at level 5",)
 _LEVELS = 24
 _SHARES = (("cache", "outputs"), ("cache",), ("outputs",))
 

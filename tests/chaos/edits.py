@@ -74,7 +74,7 @@ _MODULES = (
     ("src/teacher/module.py", ("teacher", "stage (a)")),
     ("src/dataset/digits.py", ("teacher", "stage (a)")),
     ("src/baseline/dafl.py", ("stage (a)",)),
-    ("src/objective/adversarial.py", ()),
+    ("src/objective/inversion.py", ("stage (a)",)),
     ("src/substitution/module.py", ("stage (a)",)),
     ("src/student/module.py", ()),
     ("src/kdci/compensation.py", ()),

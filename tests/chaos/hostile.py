@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from random import Random
+from threading import Lock
 
 from tests.chaos import hostile_files as make
 from tests.chaos.hostile_images import FOLDERS
@@ -21,6 +22,7 @@ SMALL = (
     "summary.json: endless_device",
 )
 _LIMIT = 40
+_ONE_EXPERIMENT = Lock()  # all lie in one folder, and one may be in the way of another
 _MEMORY = 12 * 2**30
 # The file, and the marker that must not appear; another path if that is to be given.
 Write = Callable[[Path, Path], Path | None]
@@ -137,12 +139,13 @@ def _path(option: str, write: Write, lab: Lab, folder: Path, rng: Random) -> Ver
 def _yaml(write: Write, lab: Lab, folder: Path, rng: Random) -> Verdict:
     marker = folder / "marker"
     path = lab.tree / "experiments" / f"{folder.name}.yaml"
-    write(path, marker)
-    try:
-        arguments = command(folder, [*DIGITS, f"experiments={path.stem}"])
-        outcome = _guarded(lab, folder, arguments)
-    finally:
-        make.remove(path)
+    with _ONE_EXPERIMENT:
+        write(path, marker)
+        try:
+            arguments = command(folder, [*DIGITS, f"experiments={path.stem}"])
+            outcome = _guarded(lab, folder, arguments)
+        finally:
+            make.remove(path)
     return _unless_marked(marker, outcome, refused_or_finished(outcome))
 
 

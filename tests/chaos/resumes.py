@@ -12,7 +12,7 @@ from tests.chaos.runner import Case
 from tests.chaos.runs import command, finish, reference
 from tests.chaos.verdict import Verdict
 
-SMALL = ("dafl replay, change 1", "dafl replay, _twice 3", "dafl, at student.json")
+SMALL = ("dafl replay, change 1", "dafl replay, _twice 3")
 _LONG = (
     "teacher.fit.epochs=2",
     "substitution.rounds=8",
