@@ -141,10 +141,10 @@ def _is_shown(plain: Any, folder: Path) -> bool:
             temporary.write_text(str(folder))
     if plain["task"] != "distill" or plain["force"] is not False:
         return False
-    damage = why_not_finished(folder)
+    damage = why_not_finished(folder, folder.name)
     if damage is not None:
         _log.warning("A finished run is damaged: %s; it is made again", damage)
-    if damage is not None or not is_finished(folder):
+    if damage is not None or not is_finished(folder, folder.name):
         return False
     show(folder)
     return True

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -363,3 +364,49 @@ def test_a_stopped_run_says_so_and_goes_on(
     assert (summary["status"], summary["error"]) == ("interrupted", line.removeprefix("Error: "))
     again = smoke.command(tmp_path, *options)
     assert (again.exit_code, again.summary["status"]) == (0, "finished")
+
+
+# Whole folders can be swapped, too.
+
+
+def test_a_whole_teacher_in_another_ones_place_is_not_used(
+    smoke: Smoke, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = smoke.cache_with_teacher(tmp_path / "cache")
+    smoke.here(tmp_path / "other", "teacher.seed=1", cache=cache)
+    own = cache / "teacher" / smoke.teacher.name
+    (other,) = (path for path in (cache / "teacher").glob("*/") if path != own)
+    shutil.rmtree(own)
+    other.rename(own)
+    again = smoke.here(tmp_path / "again", cache=cache)
+    assert "is not of" in caplog.text
+    assert again.summary["teacher"] == smoke.default.summary["teacher"]
+
+
+def test_whole_substitution_data_in_anothers_place_are_not_used(
+    smoke: Smoke, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = smoke.cache_with_teacher(tmp_path / "cache")
+    folders = [
+        Path(smoke.here(tmp_path / seed, seed, cache=cache).summary["substitution"]["artifact"])
+        for seed in ("seed=0", "seed=1")
+    ]
+    shutil.rmtree(folders[0])
+    folders[1].rename(folders[0])
+    again = smoke.here(tmp_path / "again", cache=cache)
+    assert "is not of" in caplog.text
+    assert again.summary["substitution"]["reused"] is False
+    assert again.summary["acc1"] == smoke.default.summary["acc1"]
+
+
+def test_a_whole_run_in_another_ones_place_is_not_shown(smoke: Smoke, tmp_path: Path) -> None:
+    runs = [smoke.command(tmp_path / n, "kdci=none", f"seed={n}") for n in ("0", "1")]
+    other = runs[1].folder
+    shutil.rmtree(runs[0].folder)
+    own = tmp_path / "0" / "digits_dafl_none" / "0"
+    lock = next(own.parent.glob("*.lock"))
+    own = lock.with_suffix("")
+    other.rename(own)
+    again = smoke.command(tmp_path / "0", "kdci=none", "seed=0")
+    assert "is of another run; it is made again" in again.stderr
+    assert again.summary["seed"] == 0

@@ -126,7 +126,8 @@ def resuming(rank: int, folder: Path) -> dict[str, Any]:
         state.mkdir()
         for name in ("epoch1_rank0", "epoch1_rank1", "epoch2_rank0"):
             torch.save({"of": name}, state / f"{name}.pt")
-            card = {"state": digest_file(state / f"{name}.pt"), "files": {}}
+            digest = digest_file(state / f"{name}.pt")
+            card = {"of": "/".join(state.parts[-3:]), "state": digest, "files": {}}
             write_sealed(state / f"{name}.json", card)
     distributed.barrier()
     return {"epoch": ResumeCallback(state).epochs_done()}

@@ -15,7 +15,7 @@ from typing import Any
 import xxhash
 
 from src.common.errors import UserError
-from src.common.sealed import DamagedError, read_sealed, write_sealed
+from src.common.sealed import DamagedError, read_own, write_sealed
 
 # A file that changes twice within one tick of its clock looks unchanged: what is younger than
 # this is not yet remembered.
@@ -36,7 +36,7 @@ def stamp(path: str | os.PathLike[str]) -> Stamp | None:
 def recall(path: Path) -> Any | None:
     """What was remembered at ``path``; None if nothing was, or any file has changed since."""
     try:
-        memory = read_sealed(path)
+        memory = read_own(path, path.name)
     except DamagedError:
         return None
     stamps, _ = _stamps(memory["rests_on"])
@@ -63,7 +63,8 @@ def remember(
     after, _ = _stamps(names)
     if before == after and is_settled:
         with suppress(UserError):  # a cache that cannot be written costs time, no result
-            write_sealed(path, {"value": value, "rests_on": names, "stamps": before})
+            memory = {"of": path.name, "value": value, "rests_on": names, "stamps": before}
+            write_sealed(path, memory)
     return value
 
 

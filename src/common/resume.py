@@ -15,7 +15,7 @@ from torch import nn
 from src.common.distributed import barrier, gather_objects, on_rank_zero, rank, world_size
 from src.common.errors import UserError
 from src.common.files import atomic_write, writing
-from src.common.sealed import digest_file, read_sealed, verify, write_sealed
+from src.common.sealed import digest_file, read_own, verify, write_sealed
 from src.common.seeding import restore_rng_state, rng_state
 
 _log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class ResumeCallback(Checkpoint):
         if epoch == 0:
             return None
         try:
-            card, path = read_sealed(self._path(epoch, "json")), self._path(epoch)
+            card, path = read_own(self._path(epoch, "json"), self._of), self._path(epoch)
             verify(self.folder, {path.name: card["state"]})
             for name, (digest, size) in card["files"].items():
                 verify(self.folder, {self._file(name).name: digest}, size)
@@ -99,6 +99,11 @@ class ResumeCallback(Checkpoint):
     def _discard(self, damage: str) -> None:
         _log.warning("A saved state is damaged: %s; this stage starts again", damage)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _of(self) -> str:
+        """Whose state it is: the last folders name stage and identity, wherever all is moved."""
+        return "/".join(self.folder.absolute().parts[-3:])
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}_rank{rank()}.bin"
@@ -151,7 +156,7 @@ class ResumeCallback(Checkpoint):
         with atomic_write(path) as temporary:
             torch.save(state, temporary)
             digest = digest_file(temporary)
-        write_sealed(card, {"state": digest, "files": files})
+        write_sealed(card, {"of": self._of, "state": digest, "files": files})
         barrier()
         for old in self.folder.glob(f"epoch*_rank{rank()}.*"):
             if old not in (path, card):

@@ -54,6 +54,18 @@ def read_sealed(path: Path) -> dict[str, Any]:
     return plain
 
 
+def read_own(path: Path, of: str) -> dict[str, Any]:
+    """A sealed card that says under ``of`` whose it is; whole folders can be swapped, too.
+
+    Raises:
+        DamagedError: If it is not as it was written, or somebody else's.
+    """
+    card = read_sealed(path)
+    if card.get("of") != of:
+        raise DamagedError(f"'{path}' is not of '{of}' but of '{card.get('of')}'")
+    return card
+
+
 def digest_file(path: Path, size: int | None = None) -> str:
     """XXH3 (128 bits) of a file's bytes, hexadecimal: against damage, not against malice.
 

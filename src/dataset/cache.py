@@ -19,12 +19,12 @@ from torch import Tensor
 
 from src.common.errors import UserError
 from src.common.files import atomic_folder, content_hash, lock, remove_leftovers, writing
-from src.common.sealed import DamagedError, digests, read_sealed, verify, write_sealed
+from src.common.sealed import DamagedError, digests, read_own, verify, write_sealed
 from src.dataset.decode import Geometry, Pixels, decode_files
 from src.dataset.listing import ImageFiles
 
 _log = logging.getLogger(__name__)
-_FORMAT = 2
+_FORMAT = 3
 _ARRAYS, _CARD = ("images.npy", "labels.npy"), "meta.json"
 MAP_ABOVE_BYTES = 2**30
 
@@ -79,7 +79,7 @@ def load_decoded(
             remove_leftovers(folder)
             _log.info("Decoding %d images of '%s' into '%s'", len(files.names), files.root, folder)
             with atomic_folder(folder) as temporary:
-                _build(temporary, files, geometry, skip_corrupt=skip_corrupt)
+                _build(temporary, files, geometry, skip_corrupt=skip_corrupt, of=folder.name)
                 _require_unchanged(files)
             found = _read(folder, files)
     if found is None:
@@ -122,7 +122,7 @@ def remember(
         with lock(path):
             found = _recall(path)  # another process may have computed it meanwhile
             if found is None:
-                found = {"value": compute()}
+                found = {"of": path.name, "value": compute()}
                 if is_lasting:
                     write_sealed(path, found)
     return found["value"]
@@ -130,7 +130,7 @@ def remember(
 
 def _recall(path: Path) -> dict[str, Any] | None:
     try:
-        return read_sealed(path)
+        return read_own(path, path.name)
     except DamagedError as error:
         if path.exists():
             _log.warning("What was remembered is damaged: %s; it is computed again", error)
@@ -146,7 +146,9 @@ def _require_unchanged(files: ImageFiles) -> None:
         )
 
 
-def _build(folder: Path, files: ImageFiles, geometry: Geometry, *, skip_corrupt: bool) -> None:
+def _build(
+    folder: Path, files: ImageFiles, geometry: Geometry, *, skip_corrupt: bool, of: str
+) -> None:
     corrupt: dict[int, str] = {}
 
     def readable() -> Iterator[Pixels]:
@@ -169,8 +171,9 @@ def _build(folder: Path, files: ImageFiles, geometry: Geometry, *, skip_corrupt:
         _log.warning("%s; left out", report)
     labels = np.array([label for i, label in enumerate(files.labels) if i not in corrupt])
     np.save(folder / "labels.npy", labels.astype(np.int64))
-    card = {"source": str(files.root), "num_images": count, "skipped": sorted(corrupt)}
-    write_sealed(folder / _CARD, card | {"checksums": digests(folder, _ARRAYS)})
+    found = {"source": str(files.root), "num_images": count, "skipped": sorted(corrupt)}
+    card = {"of": of, **found, "checksums": digests(folder, _ARRAYS)}
+    write_sealed(folder / _CARD, card)
 
 
 def _write_images(path: Path, images: Iterator[Pixels], shape: tuple[int, ...]) -> int:
@@ -197,7 +200,7 @@ def _read(folder: Path, files: ImageFiles) -> Decoded | None:
         return None
     path = folder / "images.npy"
     try:
-        card = read_sealed(folder / _CARD)
+        card = read_own(folder / _CARD, folder.name)
         verify(folder, card["checksums"])
         large = path.stat().st_size > MAP_ABOVE_BYTES
         images = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)

@@ -1,6 +1,7 @@
 """Builds the confounder dictionary between stages (a) and (b)."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -87,8 +88,11 @@ class ConfounderDictionaryCallback(Callback):
             except DamagedError as error:
                 _log.warning("%s; it is built again", error)
                 return None
-            is_of_these = found.provenance.get("predictions_sha256") == sha256_tensors(rows)
-            return found if is_of_these else None
+            expected = asdict(self.settings) | {"predictions_sha256": sha256_tensors(rows)}
+            if any(found.provenance.get(key) != value for key, value in expected.items()):
+                _log.warning("'%s' is of other settings or data; it is built again", self.path)
+                return None
+            return found
 
         return on_rank_zero(load)
 

@@ -69,10 +69,10 @@ def run(
     """
     device = device_of(config.trainer.accelerator, config.trainer.devices)
     with joined_ranks(device), locked(folder):
-        # Another process may have finished it while this one waited for the lock.
-        if on_rank_zero(lambda: is_finished(folder)) and not config.force:
-            return
         identity = identify(config, device, contents)
+        # Another process may have finished it while this one waited for the lock.
+        if on_rank_zero(lambda: is_finished(folder, identity.run)) and not config.force:
+            return
         on_rank_zero(lambda: _set_aside(folder))
         summary = _opening(config, name, device, identity)
         with _recorded(summary, folder), _mirrored(config, name, folder, identity) as wandb_run:

@@ -147,16 +147,25 @@ def write_summary(summary: Summary, folder: Path) -> Path:
     return path
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether ``folder`` holds a finished run: summary and files whole, as they were written."""
+def is_finished(folder: Path, run: str | None = None) -> bool:
+    """Whether ``folder`` holds a finished run: summary and files whole, as they were written.
+
+    Args:
+        folder: The run's folder.
+        run: Identity that the run must have; None for any.
+    """
     try:
-        return _is_finished(folder)
+        return _is_finished(folder, run)
     except DamagedError:
         return False
 
 
-def why_not_finished(folder: Path) -> str | None:
+def why_not_finished(folder: Path, run: str | None = None) -> str | None:
     """What has been damaged in a folder that would hold a finished run otherwise.
+
+    Args:
+        folder: The run's folder.
+        run: Identity that the run must have; None for any.
 
     Returns:
         One line; None if nothing is damaged: then the run is finished, or was never.
@@ -164,14 +173,16 @@ def why_not_finished(folder: Path) -> str | None:
     if not os.path.lexists(folder / FILE_NAME):
         return None
     try:
-        _is_finished(folder)
+        _is_finished(folder, run)
     except DamagedError as damage:
         return str(damage)
     return None
 
 
-def _is_finished(folder: Path) -> bool:
+def _is_finished(folder: Path, run: str | None) -> bool:
     summary = read_whole(folder / FILE_NAME)
+    if run is not None and summary["identity"]["run"] != run:
+        raise DamagedError(f"'{folder / FILE_NAME}' is of another run")
     if summary["status"] != "finished":
         return False
     verify(folder, summary["checksums"])

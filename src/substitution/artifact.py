@@ -16,7 +16,7 @@ from src.common.distributed import (
 )
 from src.common.errors import UserError
 from src.common.files import sha256_tensors, writing
-from src.common.sealed import DamagedError, digests, read_sealed, verify, write_sealed
+from src.common.sealed import DamagedError, digests, read_own, verify, write_sealed
 from src.substitution.contract import Baseline
 from src.substitution.image_bank import ImageBank
 from src.substitution.module import Recording
@@ -72,7 +72,7 @@ class Artifact:
 
         def own() -> str | None:
             try:
-                stored = read_sealed(self.folder / _META)
+                stored = read_own(self.folder / _META, self.key)
                 if stored["world_size"] == world_size():
                     verify(self.folder, stored["checksums"][rank()])
             except (DamagedError, KeyError) as error:
@@ -93,7 +93,7 @@ class Artifact:
             UserError: If it was written by another number of ranks.
             DamagedError: If it is not as it was written.
         """
-        stored = read_sealed(self.folder / _META)
+        stored = read_own(self.folder / _META, self.key)
         info = ArtifactInfo(**{key: stored[key] for key in ArtifactInfo.__dataclass_fields__})
         if info.world_size != world_size():
             raise UserError(
@@ -129,7 +129,8 @@ class Artifact:
             acc1_stage_a=acc1_stage_a,
         )
         banks = [bank.description() for bank in recording.banks]
-        stored = {"format": FORMAT, **asdict(info), "banks": banks, "checksums": checksums}
+        stored = {"of": self.key, "format": FORMAT, **asdict(info)}
+        stored |= {"banks": banks, "checksums": checksums}
         barrier()
         on_rank_zero(lambda: write_sealed(self.folder / _META, stored))
         return info
@@ -162,7 +163,7 @@ class Artifact:
         """
         self.info()
         try:
-            descriptions = read_sealed(self.folder / _META)["banks"]
+            descriptions = read_own(self.folder / _META, self.key)["banks"]
             banks = [
                 ImageBank.load(self.folder / f"bank{i}_rank{rank()}.npy", description).to(device)
                 for i, description in enumerate(descriptions)

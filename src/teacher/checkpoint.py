@@ -17,7 +17,7 @@ from torch import Tensor
 
 from src.common.errors import UserError
 from src.common.files import atomic_write
-from src.common.sealed import digests, read_sealed, verify, write_sealed
+from src.common.sealed import digests, read_own, verify, write_sealed
 from src.network.classifier import Classifier
 
 # A published checkpoint may carry its accuracy as a NumPy scalar; nothing else is allowed.
@@ -127,7 +127,8 @@ def save_trained(network: Classifier, folder: Path, acc1: float, name: str) -> N
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     with atomic_write(folder / _WEIGHTS) as temporary:
         save_file(state, temporary)
-    card = {"name": name, "acc1": acc1, "checksums": digests(folder, [_WEIGHTS])}
+    checksums = digests(folder, [_WEIGHTS])
+    card = {"of": folder.name, "name": name, "acc1": acc1, "checksums": checksums}
     write_sealed(folder / _CARD, card)
 
 
@@ -139,7 +140,7 @@ def load_trained(network: Classifier, folder: Path) -> float | None:
     """
     if not (folder / _CARD).exists():
         return None
-    card = read_sealed(folder / _CARD)
+    card = read_own(folder / _CARD, folder.name)
     verify(folder, card["checksums"])
     load_into(network, folder / _WEIGHTS)
     return float(card["acc1"])

@@ -273,7 +273,8 @@ def test_the_entry_says_where_it_came_from(source, tmp_path):
     load(source, tmp_path)
     card = read_sealed(entry(tmp_path) / "meta.json")
     assert card.pop("checksums").keys() == {"images.npy", "labels.npy"}
-    assert card == {"source": str(source), "num_images": 4, "skipped": []}
+    of = entry(tmp_path).name
+    assert card == {"of": of, "source": str(source), "num_images": 4, "skipped": []}
 
 
 def test_a_result_is_remembered(tmp_path):
