@@ -95,7 +95,7 @@ class FolderDataset(Dataset):
         for split in _SPLITS:
             files = self._list(split)
             found += [] if files is None else files.sources
-        return list(dict.fromkeys(found))
+        return found
 
     def _lists(self) -> list[Path]:
         """What is read besides images, whether it is there or not."""

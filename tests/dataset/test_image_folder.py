@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from src.common.errors import UserError
+from src.dataset import image_folder
 from src.dataset.image_folder import ImageFolder
+from src.dataset.imagenet import ImageNet
 
 CLASSES = ("cat", "dog")
 
@@ -37,6 +39,19 @@ def test_statistics_are_measured_on_the_train_split(root, tmp_path):
     assert folder(root, tmp_path).spec == data.spec
 
 
+def test_measured_statistics_are_kept_under_their_content(root, tmp_path, monkeypatch):
+    measured = folder(root, tmp_path).statistics
+    monkeypatch.setattr(image_folder, "measure", lambda images: pytest.fail("measures again"))
+    shutil.copytree(root, tmp_path / "copy")
+    (root / "train" / "cat" / "0.png").touch()
+    for place in (root, tmp_path / "copy"):
+        assert folder(place, tmp_path).statistics == measured
+    monkeypatch.undo()
+    (memory,) = tmp_path.rglob("image_folder-train-statistics-*.json")
+    memory.write_text(memory.read_text().replace("0.", "0.9", 1))
+    assert folder(root, tmp_path).statistics == measured
+
+
 def test_statistics_follow_the_size(root, tmp_path):
     assert folder(root, tmp_path).spec.std > folder(root, tmp_path, image_size=4).spec.std
 
@@ -53,11 +68,26 @@ def test_given_statistics_need_no_train_split(root, tmp_path):
 
 @pytest.mark.parametrize(
     ("mean", "std"),
-    [([0.5], [0.5]), ([0.5] * 3, [0.5, 0.0, 0.5]), ([0.5] * 3, None), (None, [0.5] * 3)],
+    [
+        ([0.5], [0.5]),
+        ([0.5] * 3, [0.5, 0.0, 0.5]),
+        ([0.5] * 3, [0.5, float("nan"), 0.5]),
+        ([0.5] * 3, [0.5, float("inf"), 0.5]),
+        ([0.5, float("nan"), 0.5], [0.5] * 3),
+        ([0.5] * 3, None),
+        (None, [0.5] * 3),
+    ],
 )
 def test_statistics_that_cannot_normalise_are_refused(mean, std, tmp_path):
     with pytest.raises(UserError, match="`mean` and `std`"):
         folder(tmp_path, tmp_path, mean=mean, std=std)
+
+
+@pytest.mark.parametrize("size", [0, -1, 4097])
+@pytest.mark.parametrize("kind", [ImageFolder, ImageNet])
+def test_a_size_that_is_none_is_refused(kind, size, tmp_path):
+    with pytest.raises(UserError, match="`image_size` from 1 to 4096 pixels, but got"):
+        kind(tmp_path, tmp_path, image_size=size)
 
 
 def test_val_serves_where_there_is_no_test(root, tmp_path):

@@ -30,6 +30,12 @@ def test_images_are_found_at_any_depth_in_sorted_order(tree):
     assert find_images(tree) == ["a/deep/x.jpg", "b/1.png", "b/2.JPEG"]
 
 
+def test_images_are_known_by_their_last_suffix(tmp_path):
+    for name in ("a.png", "a.b.JPG", "a..gif", "png", "a.png.txt", "a.", ".png", "..png"):
+        (tmp_path / name).write_text("")
+    assert find_images(tmp_path) == ["a..gif", "a.b.JPG", "a.png"]
+
+
 def test_folders_behind_links_are_followed(tree, tmp_path):
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "class").symlink_to(tree / "b")
