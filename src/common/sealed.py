@@ -43,7 +43,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise DamagedError(f"'{path}' is missing")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedError(f"'{path}' cannot be read ({error})") from error
     seal = content.pop(_SEAL, None) if isinstance(content, dict) else None
     if seal is None:

@@ -56,11 +56,17 @@ def _refuse_unknown(group: str, names: Sequence[str]) -> None:
 
 def _refuse_unusable(path: Path) -> None:
     """Refuse a file that has no keys, or whose defaults Hydra would choke on."""
+    if not path.is_file():  # a pipe or a device would never end
+        raise UserError(f"Cannot read '{in_program(path)}': it is no regular file; remove it")
     try:
         with path.open(encoding="utf-8") as stream:  # which gives errors the file's name
             content = yaml.load(stream, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(explain(error, ())) from error
+    except RecursionError as error:
+        raise UserError(
+            f"Cannot read '{in_program(path)}': it is nested too deeply; expected a configuration"
+        ) from error
     if not isinstance(content, dict):
         got = "a list" if isinstance(content, list) else shown(content)
         got = "an empty file" if content is None else got

@@ -225,7 +225,6 @@ EXPERIMENTS: tuple[Callable[..., Any], ...] = (
         b"# @package _global_\nseed: !!python/object/apply:os.system ['touch MARKER']\n",
     ),
     _yaml("anchor_of_itself", b"a: &a [*a]\n"),
-    _yaml("deep", b"a: " + b"[" * 3000 + b"]" * 3000 + b"\n"),
     _yaml("odd_interpolation", b"# @package _global_\nseed: ${oc.env:NOWHERE}\n"),
     _yaml("endless_interpolation", b"# @package _global_\nseed: ${seed}\n"),
     _yaml("unknown_resolver", b"# @package _global_\nseed: ${eval:1}\n"),

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,16 @@ def test_an_experiment_whose_keys_would_go_astray_is_refused(
 def test_a_header_that_hydra_understands_passes(header: str, folder: Path) -> None:
     (folder / "experiments" / "x.yaml").write_text(f"{header}\n# @package distill\nepochs: 1\n")
     options.refuse_unknown_options(["experiments=x"])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "nested"])
+def test_an_experiment_that_never_ends_is_refused_unread(kind: str, folder: Path) -> None:
+    path = folder / "experiments" / "x.yaml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_bytes(HEADER + b"a: " + b"[" * 3000)
+    with pytest.raises(UserError, match=r"Cannot read 'experiments/x\.yaml'"):
+        options.refuse_unknown_options(["experiments=x"])
