@@ -45,7 +45,9 @@ def test_no_altered_bit_is_overlooked(card: Path) -> None:
             assert read_or_none(card) in (VALUE, None)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'{"acc1": 91.94}', b"[" * 99999])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'{"acc1": 91.94}', b"[" * 99999]
+)
 def test_what_is_no_card_is_damaged(card: Path, content: bytes) -> None:
     card.write_bytes(content)
     with pytest.raises(DamagedError, match=r"card\.json"):
