@@ -3,7 +3,6 @@
 import os
 import resource
 import runpy
-import signal
 import sys
 import tempfile
 from typing import Any
@@ -57,8 +56,6 @@ class Trap:
 def become(request: dict[str, Any]) -> None:
     """Be the program that was asked for; ends as it ends."""
     os.setsid()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
     for target, path, flags in (
         (0, os.devnull, os.O_RDONLY),
         (1, request["stdout"], os.O_WRONLY | os.O_CREAT),
