@@ -50,7 +50,7 @@ def refuse_misfit(config: RunConfig) -> None:
     if config.teacher.checkpoint is not None:
         dataset: Dataset = build(config.dataset)
         network = build(config.teacher.network, num_classes=len(dataset.class_names))
-        load_into(network, Path(config.teacher.checkpoint))
+        load_into(network, Path(config.teacher.checkpoint), quiet=True)
 
 
 def _given_teacher(job: Job, path: Path) -> tuple[Classifier, float, float | None]:
