@@ -164,7 +164,7 @@ def _build(
         first = min(corrupt)
         report = (
             f"{len(corrupt)} of {len(files.names)} images in '{files.root}' cannot be decoded, "
-            f"first '{files.names[first]}' ({corrupt[first]})"
+            f"first {files.names[first]!r} ({corrupt[first]})"
         )
         if not skip_corrupt or count == 0:
             raise UserError(f"{report}; replace them, or leave them out with skip_corrupt=true")

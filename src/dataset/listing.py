@@ -1,9 +1,10 @@
 """Which image files a folder holds, and what to say when it is the wrong folder."""
 
+import errno
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,8 @@ from src.common.memory import Stamp, settled, stamp
 from src.dataset.decode import IMAGE_SUFFIXES, require_regular
 
 _SHOWN = 5
+# Of links that lead to no folder: to themselves, through a file, to no possible name.
+_LEADS_NOWHERE = frozenset({errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 Inode = tuple[int, int]
 
@@ -90,29 +93,35 @@ class Walk(NamedTuple):
     folders: list[Path]
 
 
-def walk(folder: Path, closed: Set[Inode] = frozenset()) -> Walk:
+def walk(folder: Path, closed: Set[Inode] | None = None) -> Walk:
     """Look into a folder at any depth; hidden entries are left out.
 
     Links are followed, but every real folder is visited once, under its own path where it has
-    one, and never one that ``folder`` lies in: a folder that is linked into itself has every
-    image once, and a link up from a class does not bring in the other classes. A folder that is
-    named as an image counts as one, an unreadable one.
+    one, and never one that ``folder`` lies in, by its real path or by a path of links: a folder
+    that is linked into itself has every image once, and a link up from a class does not bring in
+    the other classes. A folder that is named as an image counts as one, an unreadable one.
 
     Args:
         folder: Where to start; nothing is found where it does not exist.
-        closed: Folders that are not looked into either.
+        closed: Folders that no link is followed to; by default all that ``folder`` lies in.
     """
+    if not folder.is_dir():
+        return Walk([], [])
+    if closed is None:
+        closed = upwards(folder.absolute().parent) - {_inode(folder)}
+    return _walk(folder, closed)
+
+
+def _walk(folder: Path, closed: Set[Inode]) -> Walk:
     images: list[str] = []
     folders: list[Path] = []
-    if not folder.is_dir():
-        return Walk(images, folders)
-    visited = {*closed, *(upwards(folder) - {_inode(folder)})}
-    waiting = [_Folder(False, "", folder)]
+    visited = set(_inodes(_lineage(folder))) - {_inode(folder)}
+    waiting = [_Folder(folder.is_symlink(), "", folder)]
     while waiting:
-        _, prefix, place = heappop(waiting)
+        is_link, prefix, place = heappop(waiting)
         folders.append(place)
         inode = _inode(place)
-        if inode in visited:
+        if inode in visited or (is_link and inode in closed):
             continue
         visited.add(inode)
         for entry in _entries(place):
@@ -134,17 +143,32 @@ class _Folder(NamedTuple):
     path: Path
 
 
-def upwards(folder: Path) -> frozenset[Inode]:
-    """A folder and all that it lies in."""
+def upwards(folder: Path) -> Set[Inode]:
+    """A folder and all that it lies in, by its real path or by the links of the path given."""
+    given = folder.absolute()
+    return _inodes(above for place in (given, *given.parents) for above in _lineage(place))
+
+
+def _lineage(folder: Path) -> tuple[Path, ...]:
     resolved = folder.resolve()
-    return frozenset(map(_inode, (resolved, *resolved.parents)))
+    return resolved, *resolved.parents
+
+
+def _inodes(folders: Iterable[Path]) -> Set[Inode]:
+    return frozenset(map(_inode, folders))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+    except OSError as error:
+        if error.errno in _LEADS_NOWHERE:
+            return False
+        raise _closed(entry.path, error) from error
+
+
+def _closed(folder: str | Path, error: OSError) -> UserError:
+    return UserError(f"Cannot look into '{folder}' ({error.strerror}); allow it, or remove it")
 
 
 def _inode(folder: str | Path) -> Inode:
@@ -157,9 +181,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        raise UserError(
-            f"Cannot look into '{folder}' ({error.strerror}); allow it, or remove the folder"
-        ) from error
+        raise _closed(folder, error) from error
 
 
 def find_images(folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 
 from src.common.errors import UserError
 from src.common.sealed import read_sealed
-from src.dataset import cache
+from src.dataset import cache, decode, listing
 from src.dataset.cache import content_of, load_decoded, remember
 from src.dataset.decode import Geometry
 from src.dataset.listing import ImageFiles, files_by_class
@@ -94,6 +94,30 @@ def test_corrupt_images_are_counted_and_the_first_is_named(source, tmp_path):
         load(source, tmp_path)
     kept = {path.suffix for path in (tmp_path / "cache" / "dataset").iterdir()}
     assert kept <= {".lock"}
+
+
+def test_an_error_is_one_line_whatever_the_name(source, tmp_path):
+    (source / "a" / "1\n.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"1 of 5 images .* first 'a/1\\n\.png'") as caught:
+        load(source, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_may_not_be_read_is_an_unreadable_image(source, tmp_path, monkeypatch, caplog):
+    def opened(path, *rest):
+        if str(path).endswith("a/1.png"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *rest)
+
+    original = decode.decode_image
+    monkeypatch.setattr(decode, "decode_image", opened)
+    monkeypatch.setattr(listing, "sha256_file", lambda path: opened(path, SIZE).tobytes().hex())
+    with pytest.raises(
+        UserError, match=r"1 of 4 .*'a/1\.png' \(PermissionError.*skip_corrupt=true"
+    ):
+        load(source, tmp_path)
+    assert len(load(source, tmp_path, skip_corrupt=True).labels) == 3
+    assert "a/1.png" in caplog.text
 
 
 def test_corrupt_images_are_left_out_on_request(source, tmp_path, caplog, decoding):
@@ -206,7 +230,7 @@ def test_what_is_no_regular_file_is_an_unreadable_image(source, tmp_path, kind, 
         path.write_bytes((source / "a" / "0.png").read_bytes())
         path.chmod(0)
         if os.access(path, os.R_OK):
-            return  # root may read everything
+            pytest.skip("root may read everything")
     elif kind == "folder":
         path.mkdir()
     else:

@@ -1,10 +1,13 @@
 import os
 import shutil
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from src.common.errors import UserError
+from src.dataset import listing
 from src.dataset.listing import (
     ImageFiles,
     class_folders,
@@ -77,6 +80,19 @@ def test_the_signature_sees_every_change(tree):
     assert files_by_class(tree, ["a", "b"]).signature() in signatures
 
 
+@pytest.mark.parametrize("change", ["in place", "replaced"])
+def test_the_signature_sees_a_change_that_keeps_size_and_time(tree, change):
+    path = tree / "b" / "1.png"
+    before, old = files_by_class(tree, ["a", "b"]).signature(), path.stat()
+    time.sleep(0.02)  # a tick of the clock of files
+    place = path if change == "in place" else path.with_suffix(".new")
+    place.write_text(path.read_text().swapcase())
+    os.utime(place, ns=(old.st_atime_ns, old.st_mtime_ns))
+    place.rename(path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (old.st_size, old.st_mtime_ns)
+    assert files_by_class(tree, ["a", "b"]).signature() != before
+
+
 def test_the_fingerprint_is_that_of_a_copy_and_sees_content_and_labels(tree, tmp_path):
     shutil.copytree(tree, tmp_path / "copy")
     first = files_by_class(tree, ["a", "b"]).fingerprint()
@@ -136,6 +152,49 @@ def test_a_link_up_from_a_linked_class_does_not_bring_in_the_others(tree, tmp_pa
     (tmp_path / "stored" / "loop").symlink_to(tree)
     files = files_by_class(tree, ["a", "b"])
     assert files.names == ("a/deep/x.jpg", "b/1.png", "b/2.JPEG")
+
+
+def test_a_link_up_from_a_pool_does_not_bring_in_what_lies_beside_it(tree):
+    (tree / "b" / "up").symlink_to("..")
+    assert find_images(tree / "b") == ["1.png", "2.JPEG"]
+
+
+def test_a_link_up_is_known_by_the_links_of_the_path_too(tree, tmp_path):
+    """The training split is stored elsewhere; a link in it leads to the folder of both splits."""
+    (tmp_path / "root" / "test" / "a").mkdir(parents=True)
+    (tmp_path / "root" / "test" / "a" / "x.png").write_text("")
+    (tmp_path / "root" / "train").symlink_to(tree)
+    (tree / "a" / "loop").symlink_to(tmp_path / "root")
+    files = files_by_class(tmp_path / "root" / "train", ["a", "b"])
+    assert files.names == ("a/deep/x.jpg", "b/1.png", "b/2.JPEG")
+    assert find_images(tmp_path / "root" / "train" / "a") == ["deep/x.jpg"]
+    (tree / "root").symlink_to(tmp_path / "root")
+    assert class_folders(tmp_path / "root" / "train") == ["a", "b"]
+
+
+def test_a_start_behind_a_link_up_is_walked_whole(tree):
+    (tree / "b" / "up").symlink_to("..")
+    assert find_images(tree / "b" / "up") == ["a/deep/x.jpg", "b/1.png", "b/2.JPEG"]
+    (tree / "tree").symlink_to(".")
+    assert find_images(tree / "tree") == ["a/deep/x.jpg", "b/1.png", "b/2.JPEG"]
+
+
+def test_a_folder_that_cannot_be_told_from_a_file_is_named(tree, monkeypatch):
+    def refused():
+        raise PermissionError(13, "Permission denied")
+
+    entry = SimpleNamespace(name="link", path=f"{tree}/link", is_dir=refused)
+    monkeypatch.setattr(listing, "_entries", lambda folder: [entry])
+    for action in (find_images, class_folders):
+        with pytest.raises(UserError, match=r"Cannot look into '.*link' \(Permission denied\)"):
+            action(tree)
+
+
+@pytest.mark.parametrize("target", ["loop", "b/1.png/x", "x" * 300])
+def test_a_link_that_leads_nowhere_is_no_folder(tree, target):
+    (tree / "loop").symlink_to(target)
+    assert find_images(tree) == ["a/deep/x.jpg", "b/1.png", "b/2.JPEG"]
+    assert class_folders(tree) == ["a", "b"]
 
 
 def test_a_linked_folder_is_walked(tree, tmp_path):
