@@ -99,7 +99,7 @@ class Lab:
         self._condition = threading.Condition()
         self._started: dict[int, Running] = {}
         self._last = 0
-        self._ready = False
+        self._ready = self._is_dead = False
         self._once: dict[Any, Any] = {}
         self._guards: dict[Any, threading.Lock] = {}
         self._server = self._start_server()
@@ -128,7 +128,7 @@ class Lab:
                     self._started[answer["id"]].code = answer["code"]
                 self._condition.notify_all()
         with self._condition:
-            self._server.poll()
+            self._is_dead = True
             self._condition.notify_all()
 
     def close(self) -> None:
@@ -136,6 +136,9 @@ class Lab:
         if self._server.stdin:
             self._server.stdin.close()
         self._server.wait()
+        self._reader.join()
+        if self._server.stdout:
+            self._server.stdout.close()
 
     def start(
         self,
@@ -163,7 +166,7 @@ class Lab:
         """
         folder.mkdir(parents=True, exist_ok=True)
         with self._condition:
-            self._condition.wait_for(lambda: self._ready or self._server.poll() is not None)
+            self._condition.wait_for(lambda: self._ready or self._is_dead)
             self._last += 1
             running = Running(self._last, folder, tuple(arguments), time.monotonic())
             self._started[running.number] = running
@@ -191,7 +194,7 @@ class Lab:
             assert self._server.stdin is not None
             self._server.stdin.write((json.dumps(request) + "\n").encode())
             self._server.stdin.flush()
-            self._condition.wait_for(lambda: running.pid or self._server.poll() is not None)
+            self._condition.wait_for(lambda: running.pid or self._is_dead)
         return running
 
     def _start_real(
@@ -232,7 +235,9 @@ class Lab:
             except subprocess.TimeoutExpired:
                 return None
         with self._condition:
-            self._condition.wait_for(lambda: running.code is not None, limit)
+            self._condition.wait_for(lambda: running.code is not None or self._is_dead, limit)
+            if self._is_dead:
+                raise RuntimeError("The fork server has died")
         return running.code
 
     def run(
