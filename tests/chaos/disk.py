@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,7 +24,7 @@ def why_not() -> str | None:
     """Why nothing can be mounted here; None if something can."""
     if os.geteuid() != 0:
         return "only root may mount"
-    place = Path(f"/tmp/kdci-chaos-mount-{os.getpid()}")
+    place = Path(tempfile.gettempdir(), f"kdci-chaos-mount-{os.getpid()}")
     place.mkdir()
     try:
         done = _mount(["-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], check=False)
