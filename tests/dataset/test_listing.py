@@ -159,6 +159,14 @@ def test_a_link_up_from_a_pool_does_not_bring_in_what_lies_beside_it(tree):
     assert find_images(tree / "b") == ["1.png", "2.JPEG"]
 
 
+def test_a_link_up_from_where_a_link_leads_is_not_followed_either(tree, tmp_path):
+    (tree / "b" / "up").symlink_to("..")
+    (tmp_path / "train" / "b").parent.mkdir()
+    (tmp_path / "train" / "b").symlink_to(tree / "b")
+    assert files_by_class(tmp_path / "train", ["b"]).names == ("b/1.png", "b/2.JPEG")
+    assert find_images(tmp_path / "train" / "b") == ["1.png", "2.JPEG"]
+
+
 def test_a_link_up_is_known_by_the_links_of_the_path_too(tree, tmp_path):
     """The training split is stored elsewhere; a link in it leads to the folder of both splits."""
     (tmp_path / "root" / "test" / "a").mkdir(parents=True)
