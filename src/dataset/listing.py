@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from src.common.errors import UserError
-from src.common.files import content_hash, sha256_file
+from src.common.files import sha256_file
 from src.common.memory import Stamp, settled, stamp
 from src.dataset.decode import IMAGE_SUFFIXES, require_regular
 
@@ -56,7 +56,9 @@ class ImageFiles:
 
     def signature(self) -> str:
         """Hash of names, labels and stamps: quick, for this machine's memories."""
-        return content_hash([self.names, self.labels, self._stamps])
+        # Half the time that JSON takes.
+        content = repr((self.names, self.labels, self._stamps))
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def is_settled(self) -> bool:
         """Whether no file has changed so lately that its next change might not show."""
