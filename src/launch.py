@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from src.common.errors import RankError, UserError
 from src.common.files import atomic_write
 from src.common.memory import recall
-from src.common.signals import Interrupted
+from src.common.signals import Interrupted, is_rank
 from src.config.schema import RunConfig, check
 from src.naming import RunName, memory_of, resolved
 from src.report.console import console
@@ -37,11 +37,6 @@ from src.report.table import run_table
 _log = logging.getLogger(__name__)
 POINT = "point.json"
 _PARENT, _FOUND, _TOLD = "KDCI_PARENT", "KDCI_FOUND", "KDCI_POINT"
-
-
-def is_rank() -> bool:
-    """Whether this process is one of several, started by :func:`start_ranks`."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def follow_parent() -> None:

@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src import complaint, launch, naming
-from src.common.signals import heed_signals
+from src.common.signals import heed_signals, is_rank
 from src.config import options
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     sys.argv[1:] = naming.multirun_first(sys.argv[1:])
     heed_signals()
     naming.name_sweep(sys.argv[1:])
-    if launch.is_rank():
+    if is_rank():
         launch.follow_parent()
     with complaint.complaints(sys.argv[1:]):
         options.refuse_unknown_options(sys.argv[1:])

@@ -4,7 +4,6 @@ Every function is called by all ranks in the same order. Decisions are taken on 
 broadcast, so that no rank can wait for a collective that another never reaches.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from src.common.errors import UserError
 from src.common.files import sha256_tensors
+from src.common.signals import is_rank
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ def joined_ranks(device: torch.device) -> Iterator[None]:
     collective while rank 0 waits for another job's lock; a rank that dies takes all down anyway.
     The group is left at the end: threads of it that outlive the interpreter abort the process.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
+    if not is_rank() or dist.is_initialized():
         yield
         return
     if device.type == "cuda":

@@ -33,10 +33,11 @@ def heed_signals() -> None:
     for number in STOPPING:
         if signal.getsignal(number) == signal.SIG_IGN:
             continue
-        signal.signal(number, signal.SIG_DFL if _is_rank() else _interrupt)
+        signal.signal(number, signal.SIG_DFL if is_rank() else _interrupt)
 
 
-def _is_rank() -> bool:
+def is_rank() -> bool:
+    """Whether this process is one of several that were started together."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 from src.dataset.cache import content_of, load_decoded
 from src.dataset.contract import Pool
 from src.dataset.decode import Geometry
-from src.dataset.listing import ImageFiles, walk, wrong_layout
+from src.dataset.listing import ImageFiles, wrong_layout
 from src.dataset.statistics import Channels, checked
+from src.dataset.walk import walk
 
 
 class FolderPool(Pool):

@@ -1,27 +1,21 @@
 """Which image files a folder holds, and what to say when it is the wrong folder."""
 
-import errno
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from heapq import heappop, heappush
 from pathlib import Path
-from typing import NamedTuple
 
 from src.common.errors import UserError
 from src.common.files import sha256_file
 from src.common.memory import Stamp, settled, stamp
-from src.dataset.decode import IMAGE_SUFFIXES, require_regular
+from src.dataset.decode import require_regular
+from src.dataset.walk import entries, inode_of, is_folder, is_image, upwards, walk
 
 _SHOWN = 5
-# Of links that lead to no folder: to themselves, through a file, to no possible name.
-_LEADS_NOWHERE = frozenset({errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG})
-
-Inode = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -81,116 +75,6 @@ def _content(path: str) -> str:
         return f"unreadable: {error.strerror}"
 
 
-class Walk(NamedTuple):
-    """What lies below a folder.
-
-    Attributes:
-        images: Relative paths of all entries that are named as images, sorted; they need not be
-            regular files.
-        folders: Every folder looked into, and every link that was not followed but may lead to
-            another folder one day.
-    """
-
-    images: list[str]
-    folders: list[Path]
-
-
-def walk(folder: Path, closed: Set[Inode] | None = None) -> Walk:
-    """Look into a folder at any depth; hidden entries are left out.
-
-    Links are followed, but every real folder is visited once, under its own path where it has
-    one, and never one that ``folder`` lies in, by its real path or by a path of links: a folder
-    that is linked into itself has every image once, and a link up from a class does not bring in
-    the other classes. A folder that is named as an image counts as one, an unreadable one.
-
-    Args:
-        folder: Where to start; nothing is found where it does not exist.
-        closed: Folders that no link is followed to; by default all that ``folder`` lies in.
-    """
-    if not folder.is_dir():
-        return Walk([], [])
-    if closed is None:
-        closed = upwards(folder.absolute().parent) - {_inode(folder)}
-    return _walk(folder, closed)
-
-
-def _walk(folder: Path, closed: Set[Inode]) -> Walk:
-    images: list[str] = []
-    folders: list[Path] = []
-    visited = set(_inodes(_lineage(folder))) - {_inode(folder)}
-    waiting = [_Folder(folder.is_symlink(), "", folder)]
-    while waiting:
-        is_link, prefix, place = heappop(waiting)
-        folders.append(place)
-        inode = _inode(place)
-        if inode in visited or (is_link and inode in closed):
-            continue
-        visited.add(inode)
-        for entry in _entries(place):
-            name = f"{prefix}{entry.name}"
-            if _is_image(entry.name):
-                images.append(name)
-            elif _is_folder(entry):
-                heappush(waiting, _Folder(entry.is_symlink(), f"{name}/", Path(entry.path)))
-            elif entry.is_symlink():
-                folders.append(Path(entry.path))
-    return Walk(sorted(images), folders)
-
-
-class _Folder(NamedTuple):
-    """Sorts real folders at any depth before linked ones, so that the real path wins."""
-
-    is_link: bool
-    prefix: str
-    path: Path
-
-
-def upwards(folder: Path) -> Set[Inode]:
-    """A folder and all that it lies in, by its real path or by the links of the path given."""
-    given = folder.absolute()
-    return _inodes(above for place in (given, *given.parents) for above in _lineage(place))
-
-
-def _lineage(folder: Path) -> tuple[Path, ...]:
-    resolved = folder.resolve()
-    return resolved, *resolved.parents
-
-
-def _inodes(folders: Iterable[Path]) -> Set[Inode]:
-    return frozenset(map(_inode, folders))
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError as error:
-        if error.errno in _LEADS_NOWHERE:
-            return False
-        raise _closed(entry.path, error) from error
-
-
-def _closed(folder: str | Path, error: OSError) -> UserError:
-    return UserError(f"Cannot look into '{folder}' ({error.strerror}); allow it, or remove it")
-
-
-def _inode(folder: str | Path) -> Inode:
-    found = os.stat(folder)
-    return found.st_dev, found.st_ino
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise _closed(folder, error) from error
-
-
-def find_images(folder: Path) -> list[str]:
-    """Relative paths of all image files below ``folder``, sorted; see :func:`walk`."""
-    return walk(folder).images
-
-
 def class_folders(folder: Path) -> list[str]:
     """Names of the folders in ``folder``, sorted; none if it is missing.
 
@@ -201,8 +85,8 @@ def class_folders(folder: Path) -> list[str]:
     above = upwards(folder)
     return sorted(
         entry.name
-        for entry in _entries(folder)
-        if _is_folder(entry) and not (entry.is_symlink() and _inode(entry.path) in above)
+        for entry in entries(folder)
+        if is_folder(entry) and not (entry.is_symlink() and inode_of(entry.path) in above)
     )
 
 
@@ -237,7 +121,7 @@ def files_by_class(folder: Path, classes: Sequence[str]) -> ImageFiles:
 
 def _links(folder: Path) -> list[Path]:
     """Links in ``folder``: where they lead can change without it."""
-    return sorted(Path(entry.path) for entry in _entries(folder) if entry.is_symlink())
+    return sorted(Path(entry.path) for entry in entries(folder) if entry.is_symlink())
 
 
 def read_lines(path: Path) -> list[str]:
@@ -290,7 +174,7 @@ def files_by_annotation(
     """
     index = {name: label for label, name in enumerate(classes)}
     index |= {str(label): label for label in range(len(classes))}
-    names = sorted(entry.name for entry in _entries(folder) if _is_image(entry.name))
+    names = sorted(entry.name for entry in entries(folder) if is_image(entry.name))
     found = [annotations.get(Path(name).stem, "none") for name in names]
     for name, annotation in zip(names, found, strict=True):
         if annotation not in index:
@@ -319,8 +203,3 @@ def wrong_layout(root: Path, expected: str) -> UserError:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more if names else "nothing"
-
-
-def _is_image(name: str) -> bool:
-    _, dot, suffix = name.rpartition(".")  # a third of the time that `splitext` takes
-    return f"{dot}{suffix}".lower() in IMAGE_SUFFIXES

@@ -7,16 +7,19 @@ from types import SimpleNamespace
 import pytest
 
 from src.common.errors import UserError
-from src.dataset import listing
 from src.dataset.listing import (
     ImageFiles,
     class_folders,
     contents,
     files_by_annotation,
     files_by_class,
-    find_images,
     read_annotations,
 )
+from src.dataset.walk import walk
+
+
+def find_images(folder):
+    return walk(folder).images
 
 
 @pytest.fixture
@@ -192,7 +195,8 @@ def test_a_folder_that_cannot_be_told_from_a_file_is_named(tree, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     entry = SimpleNamespace(name="link", path=f"{tree}/link", is_dir=refused)
-    monkeypatch.setattr(listing, "_entries", lambda folder: [entry])
+    for module in ("listing", "walk"):
+        monkeypatch.setattr(f"src.dataset.{module}.entries", lambda folder: [entry])
     for action in (find_images, class_folders):
         with pytest.raises(UserError, match=r"Cannot look into '.*link' \(Permission denied\)"):
             action(tree)
