@@ -388,8 +388,12 @@ def test_whole_substitution_data_in_anothers_place_are_not_used(
 ) -> None:
     cache = smoke.cache_with_teacher(tmp_path / "cache")
     folders = [
-        Path(smoke.here(tmp_path / seed, seed, cache=cache).summary["substitution"]["artifact"])
-        for seed in ("seed=0", "seed=1")
+        Path(
+            smoke.here(tmp_path / seed, f"seed={seed}", cache=cache).summary["substitution"][
+                "artifact"
+            ]
+        )
+        for seed in ("0", "1")
     ]
     shutil.rmtree(folders[0])
     folders[1].rename(folders[0])
