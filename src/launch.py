@@ -19,9 +19,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from src.common.errors import RankError, UserError
-from src.common.files import atomic_write
+from src.common.files import atomic_write, remove_spent_state
 from src.common.memory import recall
-from src.common.signals import Interrupted, is_rank
+from src.common.sealed import write_sealed
+from src.common.signals import Interrupted, interruptible, is_rank
 from src.config.schema import RunConfig, check
 from src.naming import RunName, memory_of, resolved
 from src.report.console import console
@@ -32,6 +33,7 @@ from src.report.summary import (
     why_not_finished,
     write_summary,
 )
+from src.report.sweep import point_name
 from src.report.table import run_table
 
 _log = logging.getLogger(__name__)
@@ -141,6 +143,7 @@ def _is_shown(plain: Any, folder: Path) -> bool:
         _log.warning("A finished run is damaged: %s; it is made again", damage)
     if damage is not None or not is_finished(folder, folder.name):
         return False
+    remove_spent_state(folder)
     show(folder)
     return True
 
@@ -149,7 +152,8 @@ def _is_shown(plain: Any, folder: Path) -> bool:
 def _failure_recorded(folder: Path) -> Iterator[None]:
     """Ranks that were stopped cannot say so; correct the summary that they left as running."""
     try:
-        yield
+        with interruptible():
+            yield
     except (RankError, Interrupted) as error:
         status = "interrupted" if isinstance(error, Interrupted) else "failed"
         _correct(folder, status, str(error))
@@ -187,7 +191,10 @@ def run_point(overrides: Sequence[str], record: Path) -> None:
     told = record / "folder.txt"
     told.unlink(missing_ok=True)
     environment = os.environ | {_TOLD: str(told)}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as child:
+    with (
+        interruptible(),
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as child,
+    ):
         try:
             last_line = ""
             for line in child.stderr or ():
@@ -200,13 +207,13 @@ def run_point(overrides: Sequence[str], record: Path) -> None:
     if child.returncode < 0:
         error = f"Killed by {Signals(-child.returncode).name}; the same command goes on"
     point = {
+        "of": point_name(record),
         "overrides": list(overrides),
         "exit_code": child.returncode,
         "folder": told.read_text() if told.exists() else "",
         "error": error,
     }
-    with atomic_write(record / POINT) as temporary:
-        temporary.write_text(json.dumps(point, indent=2))
+    write_sealed(record / POINT, point)
 
 
 class SweepReport(Callback):

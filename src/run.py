@@ -1,42 +1,15 @@
 """Entry point: ``python -m src.run [group=option] [key=value] [--multirun]``."""
 
-import os
-import sys
-from pathlib import Path
-
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
-
-from src import complaint, launch, naming
-from src.common.signals import heed_signals, is_rank
-from src.config import options
-
-
-@hydra.main(config_path="../conf", config_name="config", version_base="1.3")
-def _job(config: DictConfig) -> None:
-    job = HydraConfig.get()
-    overrides = list(job.overrides.task)
-    with complaint.complaints(sys.argv[1:]):
-        if job.mode == RunMode.MULTIRUN:
-            launch.run_point(overrides, Path(job.runtime.output_dir))
-        else:
-            launch.run_single(config, overrides)
+from src.common.signals import heed_signals
 
 
 def main() -> None:
-    """Run, and say what went wrong in one line where the user can mend it."""
-    os.environ["KDCI_ROOT"] = str(naming.ROOT)
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises and we do the talking
-    sys.argv[1:] = naming.multirun_first(sys.argv[1:])
+    """Heed signals from the first moment on, then do as the command line says."""
     heed_signals()
-    naming.name_sweep(sys.argv[1:])
-    if is_rank():
-        launch.follow_parent()
-    with complaint.complaints(sys.argv[1:]):
-        options.refuse_unknown_options(sys.argv[1:])
-        _job()
+    # Its imports take a second.
+    from src.command import command
+
+    command()
 
 
 if __name__ == "__main__":

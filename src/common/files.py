@@ -112,12 +112,29 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Delete what killed writers of ``path`` left beside it; call it holding ``lock(path)``."""
-    pattern = re.compile(r"\.\d+-[0-9a-f]{8}-" + re.escape(path.name))
-    for entry in list(path.parent.iterdir()):
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Delete what killed writers left in ``folder``; call it holding a lock against others.
+
+    Args:
+        folder: Where they wrote.
+        name: Of the file or folder that they wrote; None for any.
+    """
+    ending = ".+" if name is None else re.escape(name)
+    pattern = re.compile(r"\.\d+-[0-9a-f]{8}-" + ending)
+    for entry in list(folder.iterdir()) if folder.is_dir() else ():
         if pattern.fullmatch(entry.name):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def remove_spent_state(folder: Path) -> None:
+    """Delete the ``state`` of a finished run whose process was killed before it could do so.
+
+    Unless another process holds the run: then it is making it again.
+    """
+    state = folder / "state"
+    if state.exists():
+        with suppress(UserError), lock(folder, wait=False):
+            shutil.rmtree(state, ignore_errors=True)
 
 
 @contextmanager

@@ -2,8 +2,12 @@
 
 import os
 import signal
+import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -22,18 +26,34 @@ class Interrupted(BaseException):
 
 
 def heed_signals() -> None:
-    """Let signals that ask to stop raise :class:`Interrupted`; call it in the main thread.
+    """Let signals that ask to stop end the program with one line; call it in the main thread.
+
+    They end it at once, since an exception that is raised while a library in C++ is being
+    imported aborts; what has to be tidied up is :func:`interruptible`.
 
     Signals that the starter has told this process to ignore (``nohup``) stay ignored. A rank dies
-    at once: it may hang in a collective, what it has saved is whole, and whoever started it
-    speaks for it.
+    without a word: it may hang in a collective, what it has saved is whole, and whoever started
+    it speaks for it.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is threading.main_thread():
+        _install(signal.SIG_DFL if is_rank() else _end)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let those signals raise :class:`Interrupted` in the block."""
+    if is_rank() or threading.current_thread() is not threading.main_thread():
+        yield
         return
-    for number in STOPPING:
-        if signal.getsignal(number) == signal.SIG_IGN:
-            continue
-        signal.signal(number, signal.SIG_DFL if is_rank() else _interrupt)
+    before = _install(_interrupt)
+    try:
+        yield
+    except Interrupted:  # a second signal would cut the tidying up short
+        before.clear()
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def is_rank() -> bool:
@@ -41,7 +61,21 @@ def is_rank() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+def _install(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> dict[int, Any]:
+    """Set the handler of every signal that asks to stop; return what there was before."""
+    heeded = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heeded}
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    stopped = Interrupted(number)
+    with suppress(Exception):  # it may be in the middle of writing
+        sys.stdout.flush()
+    os.write(2, f"Error: {stopped}\n".encode())
+    os._exit(stopped.exit_code)
+
+
 def _interrupt(number: int, _: FrameType | None) -> None:
-    for each in STOPPING:  # once is enough: a second one would cut the tidying up short
+    for each in STOPPING:
         signal.signal(each, signal.SIG_IGN)
     raise Interrupted(number)

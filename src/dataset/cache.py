@@ -76,7 +76,7 @@ def load_decoded(
     with lock(folder), writing(folder):
         found = _read(folder, files)
         if found is None:
-            remove_leftovers(folder)
+            remove_leftovers(folder.parent, folder.name)
             _log.info("Decoding %d images of '%s' into '%s'", len(files.names), files.root, folder)
             with atomic_folder(folder) as temporary:
                 _build(temporary, files, geometry, skip_corrupt=skip_corrupt, of=folder.name)

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from src.common.distributed import gather_rows, on_rank_zero, require_equal_on_all_ranks
-from src.common.files import sha256_tensors
+from src.common.files import lock, remove_leftovers, sha256_tensors
 from src.common.measure import Measurement, measured
 from src.common.sealed import DamagedError
 from src.kdci.dictionary import (
@@ -114,7 +114,9 @@ class ConfounderDictionaryCallback(Callback):
                     predictions_sha256=sha256_tensors(rows),
                 )
                 if save:
-                    dictionary.save(self.path)
+                    with lock(self.path):
+                        remove_leftovers(self.path.parent, self.path.name)
+                        dictionary.save(self.path)
                 return dictionary
 
             dictionary = on_rank_zero(fit)

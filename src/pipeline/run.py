@@ -14,8 +14,9 @@ import torch
 from src.common.device import device_of
 from src.common.distributed import joined_ranks, on_rank_zero, rank, world_size
 from src.common.errors import FORESEEN, UserError
+from src.common.files import remove_leftovers
 from src.common.measure import measured
-from src.common.signals import Interrupted
+from src.common.signals import Interrupted, interruptible
 from src.config.node import build
 from src.config.schema import RunConfig
 from src.dataset.contract import Dataset
@@ -49,7 +50,7 @@ def run_teacher(
 ) -> None:
     """Only the first moment: train the teacher, or find it trained, and say where it is."""
     device = device_of(config.trainer.accelerator, config.trainer.devices)
-    with joined_ranks(device), locked(folder):
+    with joined_ranks(device), locked(folder), interruptible():
         identity = identify(config, device, contents)
         job = Job(config, folder, build(config.dataset), device, identity)
         teacher = prepare_teacher(job)
@@ -73,6 +74,7 @@ def run(
         # Another process may have finished it while this one waited for the lock.
         if on_rank_zero(lambda: is_finished(folder, identity.run)) and not config.force:
             return
+        on_rank_zero(lambda: remove_leftovers(folder))
         on_rank_zero(lambda: _set_aside(folder))
         summary = _opening(config, name, device, identity)
         with _recorded(summary, folder), _mirrored(config, name, folder, identity) as wandb_run:
@@ -140,26 +142,27 @@ def _device_name(device: torch.device) -> str:
 @contextmanager
 def _recorded(summary: Summary, folder: Path) -> Iterator[None]:
     """Write the summary at the start, and again with the reason if the run fails."""
-    if rank() != 0:
-        yield
-        return
-    write_summary(summary, folder)
+    is_first = rank() == 0
+    if is_first:
+        write_summary(summary, folder)
     try:
-        yield
+        with interruptible():
+            yield
     except BaseException as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         status = "interrupted" if isinstance(error, Interrupted) else "failed"
         # Where not even this can be written, the free lock tells that the run is over.
         with suppress(UserError, OSError):
-            write_summary({**summary, "status": status, "error": reason}, folder)  # type: ignore[typeddict-item]
-            _keep_traceback(error, folder)
+            if is_first:
+                write_summary({**summary, "status": status, "error": reason}, folder)  # type: ignore[typeddict-item]
+            _keep_traceback(error, folder, "" if is_first else f"_rank{rank()}")
         raise
 
 
-def _keep_traceback(error: BaseException, folder: Path) -> None:
+def _keep_traceback(error: BaseException, folder: Path, of: str) -> None:
     """What nobody has foreseen is for whoever mends the program."""
     if isinstance(error, Exception) and not isinstance(error, FORESEEN):
-        path = folder / "traceback.txt"
+        path = folder / f"traceback{of}.txt"
         path.write_text("".join(traceback.format_exception(error)))
         error.add_note(f"traceback in '{path}'")
 

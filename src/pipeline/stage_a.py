@@ -6,7 +6,8 @@ from typing import cast
 
 from hydra.utils import get_class
 
-from src.common.distributed import rank, world_size
+from src.common.distributed import on_rank_zero, rank, world_size
+from src.common.files import remove_leftovers
 from src.common.seeding import derive_seed, seed_all
 from src.config.node import build, build_partial
 from src.kdci.callback import ConfounderDictionaryCallback
@@ -44,6 +45,7 @@ def make_substitution_data(job: Job, teacher: FrozenTeacher) -> Substitution:
     artifact = Artifact(job.cache / "substitution" / key)
     dictionary = _dictionary_callback(job, teacher, artifact)
     with locked(artifact.folder):
+        on_rank_zero(lambda: remove_leftovers(artifact.folder))
         reused = _is_reusable(artifact)
         if reused:
             _log.info("Reusing stage (a) in %s", artifact.folder)
@@ -56,7 +58,7 @@ def make_substitution_data(job: Job, teacher: FrozenTeacher) -> Substitution:
             acc1 = _companion_accuracy(job, module)
             job.require_unchanged_data()
             info = artifact.write(baseline, recording, losses=module.losses, acc1_stage_a=acc1)
-            remove(artifact.folder / "state")
+        remove(artifact.folder / "state")  # also of one that was killed between its card and this
     if dictionary is not None:
         dictionary.recording = recording
     attribution = job.pool.attribution if baseline.reads_pool else None

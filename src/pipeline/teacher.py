@@ -5,6 +5,7 @@ from pathlib import Path
 
 from src.common.distributed import on_rank_zero
 from src.common.errors import UserError
+from src.common.files import remove_leftovers
 from src.common.sealed import DamagedError
 from src.common.seeding import derive_seed, seed_all
 from src.config.node import build, build_partial
@@ -73,6 +74,7 @@ def _own_teacher(job: Job) -> tuple[Classifier, float]:
     options = job.config.teacher
     folder = job.cache / "teacher" / f"{options.name}_{job.identity.teacher[:12]}"
     with locked(folder):
+        on_rank_zero(lambda: remove_leftovers(folder))
         seed_all(derive_seed(options.seed, "teacher"))
         network = job.network(options.network)
         if on_rank_zero(lambda: _is_reusable(network, folder)):
@@ -86,7 +88,7 @@ def _own_teacher(job: Job) -> tuple[Classifier, float]:
             acc1 = _train(job, network, folder / "state")
             job.require_unchanged_data()
             on_rank_zero(lambda: save_trained(network, folder, acc1, options.name))
-            remove(folder / "state")
+        remove(folder / "state")  # also of one that was killed between its card and this
         stored = load_trained(network, folder)
     if stored is None:
         raise UserError(f"The teacher in '{folder}' vanished while it was being used")

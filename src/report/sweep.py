@@ -1,12 +1,12 @@
 """The table at the end of a sweep."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from src.common.errors import UserError
 from src.common.files import atomic_write
+from src.common.sealed import DamagedError, read_own
 from src.report.aggregate import aggregate
 from src.report.console import console
 from src.report.summary import FILE_NAME, Summary, read_summary
@@ -55,9 +55,9 @@ def report_sweep(folder: Path, records: Sequence[Path]) -> int:
 def _result(record: Path) -> Summary | _Failure | None:
     """Summary of a finished point, None if it only trained a teacher, or why it failed."""
     try:
-        point = _read_point(record)
-    except (OSError, ValueError) as error:
-        return _Failure(str(record.parent), f"'{record}' cannot be read ({error})")
+        point = read_own(record, point_name(record.parent))
+    except DamagedError as error:
+        return _Failure(str(record.parent), f"{error}; run the same sweep again")
     overrides = " ".join(point["overrides"])
     if point["exit_code"] != 0:
         return _Failure(overrides, point["error"] or f"exit code {point['exit_code']}")
@@ -73,15 +73,9 @@ def _result(record: Path) -> Summary | _Failure | None:
     return summary
 
 
-def _read_point(record: Path) -> dict[str, Any]:
-    if not record.is_file():
-        raise ValueError("missing")
-    point = json.loads(record.read_text(encoding="utf-8"))
-    kinds = {"overrides": list, "exit_code": int, "folder": str}
-    for key, kind in kinds.items():
-        if not (isinstance(point, dict) and isinstance(point.get(key), kind)):
-            raise ValueError(f"expected `{key}` to be {kind.__name__}")
-    return {"error": None, **point, "overrides": [str(part) for part in point["overrides"]]}
+def point_name(folder: Path) -> str:
+    """What a point's record calls itself, wherever its sweep is moved: sweep and number."""
+    return "/".join(folder.absolute().parts[-2:])
 
 
 def _write(path: Path, text: str) -> None:

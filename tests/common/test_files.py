@@ -13,6 +13,7 @@ from src.common.files import (
     content_hash,
     lock,
     remove_leftovers,
+    remove_spent_state,
     sha256_file,
     sha256_tensors,
 )
@@ -111,8 +112,26 @@ def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):
     kept = ["entry", "entry.lock", ".125-0a1b2c3d-other", ".hidden-entry"]
     for name in kept:
         (tmp_path / name).write_text("")
-    remove_leftovers(tmp_path / "entry")
+    remove_leftovers(tmp_path, "entry")
     assert names(tmp_path) == sorted(kept)
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == sorted(set(kept) - {".125-0a1b2c3d-other"})
+
+
+def test_leftovers_are_looked_for_where_nothing_was_written(tmp_path):
+    remove_leftovers(tmp_path / "absent")
+    assert names(tmp_path) == []
+
+
+def test_a_spent_state_is_removed_unless_its_run_is_made_again(tmp_path, holder):
+    state = tmp_path / "thing" / "state"
+    state.mkdir(parents=True)
+    remove_spent_state(tmp_path / "thing")
+    assert state.exists()
+    holder.kill()
+    holder.wait()
+    remove_spent_state(tmp_path / "thing")
+    assert names(tmp_path / "thing") == []
 
 
 def test_a_lock_held_elsewhere_is_refused_by_name(tmp_path, holder):

@@ -10,11 +10,12 @@ from src import naming
 
 PROGRAM = """
 import sys, time
-from src.common.signals import Interrupted, heed_signals
+from src.common.signals import Interrupted, heed_signals, interruptible
 heed_signals()
 try:
-    print("ready", flush=True)
-    time.sleep(60)
+    with interruptible():
+        print("ready", flush=True)
+        time.sleep(60)
 except Interrupted as error:
     print(error, flush=True)
     time.sleep(0.5)  # tidying up, in which no second signal may disturb
@@ -23,12 +24,27 @@ except Interrupted as error:
 """
 
 
-def run(numbers: list[int], **environment: str) -> tuple[int, str]:
+WITHOUT_WORK = """
+import time
+from src.common.signals import heed_signals, interruptible
+heed_signals()
+with interruptible():
+    pass
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+finally:
+    print("tidy", flush=True)
+"""
+
+
+def run(numbers: list[int], program: str = PROGRAM, **environment: str) -> tuple[int, str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         cwd=naming.ROOT,
         env=os.environ | environment,
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
     )
     assert process.stdout is not None
@@ -63,3 +79,10 @@ def test_what_the_starter_ignores_stays_ignored() -> None:
     finally:
         signal.signal(signal.SIGHUP, before)
     assert exit_code == 143
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
+def test_where_nothing_is_to_be_tidied_up_the_end_comes_at_once(number: str, code: int) -> None:
+    exit_code, said = run([getattr(signal, number)], WITHOUT_WORK)
+    assert exit_code == code
+    assert said == f"Error: Stopped by {number}; the same command goes on from what is saved\n"

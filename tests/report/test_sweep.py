@@ -1,11 +1,12 @@
-import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from src.common.sealed import write_sealed
 from src.report.summary import write_summary
-from src.report.sweep import report_sweep
+from src.report.sweep import point_name, report_sweep
 
 
 class Sweep:
@@ -25,7 +26,7 @@ class Sweep:
         record = self.root / str(number) / "point.json"
         record.parent.mkdir()
         point = {"overrides": [f"seed={number}"], "exit_code": exit_code, "folder": str(run)}
-        record.write_text(json.dumps(point | {"error": error}))
+        write_sealed(record, point | {"of": point_name(record.parent), "error": error})
         self.records.append(record)
         return run
 
@@ -60,8 +61,8 @@ def test_failures_are_named_and_counted(sweep: Sweep, capsys: pytest.CaptureFixt
             f"`seed=2`: '{sweep.root}/runs/2/summary.json' cannot be read",
             f"`seed=3`: '{sweep.root}/runs/3/summary.json' is missing",
             f"`seed=4`: '{sweep.root}/runs/4/summary.json' says failed",
-            f"`{sweep.root}/5`: '{sweep.records[5]}' cannot be read",
-            f"`{sweep.root}/6`: '{sweep.records[6]}' cannot be read (missing)",
+            f"`{sweep.root}/5`: '{sweep.records[5]}' has no seal",
+            f"`{sweep.root}/6`: '{sweep.records[6]}' is missing; run the same sweep again",
         ],
         strict=True,
     ):
@@ -74,3 +75,21 @@ def test_a_folder_that_several_points_share_is_counted_once(sweep: Sweep) -> Non
     sweep.point(folder="runs/0")
     assert report_sweep(sweep.root, sweep.records) == 0
     assert "copies:" not in (sweep.root / "table.md").read_text()
+
+
+def test_the_record_of_another_point_is_a_failure(sweep: Sweep) -> None:
+    sweep.point()
+    sweep.point()
+    shutil.copy(sweep.records[0], sweep.records[1])
+    assert report_sweep(sweep.root, sweep.records) == 1
+    name = sweep.root.name
+    said = f"'{sweep.records[1]}' is not of '{name}/1' but of '{name}/0'; run the same sweep again"
+    assert said in (sweep.root / "table.md").read_text()
+
+
+def test_a_sweep_that_was_moved_is_read(sweep: Sweep, tmp_path: Path) -> None:
+    sweep.point()
+    moved = tmp_path / "elsewhere" / sweep.root.name
+    (record,) = sweep.records
+    shutil.copytree(record.parent, moved / "0")
+    assert report_sweep(moved, [moved / "0" / "point.json"]) == 0
