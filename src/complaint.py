@@ -2,6 +2,8 @@
 
 import os
 import re
+import select
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ from src.config.composition import explain, is_about_composition
 
 # Torch's own class exists for GPUs only; its CPU allocator raises a bare RuntimeError.
 _OUT_OF_MEMORY = re.compile("not enough memory|out of memory|can't allocate memory")
+
+_STDOUT = 1
 
 
 @contextmanager
@@ -27,10 +31,20 @@ def complaints(arguments: Sequence[str] = ()) -> Iterator[None]:
     try:
         yield
     except (Exception, Interrupted) as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():  # as in `--help | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)  # for what is still to be flushed
+            sys.exit(128 + signal.SIGPIPE)
         line = _line(error, arguments)
         if line is None:  # a fault of the program, whose traceback nobody has kept
             raise
         sys.exit(complain(*line))
+
+
+def _is_unread() -> bool:
+    """Whether nobody reads what this program prints any longer."""
+    poll = select.poll()
+    poll.register(_STDOUT, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _line(error: BaseException, arguments: Sequence[str]) -> tuple[str, int] | None:
@@ -48,8 +62,16 @@ def _line(error: BaseException, arguments: Sequence[str]) -> tuple[str, int] | N
         return f"Cannot use {where} ({error.strerror or error}); mend that and run again", 2
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
         return f"Out of memory ({error}); lower the batch sizes", 1
+    return _unforeseen(error)
+
+
+def _unforeseen(error: BaseException) -> tuple[str, int] | None:
     notes = "; ".join(getattr(error, "__notes__", []))
-    return (f"Unexpected {type(error).__name__}: {error} ({notes})", 1) if notes else None
+    if notes:
+        return f"Unexpected {type(error).__name__}: {error} ({notes})", 1
+    # Before the run's folder is known, other ranks fail as rank 0 does, or because it has.
+    is_other_rank = os.environ.get("RANK", "0") != "0"
+    return (f"Unexpected {type(error).__name__}: {error}", 1) if is_other_rank else None
 
 
 def complain(message: str, exit_code: int) -> int:

@@ -14,7 +14,6 @@ from src.common.provenance import library_versions
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
-_MULTIRUN = {"-m", "--multirun"}
 _TABLES = "tables"  # values have been taken out of it; the rest belongs to other networks
 
 
@@ -24,9 +23,19 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(
         OmegaConf.masked_copy(config, keys), resolve=True, throw_on_missing=True
     )
-    without_tables: dict[str, Any] = dict(plain)  # type: ignore[arg-type]
+    without_tables: dict[str, Any] = _at_home(plain)
     without_tables.pop(_TABLES, None)
     return without_tables
+
+
+def _at_home(value: Any) -> Any:
+    """The same with ``~`` expanded in every text that starts with it."""
+    if isinstance(value, dict):
+        return {key: _at_home(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_at_home(inner) for inner in value]
+    is_path = isinstance(value, str) and value.split("/")[0] == "~"
+    return os.path.expanduser(value) if is_path else value
 
 
 @dataclass(frozen=True)
@@ -70,15 +79,9 @@ def memory_of(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Path | No
     return Path(cache) / "identity" / f"{key[:20]}.json"
 
 
-def multirun_first(arguments: Sequence[str]) -> list[str]:
-    """Arguments with ``-m`` ahead: argparse takes no overrides on both sides of a flag."""
-    return sorted(arguments, key=lambda argument: argument not in _MULTIRUN)
-
-
 def name_sweep(arguments: Sequence[str]) -> None:
     """Name a sweep by its arguments, so that the same sweep again finds its folder.
 
     The name travels as an environment variable, so that launchers and points inherit it.
     """
-    if _MULTIRUN & set(arguments):
-        os.environ["KDCI_SWEEP"] = content_hash(sorted(arguments))[:12]
+    os.environ["KDCI_SWEEP"] = content_hash(sorted(arguments))[:12]

@@ -1,7 +1,10 @@
+import subprocess
+import sys
+
 import pytest
 from omegaconf.errors import InterpolationResolutionError
 
-from src import complaint
+from src import complaint, naming
 from src.common.errors import RankError, UserError
 from src.common.signals import Interrupted
 
@@ -54,6 +57,51 @@ def test_a_mistake_whose_traceback_is_kept_is_one_line(capsys: pytest.CaptureFix
     assert caught.value.code == 1
     expected = "Error: Unexpected KeyError: 'name' (traceback in '/x/traceback.txt')\n"
     assert capsys.readouterr().err == expected
+
+
+def test_a_rank_whose_peer_has_gone_says_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit) as caught, complaint.complaints():
+        raise RuntimeError("Connection closed by peer")
+    assert caught.value.code == 1
+    expected = "[rank 1] Error: Unexpected RuntimeError: Connection closed by peer\n"
+    assert capsys.readouterr().err == expected
+
+
+PRINTING = """
+import sys
+from src import complaint
+with complaint.complaints():
+    sys.stdin.readline()  # until nobody reads any longer
+    print("unread", flush=True)
+"""
+
+
+def test_output_that_nobody_reads_ends_the_program_without_a_word() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRINTING],
+        cwd=naming.ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    process.stdin.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(60) == 141
+
+
+def test_a_pipe_that_breaks_elsewhere_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught, complaint.complaints():
+        raise BrokenPipeError(32, "Broken pipe", "/x/socket")
+    assert caught.value.code == 2
+    assert "'/x/socket' (Broken pipe)" in capsys.readouterr().err
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:

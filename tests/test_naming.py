@@ -54,14 +54,3 @@ def test_a_sweep_is_named_by_its_arguments(monkeypatch: pytest.MonkeyPatch, flag
         naming.name_sweep(arguments)
         names.append(os.environ["KDCI_SWEEP"])
     assert names[0] == names[1] != names[2]
-
-
-def test_a_single_run_is_no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("KDCI_SWEEP", raising=False)
-    naming.name_sweep(["kdci.N=4"])
-    assert "KDCI_SWEEP" not in os.environ
-
-
-def test_the_flag_of_a_sweep_may_stand_anywhere() -> None:
-    arguments = ["baseline=cmi", "-m", "seed=0,1"]
-    assert naming.multirun_first(arguments) == ["-m", "baseline=cmi", "seed=0,1"]

@@ -3,6 +3,7 @@
 import difflib
 import signal
 from collections.abc import Iterable
+from itertools import takewhile
 
 
 class UserError(ValueError):
@@ -30,6 +31,17 @@ FORESEEN = (UserError, RankError, FloatingPointError, OSError, MemoryError)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` for the known name that is most alike, else nothing."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{found[0]}'?" if found else ""
+    """``; did you mean 'x'?`` for the known name that is most alike, else nothing.
+
+    Of names that are alike, those count most that begin as the given one does: wrn16_1 for wrn17.
+    """
+
+    def likeness(other: str) -> tuple[bool, int, float]:
+        is_same = name.casefold() == other.casefold()
+        pairs = zip(name, other, strict=False)
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        return is_same, same, difflib.SequenceMatcher(None, name, other).ratio()
+
+    alike = difflib.get_close_matches(name, list(known), n=10, cutoff=0.5)
+    found = max(sorted(alike), key=likeness, default=None)
+    return "" if found is None else f"; did you mean '{found}'?"

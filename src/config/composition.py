@@ -29,6 +29,29 @@ COMPOSITION_ERRORS: tuple[type[Exception], ...] = (
 _HEADER_ERROR = re.compile("Expected header format: |Too many components in '@")
 _HEADER_LINE = re.compile(r"#\s*@")
 _HEADER = "# @package _global_"
+_ABSENT = object()
+_SHOWN = 3
+# Words of other programs.
+_SYNONYMS = {
+    "method": "baseline",
+    "data": "dataset",
+    "pool": "dataset@pool",
+    "model": "student",
+    "arch": "student",
+    "precision": "trainer.precision",
+    "gpus": "trainer.devices",
+    "num_gpus": "trainer.devices",
+    "device": "trainer.accelerator",
+    "output": "paths.outputs",
+    "output_dir": "paths.outputs",
+    "weights": "teacher.checkpoint",
+    "wandb": "logger",
+    "max_epochs": "distill.epochs",
+    "num_clusters": "kdci.N",
+    "clusters": "kdci.N",
+    "n_clusters": "kdci.N",
+    "K": "kdci.N",
+}
 
 
 def is_about_composition(error: Exception) -> bool:
@@ -60,8 +83,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         return unknown_option(option[1], option[2], option[3].split())
     key = re.search(r"Could not override '([^']+)'|from config\. '([^']+)' does not exist", text)
     if key:
-        name = key[1] or key[2]
-        return f"Unknown configuration key '{name}'{nearest(name, _known_keys(overrides))}"
+        return _unknown_key(key[1] or key[2], _key_of(error.__cause__), overrides)
     file = re.match(r"In '([^']+)': .*Cannot merge DictConfig with ListConfig", text)
     if file:
         return not_a_mapping(f"{file[1]}.yaml", "a list")
@@ -70,7 +92,51 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
             f"Cannot read the argument '{error.override}' ({text}); expected key=value, and "
             "quotes around special characters: 'key=\"a value\"'"
         )
-    return text
+    return _other_kind(error, text) or text
+
+
+def _other_kind(error: Exception, text: str) -> str | None:
+    """What to say of a list in the place of keys and values, or the other way round."""
+    merged = re.fullmatch(r"Error merging override (\S+?)=(.*)", text)
+    if merged is None:
+        return None
+    expected = "a list" if "with ListConfig" in str(error.__cause__) else "keys and values"
+    return f"Wrong value of '{merged[1]}': expected {expected}, but got {merged[2]}"
+
+
+def _key_of(cause: BaseException | None) -> str:
+    """The key that an override was refused for: one within it, where it is a mapping."""
+    return str(getattr(cause, "full_key", None) or "")
+
+
+def _unknown_key(name: str, within: str, overrides: Sequence[str]) -> str:
+    """What to say of a key: who has it, or which is like it in meaning or in letters."""
+    name = within if within.startswith(f"{name}.") else name
+    known = _known_keys(overrides)
+    options = _options_with(name)
+    last = name.rsplit(".", 1)[-1]
+    alike = [_SYNONYMS[last]] if last in _SYNONYMS else []
+    alike = alike or [key for key in known if key.endswith(f".{last}")]
+    if options:
+        hint = f"; {' and '.join(options)} would have it"
+    elif alike:
+        hint = f"; did you mean {' or '.join(repr(key) for key in alike[:_SHOWN])}?"
+    else:
+        hint = nearest(name, known)
+    return f"Unknown configuration key '{name}'{hint}"
+
+
+def _options_with(name: str) -> list[str]:
+    """Options of the key's group that have it: ``baseline=cmi`` for ``baseline.local_scale``."""
+    group, *keys = name.split(".")
+    found = []
+    for path in sorted((CONF / group).glob("*.yaml")) if keys else ():
+        node: Any = OmegaConf.to_container(OmegaConf.load(path))
+        for key in keys:
+            node = node.get(key, _ABSENT) if isinstance(node, dict) else _ABSENT
+        if node is not _ABSENT:
+            found.append(f"{group}={path.stem}")
+    return found
 
 
 def not_a_mapping(path: str, got: str) -> str:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 
 import yaml  # type: ignore[import-untyped]
 
@@ -24,7 +25,14 @@ _OPTIONAL = {"recipe": CONF / "recipe", "experiments": ROOT / "experiments"}
 # Groups of which every run has one option, which Hydra lets nobody remove in plain words.
 _REQUIRED = ("dataset", "baseline", "teacher", "student", "kdci", "trainer", "logger", "paths")
 _CHOSEN = (*_REQUIRED, "setting", "budget")
+_WIDTH, _INDENT = 80, 12
 _NO_NAME = re.compile(r"|null|true|false|[-+]?[\d.]+|[\[{].*", re.IGNORECASE)
+
+
+def options_of(group: str) -> str:
+    """What can be chosen for a group, in the narrow lines of ``--help``."""
+    names = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+    return f"\n{' ' * _INDENT}".join(wrap(names, _WIDTH - _INDENT))
 
 
 def refuse_unknown_options(arguments: Sequence[str]) -> None:

@@ -45,8 +45,8 @@ class FolderDataset(Dataset):
     def __init__(
         self, root: str | Path, cache_dir: str | Path, geometry: Geometry, *, skip_corrupt: bool
     ) -> None:
-        self.root = Path(root).expanduser()
-        self.cache_dir = Path(cache_dir).expanduser()
+        self.root = Path(root)
+        self.cache_dir = Path(cache_dir)
         self.geometry = geometry
         self.skip_corrupt = skip_corrupt
 

@@ -39,8 +39,8 @@ class FolderPool(Pool):
         keep_aspect: bool = False,
         skip_corrupt: bool = False,
     ) -> None:
-        self.root = Path(root).expanduser()
-        self.cache_dir = Path(cache_dir).expanduser()
+        self.root = Path(root)
+        self.cache_dir = Path(cache_dir)
         self.given = checked(mean, std)
         self.keep_aspect = keep_aspect
         self.skip_corrupt = skip_corrupt

@@ -24,6 +24,14 @@ def failure(*overrides: str) -> Exception:
         ("distil.epochs=3", "Unknown configuration key 'distil.epochs'; did you mean 'distill.ep"),
         ("baseline.batch_szie=3", "'baseline.batch_szie'; did you mean 'baseline.batch_size'?"),
         ("zzzzzz=3", "Unknown configuration key 'zzzzzz'"),
+        ("teacher=wrn17", "did you mean 'wrn16_1'?"),
+        ("logger.wandb.mode=offline", "'logger.wandb.mode'; logger=wandb would have it"),
+        ("baseline.local_scale=[1]", "'baseline.local_scale'; baseline=cmi would have it"),
+        ("lr=1", "'lr'; did you mean 'distill.optimizer.lr' or 'baseline.optimizer.lr' or 'teach"),
+        ("method=cmi", "'method'; did you mean 'baseline'?"),
+        ("trainer.gpus=2", "'trainer.gpus'; did you mean 'trainer.devices'?"),
+        ("teacher.fit.optimizer={a:1}", "key 'teacher.fit.optimizer.a'; did you mean 'teacher.fi"),
+        ("distill.optimizer.a.b=1", "Unknown configuration key 'distill.optimizer.a.b'"),
     ],
 )
 def test_hydra_s_complaints_name_the_nearest(override: str, expected: str) -> None:
@@ -36,6 +44,12 @@ def test_the_nearest_key_is_sought_in_the_chosen_groups() -> None:
     overrides = ["baseline=dfnd", "baseline.num_slect=3"]
     message = composition.explain(failure(*overrides), overrides)
     assert message.endswith("did you mean 'baseline.num_select'?")
+
+
+def test_a_value_of_another_kind_is_named() -> None:
+    overrides = ["baseline=cmi", "baseline.local_scale={a:1}"]
+    message = composition.explain(failure(*overrides), overrides)
+    assert message == "Wrong value of 'baseline.local_scale': expected a list, but got {a:1}"
 
 
 def test_other_complaints_are_one_line_without_hydra_s_advice() -> None:

@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import pytest
+
+from src.common.errors import UserError
+from src.config import arguments
+from tests.compose import composed
+
+
+def test_flags_come_first_with_their_values() -> None:
+    given = ["baseline=cmi", "-m", "seed=0,1", "--cfg", "job", "~distill.scheduler"]
+    expected = ["-m", "--cfg", "job", "baseline=cmi", "seed=0,1", "~distill.scheduler"]
+    assert arguments.understood(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--seed=1", "Unknown flag '--seed=1'; options are written without dashes: seed=1"),
+        ("-kdci.N=4", "options are written without dashes: kdci.N=4"),
+        ("--multirn", "Unknown flag '--multirn'; did you mean '--multirun'? (one of: --help"),
+        ("-x", "Unknown flag '-x'"),
+        ("--cfg", "Cannot read the command line: argument --cfg/-c: expected one argument"),
+        ("--help=3", "Cannot read the command line: argument --help/-h"),
+    ],
+)
+def test_an_unknown_flag_is_refused_with_its_cure(flag: str, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        arguments.understood([flag])
+    assert expected in str(caught.value)
+
+
+PATHS = [
+    "/data/my images",
+    "/data/a=b/c",
+    "/data/[old] (2)/{x}",
+    "/data/it's/here",
+    "/data/a, b/c",
+    "~/data",
+    "data/Köter/名前",
+    "/data/100%&more#1",
+    r"C:\images\a=b",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_arrives_as_it_was_written(path: str) -> None:
+    argument = f"paths.outputs={path}"
+    (understood,) = arguments.understood([argument])
+    assert composed(understood).paths.outputs == path
+    # Points and ranks get what has been understood already.
+    assert arguments.understood([understood]) == [understood]
+
+
+def test_paths_of_a_sweep_are_quoted_one_by_one() -> None:
+    given = ["-m", "pool.root=/data/a=1,/data/b=2"]
+    assert arguments.understood(given)[1] == "pool.root='/data/a=1','/data/b=2'"
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "pool.root='/data/a=1'",
+        "paths.outputs=${paths.cache}/runs",
+        "dataset.mean=[0.5,0.5,0.5]",
+        "seed=1=2",
+        "seed=0,1",
+        "hydra/launcher=basic",
+    ],
+)
+def test_other_arguments_are_left_alone(argument: str) -> None:
+    assert arguments.understood([argument]) == [argument]
+
+
+def test_a_node_replaces_another() -> None:
+    node = "{_target_:torch.optim.lr_scheduler.StepLR,step_size:3}"
+    understood = arguments.understood([f"distill.scheduler={node}"])
+    scheduler = composed(*understood).distill.scheduler
+    assert scheduler == {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 3}
+    assert arguments.understood(understood) == understood
+
+
+def test_values_of_a_node_are_merged_into_it() -> None:
+    understood = arguments.understood(["distill.optimizer={lr:0.5}"])
+    optimizer = composed(*understood).distill.optimizer
+    assert (optimizer.lr, optimizer.momentum) == (0.5, 0.9)
+
+
+def test_nodes_can_be_swept_over() -> None:
+    node = "distill.scheduler={_target_:a.B},{_target_:c.D}"
+    assert arguments.understood(["-m", node]) == ["-m", "~distill.scheduler", f"+{node}"]
+
+
+def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from src.naming import resolved
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = ["paths.cache=~/c", "teacher.checkpoint=~", "paths.outputs=~x/y"]
+    plain = resolved(composed(*arguments.understood(given)))
+    assert plain["paths"]["cache"] == f"{tmp_path}/c"
+    assert plain["teacher"]["checkpoint"] == str(tmp_path)
+    assert plain["paths"]["outputs"] == "~x/y"
