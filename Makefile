@@ -21,8 +21,8 @@ setup: $(READY)  ## Virtual environment with all dependencies
 demo: $(READY)  ## The main job on scikit-learn's digits, minutes on two CPU cores
 	$(BIN)/python -m src.run
 
-test: $(READY)  ## All tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not gpu'
+test: $(READY)  ## All tests but the slow ones, in two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not gpu'
 
 test-slow: $(READY)  ## The slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

@@ -287,6 +287,7 @@ def ranks(tmp_path_factory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.ddp
+@pytest.mark.xdist_group("ranks")
 def test_ranks_keep_one_network_and_images_of_their_own(name, ranks):
     first, second = (rank[name] for rank in ranks)
     assert first["networks"] == second["networks"]

@@ -13,7 +13,7 @@ from src.kdci.dictionary import DictionarySettings, fit_dictionary
 from tests.smoke import LIMIT, Smoke, on_two_ranks
 from tests.two_ranks import network, rows
 
-pytestmark = pytest.mark.ddp
+pytestmark = [pytest.mark.ddp, pytest.mark.xdist_group("ranks")]
 DDP = ["trainer=ddp_cpu", "trainer.progress=false", "pool.num_images=300"]
 
 

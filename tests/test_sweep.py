@@ -9,6 +9,7 @@ import pytest
 from src.report.__main__ import main as report
 from tests.smoke import Finished, Smoke
 
+pytestmark = pytest.mark.xdist_group("sweep")
 GRID = ["kdci=none,backdoor", "kdci.N=4,0,8", "--multirun"]
 POINTS = [["kdci=none", f"kdci.N={n}"] for n in (4, 0, 8)]
 POINTS += [["kdci=backdoor", f"kdci.N={n}"] for n in (4, 0, 8)]

@@ -403,6 +403,18 @@ def test_whole_substitution_data_in_anothers_place_are_not_used(
     assert again.summary["acc1"] == smoke.default.summary["acc1"]
 
 
+def test_what_was_left_beside_finished_work_is_removed(smoke: Smoke, tmp_path: Path) -> None:
+    teacher = smoke.teacher
+    finished = smoke.command(tmp_path / "run")
+    stage_a = Path(finished.summary["substitution"]["artifact"])
+    places = [finished.folder, teacher, stage_a]
+    for place in places:
+        (place / "state").mkdir()
+    assert smoke.command(tmp_path / "run").summary["acc1"] == finished.summary["acc1"]
+    assert smoke.here(tmp_path / "another", "distill.epochs=2").summary["substitution"]["reused"]
+    assert [place for place in places if (place / "state").exists()] == []
+
+
 def test_a_whole_run_in_another_ones_place_is_not_shown(smoke: Smoke, tmp_path: Path) -> None:
     runs = [smoke.command(tmp_path / n, "kdci=none", f"seed={n}") for n in ("0", "1")]
     other = runs[1].folder
