@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from src.common.errors import RankError, UserError
-from src.common.signals import Interrupted
+from src.common.signals import Interrupted, is_rank
 from src.config.composition import explain, is_about_composition
 
 # Torch's own class exists for GPUs only; its CPU allocator raises a bare RuntimeError.
 _OUT_OF_MEMORY = re.compile("not enough memory|out of memory|can't allocate memory")
-
+# Gloo's and NCCL's words; torch has no class of its own for them.
+_LOST_PEER = re.compile("gloo.*(closed|reset) by peer|NCCL.*remote process exited", re.DOTALL)
 _STDOUT = 1
 
 
@@ -34,6 +35,8 @@ def complaints(arguments: Sequence[str] = ()) -> Iterator[None]:
         if isinstance(error, BrokenPipeError) and _is_unread():  # as in `--help | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)  # for what is still to be flushed
             sys.exit(128 + signal.SIGPIPE)
+        if is_rank() and _LOST_PEER.search(str(error)):
+            sys.exit(1)  # whoever started the ranks says which one has died
         line = _line(error, arguments)
         if line is None:  # a fault of the program, whose traceback nobody has kept
             raise

@@ -59,15 +59,25 @@ def test_a_mistake_whose_traceback_is_kept_is_one_line(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == expected
 
 
-def test_a_rank_whose_peer_has_gone_says_one_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("Bad luck", "[rank 1] Error: Unexpected RuntimeError: Bad luck\n"),
+        ("[gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer", ""),
+    ],
+)
+def test_a_rank_says_what_is_wrong_with_itself_only(
+    message: str,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     with pytest.raises(SystemExit) as caught, complaint.complaints():
-        raise RuntimeError("Connection closed by peer")
+        raise RuntimeError(message)
     assert caught.value.code == 1
-    expected = "[rank 1] Error: Unexpected RuntimeError: Connection closed by peer\n"
-    assert capsys.readouterr().err == expected
+    assert capsys.readouterr().err == said
 
 
 PRINTING = """
