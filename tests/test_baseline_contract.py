@@ -115,6 +115,19 @@ def test_the_teacher_stays_bit_identical(make, student, tiny_teacher):
     assert not any(key.startswith("teacher") for key in baseline.state_dict())
 
 
+def test_a_method_that_does_not_say_so_leaves_the_teacher_s_statistics_alone(make, monkeypatch):
+    listened = []
+    hook = nn.BatchNorm2d.register_forward_pre_hook
+    monkeypatch.setattr(
+        nn.BatchNorm2d,
+        "register_forward_pre_hook",
+        lambda layer, *rest: listened.append(layer) or hook(layer, *rest),
+    )
+    baseline = make()
+    play(baseline, None, 1)
+    assert bool(listened) == baseline.reads_statistics
+
+
 def test_the_student_is_left_alone(make, student):
     baseline = make()
     parameters, buffers = copied(student.named_parameters()), copied(student.named_buffers())

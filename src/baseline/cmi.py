@@ -70,6 +70,7 @@ class CMI(Baseline):
     """
 
     reads_student: ClassVar[bool] = True
+    reads_statistics: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -90,6 +90,7 @@ class DeepInv(Baseline):
     """
 
     reads_student: ClassVar[bool] = True
+    reads_statistics: ClassVar[bool] = True
 
     bn_layer_weights: Tensor
 

@@ -68,6 +68,7 @@ class Fast(Baseline):
     """
 
     reads_student: ClassVar[bool] = True
+    reads_statistics: ClassVar[bool] = True
 
     def __init__(
         self,

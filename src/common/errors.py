@@ -13,6 +13,16 @@ class UserError(ValueError):
     """
 
 
+class MissingExtraError(UserError):
+    """A library that only some options need is not installed."""
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(
+            f"Expected {library} to be installed; run `pip install -e '.[{extra}]'` in the "
+            "program's folder"
+        )
+
+
 class RankError(RuntimeError):
     """A rank failed; it has said why on its own."""
 

@@ -23,6 +23,7 @@ _COMPUTING = {
     "sklearn": "scikit-learn",
     "faiss": "faiss-cpu",
     "PIL": "pillow",
+    "timm": "timm",
 }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from src.common.errors import UserError
+from src.common.errors import MissingExtraError, UserError
 from src.config.node import OWN_KEYS, Node, build, build_partial
 from src.config.signature import check_signature
 from src.config.value import reason, shown
@@ -78,6 +78,8 @@ def _attempt(path: str, node: Node, make: Callable[[Node], T], note: str = "") -
     """What ``make`` makes of a node; whatever goes wrong becomes one line."""
     try:
         return _quietly(make, node)
+    except MissingExtraError:
+        raise
     except Exception as error:
         guilty, rule = _find_guilty(node, make, error)
         given = ", ".join(f"{key}={shown(node[key])}" for key in guilty) or "no arguments"

@@ -27,7 +27,7 @@ from src.pipeline.job import Job, locked, remove
 from src.pipeline.outcome import write_outcome
 from src.pipeline.stage_a import make_substitution_data
 from src.pipeline.stage_b import train_student
-from src.pipeline.teacher import prepare_teacher
+from src.pipeline.teacher import prepare_teacher, refuse_unfit_networks
 from src.report.dashboard import finish, start_wandb
 from src.report.summary import (
     FILE_NAME,
@@ -91,6 +91,7 @@ def _set_aside(folder: Path) -> None:
 
 def _moments(job: Job, summary: Summary) -> None:
     costs = job.costs
+    refuse_unfit_networks(job)
     with measured(costs["teacher"]):
         teacher = prepare_teacher(job)
     with measured(costs["stage_a"]):

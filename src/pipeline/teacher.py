@@ -2,6 +2,11 @@
 
 import logging
 from pathlib import Path
+from typing import cast
+
+import torch
+from hydra.utils import get_class
+from torch import nn
 
 from src.common.distributed import on_rank_zero
 from src.common.errors import UserError
@@ -14,6 +19,7 @@ from src.dataset.contract import Dataset
 from src.dataset.loader import LabelledBatches
 from src.network.classifier import Classifier
 from src.pipeline.job import Job, locked, remove
+from src.substitution.contract import Baseline
 from src.teacher.checkpoint import load_into, load_trained, save_trained
 from src.teacher.evaluate import accuracy
 from src.teacher.frozen import FrozenTeacher
@@ -52,6 +58,40 @@ def refuse_misfit(config: RunConfig) -> None:
         dataset: Dataset = build(config.dataset)
         network = build(config.teacher.network, num_classes=len(dataset.class_names))
         load_into(network, Path(config.teacher.checkpoint), quiet=True)
+
+
+def refuse_unfit_networks(job: Job) -> None:
+    """Refuse networks that cannot do their part, before either is trained.
+
+    Raises:
+        UserError: If images are too small or too large for one of them, or the teacher lacks the
+            BatchNorm layers that the method reads.
+    """
+    size, config = job.dataset.spec.image_size, job.config
+    for role, chosen in (("teacher", config.teacher), ("student", config.student)):
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            network: Classifier = build(chosen.network, num_classes=len(job.dataset.class_names))
+            try:
+                network.eval()(torch.empty(2, 3, size, size))
+            except NotImplementedError:  # of an operation that the meta device does not know
+                pass
+            except (UserError, RuntimeError, ValueError, AssertionError, IndexError) as error:
+                raise UserError(
+                    f"Cannot use the {role} '{chosen.name}' on images of {size} pixels "
+                    f"({error}); choose another dataset.image_size or network"
+                ) from error
+        if role == "teacher" and not any(isinstance(m, nn.BatchNorm2d) for m in network.modules()):
+            _refuse_without_statistics(config)
+
+
+def _refuse_without_statistics(config: RunConfig) -> None:
+    method = cast("type[Baseline]", get_class(config.baseline["_target_"]))
+    if method.reads_statistics:
+        raise UserError(
+            f"Expected a teacher with BatchNorm layers, whose statistics {method.__name__} reads, "
+            f"but '{config.teacher.name}' has none; choose another teacher, or a baseline without "
+            "`reads_statistics`"
+        )
 
 
 def _given_teacher(job: Job, path: Path) -> tuple[Classifier, float, float | None]:

@@ -34,6 +34,7 @@ class Baseline(nn.Module, ABC):
     student_mode: ClassVar[Literal["eval", "train"]] = "eval"
     reads_student: ClassVar[bool] = False
     reads_pool: ClassVar[bool] = False
+    reads_statistics: ClassVar[bool] = False  # of the teacher's BatchNorm layers
 
     teacher: FrozenTeacher
 

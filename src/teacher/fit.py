@@ -211,7 +211,7 @@ def _other_entries(network: Classifier, best: _Place, stored: Any, path: Path) -
 
 
 def _other_shapes(network: Classifier, place: _Place, path: Path) -> UserError:
-    head = f"{network.head_name}."
+    head = f"{without_shells(network.head_name)}."
     body = [name for name in place.misshaped() if not name.startswith(head)]
     if body:
         name = body[0]

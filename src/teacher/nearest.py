@@ -11,6 +11,7 @@ import yaml  # type: ignore[import-untyped]
 from torch import Size, Tensor
 
 from src.network.classifier import Classifier
+from src.network.outside import OutsideNetwork
 from src.teacher.unwrap import without_shells
 
 _CONF = Path(__file__).parents[2] / "conf"
@@ -43,7 +44,8 @@ def prefixes(state: Iterable[str], names: Collection[str]) -> Counter[str]:
 
 def advice(states: Iterable[Mapping[str, Tensor]], network: Classifier) -> str:
     """What to choose for these entries, for the end of a message."""
-    chosen, states = _body(required(network), network.head_name), list(states)
+    head = without_shells(network.head_name)
+    chosen, states = _body(required(network), head), list(states)
     scores = {
         name: max((_overlap(state, shapes) for state in states), default=(0.0, ""))
         for name, shapes in _ours().items()
@@ -53,7 +55,8 @@ def advice(states: Iterable[Mapping[str, Tensor]], network: Classifier) -> str:
     )
     if score < _NEAR:
         return (
-            "choose the matching teacher=... or, since none is near, bring its network, see 'Your "
+            "choose the matching teacher=... or, since none is near, teacher=timm or "
+            "teacher=torchvision with teacher.network.name=..., or bring its network, see 'Your "
             "network' in docs/bring-your-own.md"
         )
     known = f"the chosen one, {name}" if _ours()[name] == chosen else f"teacher={name}"
@@ -93,6 +96,8 @@ def _shapes(path: Path) -> _Body:
             return {}
         with torch.device("meta"):  # names and shapes only: no memory, no random numbers
             network: Classifier = getattr(import_module(module), name)(num_classes=2, **options)
+        if isinstance(network, OutsideNetwork):  # one of many, under names of others
+            return {}
         return _body(required(network), network.head_name)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, yaml.YAMLError):
         return {}

@@ -242,7 +242,7 @@ def test_another_architecture_is_told_by_its_entries(tmp_path: Path) -> None:
     linear = {"epoch": 1, "model": nn.Linear(3, 4).state_dict()}
     line = refused(written(tmp_path / "c.pt", linear), "12 are missing and 2 are foreign")
     assert "found a dict with the keys 'epoch', 'model'; choose the matching teacher=..." in line
-    assert "none is near, bring its network" in line
+    assert "none is near, teacher=timm or" in line
 
 
 def test_more_entries_below_the_prefix_are_another_architecture(

@@ -9,7 +9,8 @@ from src.network.convnet import ConvNet
 from src.network.wide_resnet import WideResNet
 from src.teacher.nearest import advice, prefixes
 
-STUDENTS = sorted(Path("conf/student").glob("*.yaml"))
+OUTSIDE = {"timm", "torchvision"}
+STUDENTS = [p for p in sorted(Path("conf/student").glob("*.yaml")) if p.stem not in OUTSIDE]
 CHOSEN = ConvNet([4, 8], num_classes=2)
 
 
