@@ -192,7 +192,7 @@ EDITS = {
     "substitution/batches.py": RUN,
     "student/module.py": RUN,
     "student/companion.py": NOTHING,
-    "student/export.py": NOTHING,
+    "deploy/student.py": NOTHING,
     "kdci/kmeans.py": DICTIONARY,
     "kdci/compensation.py": RUN,
     "kdci/callback.py": DICTIONARY,

@@ -16,8 +16,8 @@ from src.common.resume import ResumeCallback
 from src.common.sealed import read_sealed, write_sealed
 from src.dataset.digits import Digits
 from src.dataset.loader import LabelledBatches
+from src.deploy.student import load_student
 from src.pipeline import job as pipeline_job
-from src.student.export import load_student
 from src.teacher.evaluate import accuracy
 from src.teacher.known import KnownCheckpoint
 from tests.smoke import LIMIT, Finished, Smoke

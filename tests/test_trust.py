@@ -19,11 +19,11 @@ from src.common.files import atomic_write
 from src.config.schema import RunConfig, check
 from src.dataset.digits import Digits
 from src.dataset.image_folder import ImageFolder
+from src.deploy.student import load_student
 from src.naming import RunName
 from src.pipeline import outcome as pipeline_outcome
 from src.pipeline import run as pipeline_run
 from src.pipeline.identify import find
-from src.student.export import load_student
 from tests.compose import plain
 from tests.smoke import LIMIT, Finished, Smoke
 
@@ -247,7 +247,7 @@ def test_work_is_kept_until_its_result_is_written(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline_outcome, "export_student", full)
+        patch.setattr(pipeline_outcome, "save_student", full)
         with pytest.raises(OSError, match="No space"):
             smoke.here(tmp_path)
     assert Finished(1, "", "", tmp_path).summary["status"] == "failed"

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from src.common.augment import Augmentation
+from src.dataset.decode import Geometry
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,11 @@ class Dataset(Pool):
     @abstractmethod
     def spec(self) -> ImageSpec:
         """Geometry and statistics."""
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """How an image file becomes one of this data set: straight to the square by default."""
+        return Geometry(self.spec.image_size)
 
     @abstractmethod
     def train(self) -> Split:

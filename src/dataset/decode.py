@@ -23,7 +23,7 @@ IMAGE_SUFFIXES = frozenset(
 # Named, because Pillow's reader for EPS files starts another program.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 # All that Pillow raised over 15,000 damaged files of these formats, and what its source names.
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -83,7 +83,12 @@ def decode_image(path: str | Path, geometry: Geometry) -> Pixels:
         ValueError: If pixels have no defined range (floats, 32-bit integers).
     """
     with Image.open(path, formats=_FORMATS) as image:
-        square = geometry.apply(_to_rgb(image))
+        return pixels_of(image, geometry)
+
+
+def pixels_of(image: Image.Image, geometry: Geometry) -> Pixels:
+    """The same of an opened image."""
+    square = geometry.apply(_to_rgb(image))
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
@@ -98,7 +103,7 @@ def decode_files(paths: Sequence[str], geometry: Geometry) -> Iterator[Pixels | 
         try:
             require_regular(path)
             return decode_image(path, geometry)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             return f"{type(error).__name__}: {error}"
 
     with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as threads:

@@ -1,11 +1,12 @@
 """From pixels to the teacher's input space and back."""
 
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
 
-from src.dataset.contract import ImageSpec
+if TYPE_CHECKING:  # a deployed student normalises, but has no data set
+    from src.dataset.contract import ImageSpec
 
 
 class Normalisation(nn.Module):
@@ -25,7 +26,7 @@ class Normalisation(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     @classmethod
-    def of(cls, spec: ImageSpec) -> Self:
+    def of(cls, spec: "ImageSpec") -> Self:
         """The normalisation a teacher of this data set expects."""
         return cls(spec.mean, spec.std)
 

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from src.common.sealed import digests
 from src.dataset.normalisation import Normalisation
+from src.deploy.save import save_student
 from src.kdci.mixin import KDCIMixin
 from src.pipeline.job import STAGES, Job
 from src.pipeline.stage_a import Substitution
 from src.report.dashboard import log_summary
 from src.report.grid import save_image_grid
 from src.report.summary import Summary, write_summary
-from src.student.export import export_student
 from src.student.module import StudentModule
 from src.substitution.image_bank import ImageBank
 from src.teacher.frozen import FrozenTeacher
@@ -89,6 +89,7 @@ def _write_student(job: Job, student: StudentModule, finished: dict[str, Any]) -
         "architecture": job.config.student.network,
         "class_names": list(job.dataset.class_names),
         "image_size": spec.image_size,
+        "shorter_side": job.dataset.geometry.shorter_side,
         "normalisation": {"mean": spec.mean, "std": spec.std},
         "accuracy": {"acc1": student.acc1["last"], "split": "test", "epoch": "last"},
         "made_by": {
@@ -97,7 +98,7 @@ def _write_student(job: Job, student: StudentModule, finished: dict[str, Any]) -
         },
     }
     fuse = student.compensation.fuse if isinstance(student, KDCIMixin) else None
-    export_student(job.folder, student.network, card, fuse)
+    save_student(job.folder, student.network, card, fuse)
 
 
 def _write_grid(job: Job, substitution: Substitution) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from src.common.errors import UserError
 from src.common.files import sha256_tensors
-from src.student.export import load_student
+from src.deploy.student import load_student
 
 
 def main() -> int:

@@ -1,0 +1,1 @@
+"""The deployed student: it stands alone, without what trains it."""
