@@ -18,7 +18,8 @@ def ended(command: Callable[[], int]) -> int:
     except UserError as error:
         message = str(error)
     except OSError as error:
-        message = f"Cannot use '{error.filename}' ({error.strerror or error}); mend that"
+        what = "what is read or written" if error.filename is None else f"'{error.filename}'"
+        message = f"Cannot use {what} ({error.strerror or error}); mend that"
     sys.stderr.write(f"Error: {' '.join(message.split())}\n")
     return 2
 

@@ -1,16 +1,22 @@
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from src.common.errors import UserError
 from src.dataset.contract import ImageSpec
+from src.dataset.image_folder import ImageFolder
 from src.dataset.normalisation import Normalisation
+from src.deploy import student as deployed_student
 from src.deploy.save import save_student
-from src.deploy.student import build_network, load_student
+from src.deploy.student import DeployedStudent, build_network, load_student
 from src.network.convnet import ConvNet
 from tests.toys import convnet
 
@@ -170,3 +176,158 @@ def test_the_card_is_plain_json(tmp_path: Path, tiny_spec: ImageSpec, network: C
     stored = json.loads((tmp_path / "student.json").read_text())
     assert stored.keys() - written.keys() == {"checksums", "seal"}
     assert {key: stored[key] for key in written} == json.loads(json.dumps(written))
+
+
+# What goes in.
+
+
+@pytest.fixture
+def deployed(tmp_path: Path, tiny_spec: ImageSpec, network: ConvNet) -> DeployedStudent:
+    save_student(tmp_path / "run", network, card(tiny_spec))
+    return load_student(tmp_path / "run")
+
+
+def test_it_is_in_eval_mode_and_makes_no_gradients(deployed: DeployedStudent) -> None:
+    assert not any(module.training for module in deployed.network.modules())
+    assert not any(weight.requires_grad for weight in deployed.parameters())
+    assert not deployed(torch.rand(2, 3, 8, 8)).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("shape", "cure"),
+    [
+        ((2, 3, 9, 8), r"\[B, 3, 8, 8\], but got \[2, 3, 9, 8\]; predict\(\) resizes"),
+        ((2, 1, 8, 8), r"predict\(\) resizes"),
+        ((3, 8, 8), r"but got \[3, 8, 8\]; for one image pass images\[None\]"),
+        ((2, 8, 8, 3), r"permute\(0, 3, 1, 2\) puts the channels first"),
+        ((8, 8), r"but got \[8, 8\]"),
+    ],
+)
+def test_another_shape_is_answered_with_a_cure(
+    deployed: DeployedStudent, shape: tuple[int, ...], cure: str
+) -> None:
+    with pytest.raises(UserError, match=cure):
+        deployed(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("value", "cure"),
+    [
+        (255.0, "but got 0 to 255; divide values of 0..255 by 255"),
+        (-0.5, "but got -0.5 to 0; .* do not normalise"),
+        (float("inf"), "but got 0 to inf"),
+        (float("nan"), "some are NaN"),
+    ],
+)
+def test_another_range_is_answered_with_a_cure(
+    deployed: DeployedStudent, value: float, cure: str
+) -> None:
+    images = torch.zeros(2, 3, 8, 8)
+    images[1, 2, 3, 4] = value
+    with pytest.raises(UserError, match=cure) as caught:
+        deployed(images)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.complex64])
+def test_other_types_are_refused(deployed: DeployedStudent, dtype: torch.dtype) -> None:
+    with pytest.raises(UserError, match=f"but got {str(dtype)[6:]}; "):
+        deployed(torch.zeros(1, 3, 8, 8, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_floats_of_any_width_are_taken(deployed: DeployedStudent, dtype: torch.dtype) -> None:
+    images = torch.rand(2, 3, 8, 8).to(dtype)
+    assert torch.equal(deployed(images), deployed(images.float()))
+
+
+def photograph(width: int, height: int) -> Image.Image:
+    values = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def test_paths_images_and_arrays_are_the_same_to_it(
+    tmp_path: Path, deployed: DeployedStudent
+) -> None:
+    image = photograph(17, 12)
+    image.save(tmp_path / "a.png")
+    same = [tmp_path / "a.png", str(tmp_path / "a.png"), image, np.asarray(image)]
+    pixels = deployed.pixels(same)
+    assert pixels.dtype == torch.uint8
+    assert pixels.shape == (4, 3, 8, 8)
+    for single, each in zip(same, pixels, strict=True):
+        assert torch.equal(each, pixels[0])
+        assert torch.equal(deployed.pixels(single), pixels[:1])
+    expected = deployed(pixels).softmax(dim=1)
+    assert torch.equal(deployed.predict(same), expected)
+    torch.testing.assert_close(deployed.predict(image).sum(), torch.tensor(1.0))
+
+
+def test_many_images_are_taken_in_parts(
+    deployed: DeployedStudent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [photograph(8 + n, 9) for n in range(5)]
+    whole = deployed.predict(images)
+    monkeypatch.setattr(deployed_student, "_BATCH", 2)
+    torch.testing.assert_close(deployed.predict(images), whole)
+
+
+@pytest.mark.parametrize("keep_aspect", [True, False])
+def test_images_are_prepared_as_the_test_split_was(
+    tmp_path: Path, tiny_spec: ImageSpec, network: ConvNet, keep_aspect: bool
+) -> None:
+    for split in ("train", "test"):
+        for number, name in enumerate(("cat", "dog")):
+            folder = tmp_path / "mine" / split / name
+            folder.mkdir(parents=True)
+            photograph(30 + 9 * number, 25).save(folder / "1.png")
+            photograph(20, 33 + number).convert("L").save(folder / "2.png")
+    data = ImageFolder(
+        tmp_path / "mine", tmp_path / "cache", image_size=8, keep_aspect=keep_aspect
+    )
+    save_student(tmp_path, network, card(tiny_spec, shorter_side=data.geometry.shorter_side))
+    paths = sorted((tmp_path / "mine" / "test").rglob("*.png"))
+    assert torch.equal(load_student(tmp_path).pixels(paths), data.test().images)
+
+
+@pytest.mark.parametrize(
+    ("array", "got"),
+    [
+        (np.zeros((8, 8), np.uint8), r"\[8, 8\] of uint8"),
+        (np.zeros((8, 8, 4), np.uint8), r"\[8, 8, 4\] of uint8"),
+        (np.zeros((8, 8, 3)), r"\[8, 8, 3\] of float64"),
+    ],
+)
+def test_other_arrays_are_refused(deployed: DeployedStudent, array: Any, got: str) -> None:
+    with pytest.raises(UserError, match=rf"array \[H, W, 3\] of uint8, but got {got}"):
+        deployed.predict(array)
+
+
+def test_what_is_no_image_is_named(tmp_path: Path, deployed: DeployedStudent) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    for path in (tmp_path / "a.png", tmp_path / "missing.png", tmp_path):
+        with pytest.raises(UserError, match=re.escape(f"Cannot read the image '{path}' (")):
+            deployed.predict([path])
+    with pytest.raises(UserError, match="at least one image"):
+        deployed.predict([])
+
+
+def test_a_network_of_torchvision_without_it(
+    tmp_path: Path, tiny_spec: ImageSpec, network: ConvNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = {"_target_": "src.network.imagenet.ResNet18"}
+    save_student(tmp_path, network, card(tiny_spec, architecture=target))
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.delitem(sys.modules, "src.network.imagenet", raising=False)
+    with pytest.raises(UserError, match="its network is torchvision's: pip install torchvision"):
+        load_student(tmp_path)
+
+
+def test_weights_of_another_network_are_refused(
+    tmp_path: Path, tiny_spec: ImageSpec, network: ConvNet
+) -> None:
+    target = {"_target_": "src.network.convnet.ConvNet", "widths": [4, 9]}
+    save_student(tmp_path, network, card(tiny_spec, architecture=target))
+    with pytest.raises(UserError, match="size mismatch") as caught:
+        load_student(tmp_path)
+    assert "\n" not in str(caught.value)
