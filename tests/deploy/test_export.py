@@ -10,11 +10,10 @@ import torch
 from src import export
 from src.common.sealed import read_sealed, verify
 from src.deploy import program
-from src.deploy.student import load_student
+from src.deploy.student import DeployedStudent, load_student
 from src.export import main
-from tests.deploy.students import CLASSES, image_folder, run_folder
-
-WORDS = {"student.pt2": "--torch-export", "student.onnx": "--onnx", "student.int8.onnx": "--int8"}
+from src.network.convnet import ConvNet
+from tests.deploy.students import CLASSES, card, image_folder, run_folder
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +211,21 @@ def test_onnx_and_int8_from_end_to_end(
     for count in (1, 3):
         pixels = torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8)
         torch.testing.assert_close(runner(pixels), student(pixels), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_int8_does_not_saturate_on_any_processor(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    network = ConvNet([8, 8], num_classes=2)
+    for weights in network.parameters():
+        weights.data.uniform_(0.5, 1)  # so that sums are as large as they can be
+    student = DeployedStudent(network, card(normalisation={"mean": [0.0] * 3, "std": [1.0] * 3}))
+    pixels = torch.randint(0, 256, (32, 3, 8, 8), dtype=torch.uint8)
+    program.save_onnx(program.trace(student), tmp_path / "float.onnx")
+    fast = program.save_int8(tmp_path / "float.onnx", tmp_path / "int8.onnx", pixels)
+    options = runtime.SessionOptions()
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    plain = runtime.InferenceSession(tmp_path / "int8.onnx", options)
+    (expected,) = plain.run(None, {program.INPUT: pixels.numpy()})
+    torch.testing.assert_close(fast(pixels), torch.from_numpy(expected), rtol=0.01, atol=0.0)
