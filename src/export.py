@@ -48,15 +48,9 @@ def _export(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output or arguments.run / "export"
     _require_free(output, force=arguments.force)
     student = load_student(arguments.run)
-    images = _images(arguments, student).at_most(_MOST_IMAGES)
-    calibration = None
+    images, calibration = _images(arguments, student).at_most(_MOST_IMAGES), None
     if arguments.int8:
-        if len(images.pixels) < _FEWEST:
-            raise UserError(
-                f"Expected {_FEWEST} images at least for --int8, to calibrate on half of them, "
-                f"but got {len(images.pixels)} ({images.source}); give more with --images FOLDER"
-            )
-        calibration, images = images.apart(_CALIBRATION)
+        calibration, images = _apart(images)
     with own_cure(output), writing(output), atomic_folder(output) as folder:
         runners = _write(student, folder, arguments, calibration)
         measured = verify.measure(runners, images)
@@ -77,6 +71,16 @@ def _export(arguments: argparse.Namespace) -> int:
         f"{table}\nOn {count} images ({images.source}), times on one thread\nIn '{output}'\n"
     )
     return 0
+
+
+def _apart(images: verify.Images) -> tuple[verify.Images, verify.Images]:
+    """Those to calibrate on, and those to measure on."""
+    if len(images.pixels) < _FEWEST:
+        raise UserError(
+            f"Expected {_FEWEST} images at least for --int8, to calibrate on half of them, but "
+            f"got {len(images.pixels)} ({images.source}); give more with --images FOLDER"
+        )
+    return images.apart(_CALIBRATION)
 
 
 def _write(

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -119,9 +120,10 @@ def require_alike(name: str, measured: Measured) -> None:
     """Refuse a quantised program that is another classifier; what it loses below that is shown.
 
     Raises:
-        UserError: If its classes agree with the student's for less than half of the images.
+        UserError: If its classes agree with the student's for less than half of the images, or
+            its logits are no numbers.
     """
-    if measured.agreement < _LEAST_AGREEMENT:
+    if measured.agreement < _LEAST_AGREEMENT or not isfinite(measured.largest_difference):
         raise UserError(
             f"Expected {name} to agree with the student on {_LEAST_AGREEMENT:.0f}% of the images "
             f"at least, but it does on {measured.agreement:.2f}%; nothing was written: give more "

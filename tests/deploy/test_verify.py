@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -73,6 +75,8 @@ def test_a_quantised_program_may_differ_but_not_in_most_classes() -> None:
     require_alike("coarse", found["coarse"])
     with pytest.raises(UserError, match=r"broken to agree .* on 0\.00%"):
         require_alike("broken", found["broken"])
+    with pytest.raises(UserError, match="nothing was written"):
+        require_alike("nan", replace(found["coarse"], largest_difference=float("nan")))
 
 
 def test_images_are_taken_evenly_and_apart() -> None:
