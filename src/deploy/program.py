@@ -57,7 +57,8 @@ def trace(student: DeployedStudent) -> ExportedProgram:
     size, channels = student.geometry.size, student.normalisation.mean.shape[1]
     # Two, because one would be taken for a constant; their values do not matter.
     example = torch.zeros(2, channels, size, size, dtype=torch.uint8)
-    return export(_Program(student).eval(), (example,), dynamic_shapes=_SHAPES)
+    module = _Program(student).eval()
+    return export(module, (example,), dynamic_shapes=_SHAPES, strict=False)  # as from 2.7 on
 
 
 def save_torch(program: ExportedProgram, path: Path) -> Runner:
