@@ -176,7 +176,7 @@ def show(folder: Path) -> None:
     if "KDCI_SWEEP" in os.environ:
         _log.info("Finished with %.2f%% in %s", summary["acc1"]["last"], folder)
     else:
-        console().print(run_table(summary, folder))
+        console().print(run_table(summary, folder), crop=False)
 
 
 def run_point(overrides: Sequence[str], record: Path) -> None:

@@ -42,15 +42,21 @@ _NOTE = (
 
 
 def run_table(summary: Summary, folder: Path) -> RenderableType:
-    """What one run achieved, what it cost, and where its files are, for the terminal."""
+    """Where one run's files are, what it cost and, last, what it achieved, for the terminal.
+
+    Lines with a path are longer than a narrow terminal: print it with ``crop=False``.
+    """
     kdci = summary["kdci"]["name"]
     title = f"{summary['dataset']}, {summary['baseline']}, KDCI {kdci}, seed {summary['seed']}"
     heading = Text(f"{title}, budget {summary['budget']}: {summary['status']}", style="bold")
     if summary["status"] != "finished":
         return Group(heading, Text(_first_line(summary.get("error"))))
     device = Text(f"Measured on: {summary['device']}")
-    tables = (_accuracy_table(summary), _cost_table(summary), device, _files(summary, folder))
-    return Group(heading, *tables)
+    where = Text(f"Folder: {folder}", no_wrap=True, overflow="ignore")
+    files = Text("Files: " + ", ".join([FILE_NAME, *summary.get("files", {}).values()]))
+    headline = Text(_headline(summary), style="bold")
+    tables = (_cost_table(summary), device, where, files, _accuracy_table(summary))
+    return Group(heading, *tables, headline)
 
 
 def terminal_table(
@@ -158,12 +164,9 @@ def _cost_table(summary: Summary) -> Table:
     return table
 
 
-def _files(summary: Summary, folder: Path) -> Table:
-    table = Table("file", "where")
-    table.add_row("summary", Text(str(folder / FILE_NAME)))
-    for name, file in summary.get("files", {}).items():
-        table.add_row(name, Text(str(folder / file)))
-    return table
+def _headline(summary: Summary) -> str:
+    last = _number(summary["acc1"]["last"])
+    return f"Student {summary['student']['name']}, last epoch, plain network: {last}%"
 
 
 def _title(row: Row) -> str:

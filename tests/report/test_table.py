@@ -129,11 +129,20 @@ def test_run_table_of_one_run(runs: list[Any]) -> None:
         ["stage_a", "(reused)", "20.0", "1500"],
         ["dictionary", "-", "-"],
         ["total", "30.0", "1500"],
-        ["student", str(Path("outputs/x/student.safetensors"))],
+        ["Folder:", "outputs/x"],
+        ["Files:", "summary.json,", "student.safetensors"],
     ):
         assert parts in [[part for part in line if part != "│"] for line in lines]
+    assert lines[-1] == ["Student", "convnet_s,", "last", "epoch,", "plain", "network:", "83.50%"]
     assert "alongside" not in text
     assert "Measured on: cpu" in text
+
+
+def test_a_narrow_terminal_shows_paths_uncut(runs: list[Any]) -> None:
+    folder = Path("outputs/a folder of a long name/" * 5)
+    screen = Console(width=80, record=True, file=io.StringIO())
+    screen.print(run_table(runs[2], folder), crop=False)
+    assert f"Folder: {folder}\n" in screen.export_text()
 
 
 def test_run_table_of_a_failed_run_shows_its_error(failed: Any) -> None:
