@@ -118,12 +118,9 @@ def student_step(
 
 
 def _compensation(num_prototypes: int) -> BackdoorCompensation:
-    compensation = BackdoorCompensation(
-        num_classes=_CLASSES, num_prototypes=num_prototypes, dim=_CLASSES
-    )
     prior = torch.full((num_prototypes,), 1 / num_prototypes)
-    compensation.load(ConfounderDictionary(torch.randn(num_prototypes, _CLASSES), prior, {}))
-    return compensation
+    dictionary = ConfounderDictionary(torch.randn(num_prototypes, _CLASSES), prior, {})
+    return BackdoorCompensation(dictionary, num_classes=_CLASSES)
 
 
 def _images() -> Tensor:

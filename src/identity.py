@@ -213,7 +213,7 @@ def code_of(config: Mapping[str, Any], traits: Traits) -> dict[str, str]:
         "stage_b": source_hash(stage_b, ("src.pipeline.stage_b",)),
     }
     if traits.is_compensated:
-        alone = ("src.kdci.callback",)
+        alone = ("src.kdci.builder", "src.kdci.callback", "src.pipeline.dictionary")
         hashes["dictionary"] = source_hash(["src.kdci.dictionary"], alone)
         hashes["kdci"] = source_hash(["src.student.kdci_student"], alone)
     return hashes

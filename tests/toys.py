@@ -121,19 +121,16 @@ def kdci_student(
     **options: Any,
 ) -> KDCIStudent:
     """A compensated student of three prototypes; ``options`` are the compensation's."""
-    module = KDCIStudent(
+    return KDCIStudent(
         convnet(spec),
         teacher,
         DistillationObjective(2.0),
         SGD,
         lr_scale=lr_scale,
         compensation=BackdoorCompensation(
-            num_classes=spec.num_classes, num_prototypes=3, dim=spec.num_classes, **options
+            loaded or dictionary(dim=spec.num_classes), num_classes=spec.num_classes, **options
         ),
     )
-    if loaded is not None:
-        module.load_dictionary(loaded)
-    return module
 
 
 def job(folder: Path) -> Job:

@@ -19,7 +19,7 @@ from src.common.errors import UserError
 from src.common.measure import Measurement
 from src.common.resume import ResumeCallback
 from src.common.sealed import digest_file, write_sealed
-from src.kdci.callback import ConfounderDictionaryCallback
+from src.kdci.builder import DictionaryBuilder
 from src.kdci.dictionary import DictionarySettings
 from src.substitution.image_bank import ImageBank
 from src.substitution.module import Recording
@@ -101,7 +101,7 @@ def dictionary(rank: int, folder: Path) -> dict[str, Any]:
     """The confounder dictionary of both ranks' predictions, and one that cannot be."""
 
     def build(count: int) -> Any:
-        callback = ConfounderDictionaryCallback(
+        builder = DictionaryBuilder(
             DictionarySettings(count),
             teacher_sha256="0" * 64,
             data_key="key",
@@ -110,8 +110,8 @@ def dictionary(rank: int, folder: Path) -> dict[str, Any]:
         )
         bank = ImageBank((3, 2, 2), mean=(0.5,) * 3, std=(0.5,) * 3)
         recording = Recording([bank], rows(rank), rows(rank))
-        built = callback.build(recording)
-        again = callback.read(recording)
+        built = builder.build(recording)
+        again = builder.read(recording)
         assert again is not None
         assert torch.equal(again.prototypes, built.prototypes)
         return built.prototypes, built.prior

@@ -45,10 +45,18 @@ def interruptible() -> Iterator[None]:
     if is_rank() or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = _install(_interrupt)
+    heard: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        heard.append(number)
+        # A second one would cut the tidying up short, whoever has set this handler again.
+        if len(heard) == 1:
+            raise Interrupted(number)
+
+    before = _install(interrupt)
     try:
         yield
-    except Interrupted:  # a second signal would cut the tidying up short
+    except Interrupted:
         before.clear()
         raise
     finally:
@@ -73,9 +81,3 @@ def _end(number: int, _: FrameType | None) -> None:
         sys.stdout.flush()
     os.write(2, f"Error: {stopped}\n".encode())
     os._exit(stopped.exit_code)
-
-
-def _interrupt(number: int, _: FrameType | None) -> None:
-    for each in STOPPING:
-        signal.signal(each, signal.SIG_IGN)
-    raise Interrupted(number)

@@ -26,7 +26,7 @@ _OPTIONAL = {"recipe": CONF / "recipe", "experiments": ROOT / "experiments"}
 _REQUIRED = ("dataset", "baseline", "teacher", "student", "kdci", "trainer", "logger", "paths")
 _CHOSEN = (*_REQUIRED, "setting", "budget")
 _WIDTH, _INDENT = 80, 12
-_NO_NAME = re.compile(r"|null|true|false|[-+]?[\d.]+|[\[{].*", re.IGNORECASE)
+_NO_NAME = re.compile(r"|null|true|false|[-+]?([\d.]+|nan|inf|infinity)|[\[{].*", re.IGNORECASE)
 
 
 def options_of(group: str) -> str:

@@ -117,18 +117,6 @@ class Kdci(_Model):
     restarts: int = Field(gt=0, le=10_000)
     refresh_every: Count | None
 
-    @model_validator(mode="after")
-    def _in_logits(self) -> "Kdci":
-        needs_logits = {
-            "kdci.attention=cosine": self.attention == "cosine",
-            "kdci.projection=identity": self.projection == "identity",
-            "kdci.expectation=arithmetic": self.expectation == "arithmetic",
-        }
-        for option, chosen in needs_logits.items():
-            if chosen and self.space != "logits":
-                raise ValueError(f"{option} needs kdci.space=logits, but got '{self.space}'")
-        return self
-
 
 class TrainerOptions(_Model):
     """Device, precision and processes."""
@@ -287,8 +275,13 @@ def _scales(kdci: Kdci | None) -> list[float]:
     """A compensation that learns has a parameter group of its own."""
     if kdci is None:
         return [1.0]
-    from src.kdci.compensation import BackdoorCompensation
+    import torch
 
-    forms = kdci.model_dump(include={"space", "attention", "fusion", "projection", "expectation"})
-    compensation = BackdoorCompensation(num_classes=2, num_prototypes=2, dim=2, **forms)
+    from src.kdci.compensation import BackdoorCompensation
+    from src.kdci.dictionary import ConfounderDictionary
+
+    of = {"space": kdci.space}
+    dictionary = ConfounderDictionary(torch.zeros(1, 2), torch.ones(1), of)
+    forms = kdci.model_dump(include={"attention", "fusion", "projection", "expectation"})
+    compensation = BackdoorCompensation(dictionary, num_classes=2, **forms)
     return [1.0, kdci.lr_scale] if any(True for _ in compensation.parameters()) else [1.0]

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from src.common.errors import UserError
 from src.common.seeding import generator
-from src.kdci.dictionary import ConfounderDictionary, Space
+from src.kdci.dictionary import ConfounderDictionary
 from src.objective.precision import at_least_float32
 
 Attention = Literal["additive", "dot", "cosine", "uniform", "random"]
@@ -25,15 +25,12 @@ class BackdoorCompensation(nn.Module):
     Lambda and P each sum to 1, so the weights lambda_i P(z_i) sum to about 1/N: the paper's form
     fades as N grows, and ``renormalise`` makes it a proper expectation.
 
-    All parameters and buffers exist, at their final shape, from construction. Parameters have
-    PyTorch's Linear initialisation, drawn from their own generator, so that the student's
-    initialisation and data order equal those of ``kdci=none`` at the same seed.
+    Parameters have PyTorch's Linear initialisation, drawn from their own generator, so that the
+    student's initialisation and data order equal those of ``kdci=none`` at the same seed.
 
     Args:
+        dictionary: The confounders: N prototypes of width d, K in logit space.
         num_classes: K.
-        num_prototypes: N.
-        dim: d, width of a prototype; K in logit space.
-        space: What the prototypes are.
         attention: How lambda is made; ``cosine`` is the softmax of ten times cos(s, z_i),
             ``random`` is drawn once.
         attention_dim: Width of W_q s and W_k z.
@@ -47,7 +44,7 @@ class BackdoorCompensation(nn.Module):
         seed: Seed of the initialisation.
 
     Raises:
-        UserError: If an option needs ``space=logits``.
+        UserError: If an option needs a dictionary of logits.
 
     Source: Wang et al., De-confounded Data-free Knowledge Distillation for Handling Distribution
     Shifts, CVPR 2024, arXiv:2403.19539. The forms of attention and fusion are our reading.
@@ -59,11 +56,9 @@ class BackdoorCompensation(nn.Module):
 
     def __init__(
         self,
+        dictionary: ConfounderDictionary,
         *,
         num_classes: int,
-        num_prototypes: int,
-        dim: int,
-        space: Space = "logits",
         attention: Attention = "additive",
         attention_dim: int = 128,
         fusion: Literal["residual", "linear"] = "residual",
@@ -81,8 +76,11 @@ class BackdoorCompensation(nn.Module):
             "kdci.expectation=arithmetic": expectation == "arithmetic",
         }
         for option, chosen in in_logits.items():
-            if chosen and space != "logits":
-                raise UserError(f"Expected kdci.space=logits with {option}, but got '{space}'")
+            if chosen and dictionary.space != "logits":
+                raise UserError(
+                    f"Expected kdci.space=logits with {option}, but got '{dictionary.space}'"
+                )
+        num_prototypes, dim = dictionary.prototypes.shape
         self.attention, self.expectation = attention, expectation
         self.strength, self.renormalise = strength, renormalise
         self.uniform_prior = prior == "uniform"
@@ -103,10 +101,11 @@ class BackdoorCompensation(nn.Module):
         self.register_buffer("random_weights", random / random.sum())
         self.register_buffer("prototypes", torch.zeros(num_prototypes, dim))
         self.register_buffer("prior", torch.zeros(num_prototypes))
+        self.load(dictionary)
 
     @torch.no_grad()
     def load(self, dictionary: ConfounderDictionary) -> None:
-        """Copy a dictionary in.
+        """Copy a dictionary in, in the place of another.
 
         Raises:
             ValueError: If its shape is not the one this module was built for.
@@ -120,11 +119,6 @@ class BackdoorCompensation(nn.Module):
         self.prior.copy_(dictionary.prior)
         if self.uniform_prior:
             self.prior.fill_(1 / len(self.prior))
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether a dictionary is there: a prior sums to 1."""
-        return bool(self.prior.sum() > 0)
 
     def log_attention(self, logits: Tensor) -> Tensor:
         """Log lambda ``[B, N]`` of student logits ``[B, K]``; lambda sums to 1 in every row."""

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -60,6 +60,11 @@ class ConfounderDictionary:
     prototypes: Tensor
     prior: Tensor
     provenance: dict[str, Any]
+
+    @property
+    def space(self) -> Space:
+        """What the prototypes are."""
+        return cast("Space", self.provenance.get("space", "logits"))
 
     def save(self, path: Path) -> None:
         """Write as safetensors, the provenance and a digest of everything in its header."""

@@ -5,7 +5,6 @@ from typing import Any
 from torch import Tensor
 
 from src.kdci.compensation import BackdoorCompensation
-from src.kdci.dictionary import ConfounderDictionary
 from src.objective.distillation import StudentOutput
 
 
@@ -28,23 +27,6 @@ class KDCIMixin:
         super().__init__(*args, **kwargs)
         self.compensation = compensation
         self.lr_scale = lr_scale
-
-    def load_dictionary(self, dictionary: ConfounderDictionary) -> None:
-        """Take the dictionary over; :class:`ConfounderDictionaryCallback` calls this."""
-        self.compensation.load(dictionary)
-
-    def on_train_start(self) -> None:
-        """Refuse to train without a dictionary.
-
-        Raises:
-            RuntimeError: If none was loaded.
-        """
-        super().on_train_start()  # type: ignore[misc]
-        if not self.compensation.is_loaded:
-            raise RuntimeError(
-                "Expected a confounder dictionary before the student trains, but none is loaded; "
-                "add ConfounderDictionaryCallback to the trainer"
-            )
 
     def student_output(self, images: Tensor) -> StudentOutput:
         """Compensated and plain logits of ``images`` ``[B, C, H, W]``."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from src.common.sealed import digests
 from src.dataset.normalisation import Normalisation
 from src.deploy.save import save_student
+from src.kdci.dictionary import ConfounderDictionary
 from src.kdci.mixin import KDCIMixin
 from src.pipeline.job import STAGES, Job
 from src.pipeline.stage_a import Substitution
@@ -27,10 +28,12 @@ def write_outcome(
     summary: Summary,
     teacher: FrozenTeacher,
     substitution: Substitution,
+    dictionary: ConfounderDictionary | None,
     student: StudentModule,
 ) -> None:
     """Write student, card, image grid and, last, the finished summary; mirror it."""
     finished = {**summary, **_results(job, teacher, substitution, student)}
+    finished["dictionary"] = _dictionary(job, substitution, dictionary)
     _write_student(job, student, finished)
     _write_grid(job, substitution)
     finished["checksums"] = digests(job.folder, [finished["files"][name] for name in _CHECKED])
@@ -45,7 +48,6 @@ def _results(
     options, info = job.config.teacher, substitution.info
     seconds = {stage: round(job.costs[stage].seconds, 3) for stage in STAGES}
     memory = {stage: round(job.costs[stage].peak_memory_mb, 1) for stage in STAGES}
-    dictionary = substitution.dictionary.dictionary if substitution.dictionary else None
     return {
         "status": "finished",
         "teacher": {
@@ -67,9 +69,6 @@ def _results(
         "peak_memory_mb": max(memory.values()),
         "peak_memory_mb_by_stage": memory,
         "class_proportions": info.class_proportions,
-        "dictionary": None
-        if dictionary is None
-        else {**dictionary.provenance, "prior": dictionary.prior.tolist()},
         "files": {
             "student": "student.safetensors",
             "card": "student.json",
@@ -77,6 +76,16 @@ def _results(
             "images": "substitution.png",
         },
     }
+
+
+def _dictionary(
+    job: Job, substitution: Substitution, dictionary: ConfounderDictionary | None
+) -> dict[str, Any] | None:
+    """Where it comes from and where it lies, as seen from the cache."""
+    if dictionary is None or substitution.builder is None:
+        return None
+    path = str(substitution.builder.path.relative_to(job.cache))
+    return {**dictionary.provenance, "prior": dictionary.prior.tolist(), "path": path}
 
 
 def _rounded(acc1: float | None) -> float | None:

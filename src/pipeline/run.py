@@ -22,6 +22,7 @@ from src.config.schema import RunConfig
 from src.dataset.contract import Dataset
 from src.identity import Identity
 from src.naming import RunName
+from src.pipeline.dictionary import make_dictionary
 from src.pipeline.identify import identify, plain
 from src.pipeline.job import Job, locked, remove
 from src.pipeline.outcome import write_outcome
@@ -96,14 +97,15 @@ def _moments(job: Job, summary: Summary) -> None:
         teacher = prepare_teacher(job)
     with measured(costs["stage_a"]):
         substitution = make_substitution_data(job, teacher)
-    costs["stage_a"].seconds -= costs["dictionary"].seconds
-    before = costs["dictionary"].seconds
+    costs["stage_a"].seconds -= costs["dictionary"].seconds  # at its end
+    dictionary = make_dictionary(
+        substitution.builder, substitution.recording, substitution.dictionary
+    )
     with measured(costs["stage_b"]):
-        student = train_student(job, teacher, substitution)
-    costs["stage_b"].seconds -= costs["dictionary"].seconds - before
+        student = train_student(job, teacher, substitution, dictionary)
     job.require_unchanged_data()
     if rank() == 0:
-        write_outcome(job, summary, teacher, substitution, student)
+        write_outcome(job, summary, teacher, substitution, dictionary, student)
         (job.folder / _PREVIOUS).unlink(missing_ok=True)
     remove(job.folder / "state")  # only now is its work safe
 

@@ -10,8 +10,10 @@ from src.common.distributed import on_rank_zero, rank, world_size
 from src.common.files import remove_leftovers
 from src.common.seeding import derive_seed, seed_all
 from src.config.node import build, build_partial
+from src.kdci.builder import DictionaryBuilder
 from src.kdci.callback import ConfounderDictionaryCallback
-from src.kdci.dictionary import DictionarySettings
+from src.kdci.dictionary import ConfounderDictionary
+from src.pipeline.dictionary import dictionary_builder
 from src.pipeline.job import Job, locked, remove
 from src.student.companion import CompanionStudent
 from src.substitution.artifact import Artifact, ArtifactInfo
@@ -26,14 +28,26 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Substitution:
-    """What stage (a) hands to stage (b); ``attribution`` is owed where images are shown."""
+    """What stage (a) hands on.
+
+    Attributes:
+        baseline: The method, in its last state.
+        artifact: Where all of it lies.
+        info: What is known of it.
+        recording: Images and the teacher's predictions.
+        reused: Whether another run has made it.
+        builder: Makes the confounder dictionary; None for a vanilla student.
+        dictionary: What was built at the end of stage (a); None if it was reused.
+        attribution: Owed where images are shown.
+    """
 
     baseline: Baseline
     artifact: Artifact
     info: ArtifactInfo
     recording: Recording
     reused: bool
-    dictionary: ConfounderDictionaryCallback | None
+    builder: DictionaryBuilder | None
+    dictionary: ConfounderDictionary | None
     attribution: str | None
 
 
@@ -43,7 +57,8 @@ def make_substitution_data(job: Job, teacher: FrozenTeacher) -> Substitution:
     baseline = _baseline(job, teacher)
     key = job.identity.stage_a(teacher.fingerprint())
     artifact = Artifact(job.cache / "substitution" / key)
-    dictionary = _dictionary_callback(job, teacher, artifact)
+    builder = dictionary_builder(job, teacher, artifact)
+    callback = ConfounderDictionaryCallback(builder) if builder else None
     with locked(artifact.folder):
         on_rank_zero(lambda: remove_leftovers(artifact.folder))
         reused = _is_reusable(artifact)
@@ -53,16 +68,17 @@ def make_substitution_data(job: Job, teacher: FrozenTeacher) -> Substitution:
             artifact.restore(baseline, recording)
         else:
             _log.info("Stage (a): making substitution data in %s", artifact.folder)
-            module = _fit(job, baseline, artifact, dictionary)
+            module = _fit(job, baseline, artifact, callback)
             recording = module.recording()
             acc1 = _companion_accuracy(job, module)
             job.require_unchanged_data()
             info = artifact.write(baseline, recording, losses=module.losses, acc1_stage_a=acc1)
         remove(artifact.folder / "state")  # also of one that was killed between its card and this
-    if dictionary is not None:
-        dictionary.recording = recording
+    dictionary = callback.dictionary if callback else None
     attribution = job.pool.attribution if baseline.reads_pool else None
-    return Substitution(baseline, artifact, info, recording, reused, dictionary, attribution)
+    return Substitution(
+        baseline, artifact, info, recording, reused, builder, dictionary, attribution
+    )
 
 
 def _is_reusable(artifact: Artifact) -> bool:
@@ -90,7 +106,7 @@ def _fit(
     job: Job,
     baseline: Baseline,
     artifact: Artifact,
-    dictionary: ConfounderDictionaryCallback | None,
+    callback: ConfounderDictionaryCallback | None,
 ) -> SubstitutionModule:
     options = job.config.substitution
     online = options.mode == "online"
@@ -112,7 +128,7 @@ def _fit(
         epochs=-(-rounds // options.log_every),
         # Rounds an epoch shape no result, but what an interrupted fit counts in.
         state=artifact.folder / "state" / f"every{options.log_every}",
-        callbacks=[dictionary] if dictionary else [],
+        callbacks=[callback] if callback else [],
         files=banks_of(baseline),
     )
     return module
@@ -139,27 +155,3 @@ def _companion_accuracy(job: Job, module: SubstitutionModule) -> float | None:
     if module.companion is None:
         return None
     return accuracy(cast("CompanionStudent", module.companion).network, job.test_batches())
-
-
-def _dictionary_callback(
-    job: Job, teacher: FrozenTeacher, artifact: Artifact
-) -> ConfounderDictionaryCallback | None:
-    kdci = job.config.kdci
-    if kdci is None:
-        return None
-    settings = DictionarySettings(
-        num_prototypes=kdci.N,
-        space=kdci.space,
-        pca_dim=kdci.pca_dim,
-        prototypes=kdci.prototypes,
-        iterations=kdci.iterations,
-        restarts=kdci.restarts,
-        seed=job.config.seed,
-    )
-    return ConfounderDictionaryCallback(
-        settings,
-        teacher_sha256=teacher.fingerprint(),
-        data_key=artifact.key,
-        path=artifact.dictionaries / f"{job.identity.dictionary}.safetensors",
-        cost=job.costs["dictionary"],
-    )

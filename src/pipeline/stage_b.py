@@ -9,6 +9,7 @@ from src.common.distributed import rank
 from src.common.seeding import derive_seed, seed_all
 from src.config.node import build_partial
 from src.kdci.compensation import BackdoorCompensation
+from src.kdci.dictionary import ConfounderDictionary
 from src.kdci.mixin import KDCIMixin
 from src.pipeline.job import Job
 from src.pipeline.stage_a import Substitution
@@ -21,11 +22,23 @@ from src.substitution.module import Recording
 from src.teacher.frozen import FrozenTeacher
 
 
-def train_student(job: Job, teacher: FrozenTeacher, substitution: Substitution) -> StudentModule:
-    """Train the student; seeds and data order are the same with and without KDCI."""
+def train_student(
+    job: Job,
+    teacher: FrozenTeacher,
+    substitution: Substitution,
+    dictionary: ConfounderDictionary | None,
+) -> StudentModule:
+    """Train the student; seeds and data order are the same with and without KDCI.
+
+    Args:
+        job: The run.
+        teacher: Whom it meets.
+        substitution: On what.
+        dictionary: The confounders; None for a vanilla student.
+    """
     options, baseline = job.config.distill, substitution.baseline
     seed_all(derive_seed(job.config.seed, "stage_b"))
-    module = _student(job, teacher, baseline.objective())
+    module = _student(job, teacher, baseline.objective(), dictionary)
     seed_all(derive_seed(job.config.seed, "stage_b", "rank", rank()))
     online = job.config.substitution.mode == "online"
     batches: OnlineBatches | ReplayBatches
@@ -45,14 +58,18 @@ def train_student(job: Job, teacher: FrozenTeacher, substitution: Substitution) 
         state=job.folder / "state",
         batches=batches,
         test=job.test_batches(),
-        callbacks=[substitution.dictionary] if substitution.dictionary else [],
         files=banks_of(baseline) if online else {},
         outside={"baseline": baseline} if online else {},
     )
     return module
 
 
-def _student(job: Job, teacher: FrozenTeacher, objective: nn.Module) -> StudentModule:
+def _student(
+    job: Job,
+    teacher: FrozenTeacher,
+    objective: nn.Module,
+    dictionary: ConfounderDictionary | None,
+) -> StudentModule:
     options, kdci = job.config.distill, job.config.kdci
     common: dict[str, Any] = {
         "network": job.network(job.config.student.network),
@@ -63,14 +80,11 @@ def _student(job: Job, teacher: FrozenTeacher, objective: nn.Module) -> StudentM
         "scheduler_steps": options.scheduler_steps,
         "objective_lr": options.objective_lr,
     }
-    if kdci is None:
+    if kdci is None or dictionary is None:
         return StudentModule(**common)
-    num_classes = job.dataset.spec.num_classes
     compensation = BackdoorCompensation(
-        num_classes=num_classes,
-        num_prototypes=kdci.N,
-        dim=num_classes if kdci.space == "logits" else teacher.network.feature_dim,
-        space=kdci.space,
+        dictionary,
+        num_classes=job.dataset.spec.num_classes,
         attention=kdci.attention,
         attention_dim=kdci.attention_dim,
         fusion=kdci.fusion,
@@ -93,14 +107,14 @@ def _online_batches(job: Job, module: StudentModule, substitution: Substitution)
         steps=options.steps_per_epoch,
         steps_per_round=options.steps_per_round,
     )
-    kdci, dictionary = job.config.kdci, substitution.dictionary
+    kdci, builder = job.config.kdci, substitution.builder
     every = kdci.refresh_every if kdci else None
-    if every is not None and dictionary is not None:
+    if every is not None and builder is not None:
 
         def rebuild(rounds: int) -> None:
             if rounds % every == 0:
                 recording = _draw(job, teacher=module.teacher, baseline=substitution.baseline)
-                cast("KDCIMixin", module).load_dictionary(dictionary.build(recording, save=False))
+                cast("KDCIMixin", module).compensation.load(builder.cluster(recording))
 
         batches.after_round = rebuild
     return batches

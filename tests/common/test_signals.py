@@ -10,15 +10,18 @@ import pytest
 from src import naming
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
 from src.common.signals import Interrupted, heed_signals, interruptible
 heed_signals()
 try:
     with interruptible():
+        kept = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
         print("ready", flush=True)
         time.sleep(60)
 except Interrupted as error:
     print(error, flush=True)
+    for number, handler in kept.items():  # as Lightning does when a fit ends
+        signal.signal(number, handler)
     time.sleep(0.5)  # tidying up, in which no second signal may disturb
     print("tidy", flush=True)
     sys.exit(error.exit_code)

@@ -77,6 +77,7 @@ def test_an_experiment_that_hydra_would_misread_is_refused(
         ("~dataset", "Cannot remove the group 'dataset': every run needs one (one of: cifar10, "),
         ("~dataset@pool", "Cannot remove the group 'dataset@pool'"),
         ("student={a: 1}", "Unknown option 'student={a: 1}'"),
+        ("budget=nan", "Unknown option 'budget=nan' (one of: laptop, "),
         ("teacher=null", "Unknown option 'teacher=null'"),
         ("budget=true", "Unknown option 'budget=true'"),
         ("=3", "Cannot read the argument '=3': expected key=value"),

@@ -172,7 +172,7 @@ OPTIONS_OF_LOGITS = {
 @pytest.mark.parametrize(("key", "value"), OPTIONS_OF_LOGITS.items())
 def test_what_needs_logits_is_refused_in_feature_space(key: str, value: str) -> None:
     message = complaint(changed(kdci__space="features", **{f"kdci__{key}": value}))
-    assert f"kdci.{key}={value} needs kdci.space=logits, but got 'features'" in message
+    assert f"kdci.space=logits with kdci.{key}={value}, but got 'features'" in message
 
 
 def test_rebuilding_the_dictionary_needs_new_images() -> None:

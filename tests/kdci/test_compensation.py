@@ -21,16 +21,16 @@ IN_FEATURES = list(product(["additive", "dot", *FIXED], FUSIONS))
 
 def dictionary(dim: int = K, count: int = N) -> ConfounderDictionary:
     prior = torch.rand(count).add(0.1).sort(descending=True).values
-    return ConfounderDictionary(3 * torch.randn(count, dim), prior / prior.sum(), {})
+    facts = {"space": "logits" if dim == K else "features"}
+    return ConfounderDictionary(3 * torch.randn(count, dim), prior / prior.sum(), facts)
 
 
 def make(dim: int = K, count: int = N, **options: Any) -> BackdoorCompensation:
     """A compensation that looks trained: W_h is no identity any more."""
-    options = {"space": "logits" if dim == K else "features", "attention_dim": 7} | options
-    module = BackdoorCompensation(num_classes=K, num_prototypes=count, dim=dim, **options)
+    given = dictionary(dim, count)
+    module = BackdoorCompensation(given, num_classes=K, **({"attention_dim": 7} | options))
     if module.fuse is not None:
         module.fuse.data += 0.3 * torch.randn(K, K)
-    module.load(dictionary(dim, count))
     return module
 
 
@@ -190,7 +190,7 @@ def test_plain_is_what_is_fused_without_the_compensation() -> None:
 
 
 def test_linear_fusion_starts_as_the_identity() -> None:
-    module = BackdoorCompensation(num_classes=K, num_prototypes=N, dim=K, fusion="linear")
+    module = BackdoorCompensation(dictionary(), num_classes=K, fusion="linear")
     assert module.fuse is not None
     assert torch.equal(module.fuse, torch.eye(K))
 
@@ -216,15 +216,17 @@ def test_the_plain_prediction_is_float32_under_autocast(fusion: str) -> None:
 
 
 def test_construction_draws_nothing_from_the_global_generator() -> None:
-    before = torch.get_rng_state()
-    BackdoorCompensation(num_classes=K, num_prototypes=N, dim=K, fusion="linear")
+    given, before = dictionary(), torch.get_rng_state()
+    BackdoorCompensation(given, num_classes=K, fusion="linear")
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_seed_alone_decides_the_initialisation() -> None:
+    given = dictionary()
+
     def initial(seed: int) -> dict[str, Tensor]:
         torch.randn(3)
-        return BackdoorCompensation(num_classes=K, num_prototypes=N, dim=K, seed=seed).state_dict()
+        return BackdoorCompensation(given, num_classes=K, seed=seed).state_dict()
 
     first, again, other = initial(0), initial(0), initial(1)
     drawn = ("query", "key", "score", "project", "random_weights")
@@ -233,7 +235,7 @@ def test_the_seed_alone_decides_the_initialisation() -> None:
 
 
 def test_initialisation_is_that_of_a_linear_layer() -> None:
-    module = BackdoorCompensation(num_classes=K, num_prototypes=N, dim=D, space="features")
+    module = BackdoorCompensation(dictionary(D), num_classes=K)
     bounds = {"query": K**-0.5, "key": D**-0.5, "score": 128**-0.5, "project": D**-0.5}
     for name, bound in bounds.items():
         largest = module.get_parameter(name).abs().max()
@@ -242,20 +244,17 @@ def test_initialisation_is_that_of_a_linear_layer() -> None:
 
 def test_a_state_fits_a_new_module_strictly() -> None:
     trained = make(fusion="linear")
-    fresh = BackdoorCompensation(
-        num_classes=K, num_prototypes=N, dim=K, attention_dim=7, fusion="linear", seed=5
-    )
+    fresh = make(fusion="linear", seed=5)
     fresh.load_state_dict(trained.state_dict())
     logits = torch.randn(6, K)
-    assert fresh.is_loaded
     assert torch.equal(fresh(logits), trained(logits))
 
 
-def test_knows_whether_a_dictionary_was_loaded() -> None:
-    module = BackdoorCompensation(num_classes=K, num_prototypes=N, dim=K)
-    assert not module.is_loaded
-    module.load(dictionary())
-    assert module.is_loaded
+def test_another_dictionary_takes_the_place_of_the_first() -> None:
+    module, other = make(), dictionary()
+    module.load(other)
+    assert torch.equal(module.prototypes, other.prototypes)
+    assert torch.equal(module.prior, other.prior)
 
 
 def test_the_uniform_prior_replaces_proportions() -> None:

@@ -35,13 +35,6 @@ def pair(
     return vanilla, kdci_student(spec, teacher, loaded=loaded, **options)
 
 
-def test_a_student_without_a_dictionary_does_not_train(
-    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, tmp_path: Path
-) -> None:
-    with pytest.raises(RuntimeError, match="ConfounderDictionaryCallback"):
-        trained(kdci_student(tiny_spec, tiny_teacher), tiny_spec, tmp_path)
-
-
 def test_starts_from_the_student_of_the_vanilla_run(
     tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
 ) -> None:

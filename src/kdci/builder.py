@@ -1,0 +1,118 @@
+"""From recorded predictions to the confounder dictionary, or to one that was built before."""
+
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from src.common.distributed import gather_rows, on_rank_zero, require_equal_on_all_ranks
+from src.common.files import lock, remove_leftovers, sha256_tensors
+from src.common.measure import Measurement, measured
+from src.common.sealed import DamagedError
+from src.kdci.dictionary import (
+    ConfounderDictionary,
+    DictionarySettings,
+    fit_dictionary,
+    predictions_of,
+)
+from src.substitution.module import Recording
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DictionaryBuilder:
+    """Clusters the teacher's predictions on all substitution data, once.
+
+    Predictions of all ranks are gathered, rank 0 clusters, and its status and result are
+    broadcast, so that a failure there stops every rank.
+
+    Attributes:
+        settings: How the dictionary is built.
+        teacher_sha256: Hash of the teacher's weights, for the provenance.
+        data_key: Content address of the substitution data, for the provenance.
+        path: Where a dictionary of these settings lies, or will lie.
+        cost: Time and memory of building are added to this.
+    """
+
+    settings: DictionarySettings
+    teacher_sha256: str
+    data_key: str
+    path: Path
+    cost: Measurement
+
+    def obtain(self, recording: Recording) -> ConfounderDictionary:
+        """What an equal run has kept, or else what is built now.
+
+        Raises:
+            UserError: If it is of another teacher, or cannot be built.
+        """
+        return self.read(recording) or self.build(recording)
+
+    def read(self, recording: Recording) -> ConfounderDictionary | None:
+        """A dictionary of the same settings and data, if one was saved before and is whole."""
+        rows = self._gather(recording)
+
+        def load() -> ConfounderDictionary | None:
+            if not self.path.is_file():
+                return None
+            try:
+                found = ConfounderDictionary.load(
+                    self.path,
+                    teacher_sha256=self.teacher_sha256,
+                    space=self.settings.space,
+                    dim=rows.shape[1],
+                )
+            except DamagedError as error:
+                _log.warning("%s; it is built again", error)
+                return None
+            expected = asdict(self.settings) | {"predictions_sha256": sha256_tensors(rows)}
+            if any(found.provenance.get(key) != value for key, value in expected.items()):
+                _log.warning("'%s' is of other settings or data; it is built again", self.path)
+                return None
+            return found
+
+        return on_rank_zero(load)
+
+    def _gather(self, recording: Recording) -> Tensor:
+        rows = predictions_of(recording, self.settings.space)
+        return gather_rows(rows.to(recording.device)).cpu()
+
+    def build(self, recording: Recording) -> ConfounderDictionary:
+        """Cluster, and keep the dictionary for other runs.
+
+        Raises:
+            UserError: If it cannot be built or kept; see :func:`fit_dictionary`.
+        """
+        with measured(self.cost):
+            dictionary = self.cluster(recording)
+
+            def save() -> None:
+                with lock(self.path):
+                    remove_leftovers(self.path.parent, self.path.name)
+                    dictionary.save(self.path)
+
+            on_rank_zero(save)
+        return dictionary
+
+    def cluster(self, recording: Recording) -> ConfounderDictionary:
+        """Gather, cluster on rank 0, broadcast, and compare checksums.
+
+        Raises:
+            UserError: If it cannot be built; see :func:`fit_dictionary`.
+        """
+        rows = self._gather(recording)
+        dictionary = on_rank_zero(
+            lambda: fit_dictionary(
+                rows,
+                self.settings,
+                teacher_sha256=self.teacher_sha256,
+                data_key=self.data_key,
+                predictions_sha256=sha256_tensors(rows),
+            )
+        )
+        require_equal_on_all_ranks(
+            (dictionary.prototypes, dictionary.prior), "confounder dictionaries"
+        )
+        return dictionary

@@ -1,0 +1,117 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.common.errors import UserError
+from src.common.measure import Measurement
+from src.dataset.contract import ImageSpec
+from src.kdci.builder import DictionaryBuilder
+from src.kdci.dictionary import ConfounderDictionary, DictionarySettings, fit_dictionary
+from src.substitution.module import Recording, predict
+from src.teacher.frozen import FrozenTeacher
+from tests.toys import filled_bank
+
+SETTINGS = DictionarySettings(3)
+
+
+@pytest.fixture
+def recording(tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher) -> Recording:
+    return predict(tiny_teacher, [filled_bank(tiny_spec)])
+
+
+def make(
+    folder: Path,
+    teacher: FrozenTeacher,
+    settings: DictionarySettings = SETTINGS,
+) -> DictionaryBuilder:
+    return DictionaryBuilder(
+        settings,
+        teacher_sha256=teacher.fingerprint(),
+        data_key="key",
+        path=folder / "dictionary.safetensors",
+        cost=Measurement(),
+    )
+
+
+def test_clusters_features_if_asked(
+    tiny_teacher: FrozenTeacher, recording: Recording, tmp_path: Path
+) -> None:
+    builder = make(tmp_path, tiny_teacher, settings=replace(SETTINGS, space="features"))
+    assert builder.build(recording).prototypes.shape == (3, 8)
+
+
+def test_reads_what_an_equal_run_has_saved(
+    tiny_teacher: FrozenTeacher, recording: Recording, tmp_path: Path
+) -> None:
+    first = make(tmp_path, tiny_teacher)
+    built = first.build(recording)
+    marked = ConfounderDictionary(built.prototypes + 1, built.prior, built.provenance)
+    marked.save(first.path)
+    second = make(tmp_path, tiny_teacher)
+    given = second.obtain(recording).prototypes
+    assert torch.equal(given, marked.prototypes)
+    assert second.cost.seconds == 0
+
+
+def test_never_reads_a_dictionary_of_other_predictions(
+    tiny_teacher: FrozenTeacher, recording: Recording, tmp_path: Path
+) -> None:
+    other = recording._replace(logits=recording.logits + 1)
+    make(tmp_path, tiny_teacher).build(other)
+    given = make(tmp_path, tiny_teacher).obtain(recording).prototypes
+    assert torch.equal(given, fit_dictionary(recording.logits, SETTINGS).prototypes)
+
+
+def test_a_damaged_dictionary_is_reported_and_built_again(
+    tiny_teacher: FrozenTeacher,
+    recording: Recording,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first = make(tmp_path, tiny_teacher)
+    built = first.build(recording)
+    whole = first.path.read_bytes()
+    first.path.write_bytes(whole[:-7] + bytes([whole[-7] ^ 1]) + whole[-6:])
+    assert make(tmp_path, tiny_teacher).read(recording) is None
+    (line,) = caplog.messages
+    assert line.endswith("has been altered: its checksum differs; it is built again")
+    assert str(first.path) in line
+    given = make(tmp_path, tiny_teacher).obtain(recording).prototypes
+    assert torch.equal(given, built.prototypes)
+    assert first.path.read_bytes() == whole
+
+
+def test_a_dictionary_of_unknown_predictions_is_not_used(
+    tiny_teacher: FrozenTeacher, recording: Recording, tmp_path: Path
+) -> None:
+    builder = make(tmp_path, tiny_teacher)
+    sha = tiny_teacher.fingerprint()
+    fit_dictionary(recording.logits, SETTINGS, teacher_sha256=sha).save(builder.path)
+    assert builder.read(recording) is None
+
+
+def test_a_dictionary_of_another_teacher_is_refused(
+    tiny_teacher: FrozenTeacher, recording: Recording, tmp_path: Path
+) -> None:
+    make(tmp_path, tiny_teacher).build(recording)
+    tiny_teacher.network.head.bias.data += 1
+    with pytest.raises(UserError, match="to be of this teacher"):
+        make(tmp_path, tiny_teacher).obtain(recording)
+
+
+def test_a_rebuilt_dictionary_need_not_be_saved(
+    tiny_teacher: FrozenTeacher, recording: Recording, tmp_path: Path
+) -> None:
+    assert make(tmp_path, tiny_teacher).cluster(recording).prototypes.shape == (3, 4)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_saved_when_clustering_fails(
+    tiny_teacher: FrozenTeacher, recording: Recording, tmp_path: Path
+) -> None:
+    builder = make(tmp_path, tiny_teacher, settings=DictionarySettings(1000))
+    with pytest.raises(UserError, match="1000 > 40"):
+        builder.build(recording)
+    assert list(tmp_path.iterdir()) == []
