@@ -8,7 +8,8 @@ source folder itself is only read.
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ from src.common.errors import UserError
 from src.common.files import atomic_folder, content_hash, lock, remove_leftovers, writing
 from src.common.sealed import DamagedError, digests, read_own, verify, write_sealed
 from src.dataset.decode import Geometry, Pixels, decode_files
-from src.dataset.listing import ImageFiles
+from src.dataset.listing import ImageFiles, some
 
 _log = logging.getLogger(__name__)
-_FORMAT = 3
+_FORMAT = 4
 _ARRAYS, _CARD = ("images.npy", "labels.npy"), "meta.json"
 MAP_ABOVE_BYTES = 2**30
 
@@ -162,18 +163,37 @@ def _build(
     count = _write_images(folder / "images.npy", readable(), shape)
     if corrupt:
         first = min(corrupt)
-        report = (
-            f"{len(corrupt)} of {len(files.names)} images in '{files.root}' cannot be decoded, "
-            f"first {files.names[first]!r} ({corrupt[first]})"
-        )
+        why = f"first {files.names[first]!r} ({corrupt[first]})"
+        report = f"{_left_out(files, corrupt)} cannot be decoded, {why}"
         if not skip_corrupt or count == 0:
             raise UserError(f"{report}; replace them, or leave them out with skip_corrupt=true")
-        _log.warning("%s; left out", report)
+        _refuse_emptied(files, corrupt, why)
     labels = np.array([label for i, label in enumerate(files.labels) if i not in corrupt])
     np.save(folder / "labels.npy", labels.astype(np.int64))
-    found = {"source": str(files.root), "num_images": count, "skipped": sorted(corrupt)}
+    found = {"source": str(files.root), "num_images": count}
+    found["skipped"] = {str(index): corrupt[index] for index in sorted(corrupt)}
     card = {"of": of, **found, "checksums": digests(folder, _ARRAYS)}
     write_sealed(folder / _CARD, card)
+
+
+def _left_out(files: ImageFiles, corrupt: Collection[int]) -> str:
+    """How many images, and of which classes."""
+    report = f"{len(corrupt)} of {len(files.names)} images in '{files.root}'"
+    if not files.classes:
+        return report
+    counts = Counter(files.classes[files.labels[index]] for index in sorted(corrupt))
+    return f"{report} ({some([f'{name}: {counts[name]}' for name in counts])})"
+
+
+def _refuse_emptied(files: ImageFiles, corrupt: Collection[int], why: str) -> None:
+    left = {label for index, label in enumerate(files.labels) if index not in corrupt}
+    emptied = sorted({*files.labels} - left)
+    if emptied:
+        names = some([files.classes[label] for label in emptied])
+        raise UserError(
+            f"Expected readable images of every class in '{files.root}', but none can be decoded "
+            f"of {names}, {why}; replace them, or remove the class"
+        )
 
 
 def _write_images(path: Path, images: Iterator[Pixels], shape: tuple[int, ...]) -> int:
@@ -205,10 +225,16 @@ def _read(folder: Path, files: ImageFiles) -> Decoded | None:
         large = path.stat().st_size > MAP_ABOVE_BYTES
         images = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
         labels = torch.from_numpy(np.load(folder / "labels.npy", allow_pickle=False))
-        skipped = set(card["skipped"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        skipped = {int(index): str(reason) for index, reason in card["skipped"].items()}
+    except (OSError, ValueError, KeyError, EOFError, AttributeError) as error:
         _log.warning("The cache '%s' is damaged (%s); decoding again", folder, error)
         return None
+    if skipped:
+        first = min(skipped)
+        _log.warning(
+            "%s cannot be decoded, first %r (%s); left out",
+            *(_left_out(files, skipped), files.names[first], skipped[first]),
+        )
     names = tuple(name for i, name in enumerate(files.names) if i not in skipped)
     return Decoded(_as_tensor(images), labels, names)
 

@@ -20,7 +20,8 @@ from src.common.files import content_hash, lock, sha256_file
 from src.dataset.contract import Dataset, ImageSpec, Split
 from src.dataset.decode import Geometry
 from src.dataset.folder_dataset import FolderDataset, SplitName
-from src.dataset.listing import ImageFiles, files_by_class, wrong_layout
+from src.dataset.layout import wrong_layout
+from src.dataset.listing import ImageFiles, files_by_class
 
 _CIFAR100_CLASSES = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
@@ -89,15 +90,14 @@ class _Cifar(FolderDataset):
     def _archive(self) -> Path | None:
         """The original batches, downloaded if that was asked for, or ``None``."""
         folder = self.root / self.reader.base_folder
-        if self.download and not folder.is_dir() and self._class_root is None:
+        if self.download and not folder.is_dir() and not self._has_folders:
             with lock(folder):
                 self._fetch()
         return folder if folder.is_dir() else None
 
     @property
-    def _class_root(self) -> Path | None:
-        roots = (self.root, self.root / self.name)
-        return next((r for r in roots if (r / "train").is_dir() or (r / "test").is_dir()), None)
+    def _has_folders(self) -> bool:
+        return self._where.train is not None or self._where.test is not None
 
     def _fetch(self) -> None:
         try:
@@ -108,21 +108,20 @@ class _Cifar(FolderDataset):
                 f"in '{self.root}'"
             ) from error
 
-    def sources(self) -> Sequence[Path]:
+    def sources(self) -> Sequence[str | Path]:
         """Files and folders that the content depends on."""
         return super().sources() if self._archive is None else [self.root, *self._lists()]
 
     def _list(self, split: SplitName) -> ImageFiles | None:
-        if self._class_root is None:
+        if not self._has_folders:
             raise wrong_layout(self.root, f"{self.layout} (or set dataset.download=true)")
-        folder = self._class_root / split
-        return files_by_class(folder, self.names) if folder.is_dir() else None
+        folder = self._where.train if split == "train" else self._where.test
+        return None if folder is None else files_by_class(folder, self.names)
 
     def _lists(self) -> list[Path]:
-        archive, folder = self.root / self.reader.base_folder, self.root / self.name
+        archive = self.root / self.reader.base_folder
         batches = [name for name, _ in self.reader.train_list + self.reader.test_list]
-        files = [archive / name for name in (*batches, self.reader.meta["filename"])]
-        return [archive, *files, folder, folder / "train", folder / "test"]
+        return [archive, *(archive / name for name in (*batches, self.reader.meta["filename"]))]
 
     def _split(self, split: SplitName) -> Split:
         if self._archive is None:
@@ -154,6 +153,7 @@ class Cifar10(_Cifar):
     """CIFAR-10: 50,000 + 10,000 colour images of 32 x 32 pixels, 10 classes."""
 
     name: ClassVar[str] = "cifar10"
+    usual: ClassVar[tuple[str, ...]] = ("cifar10",)
     layout: ClassVar[str] = "'cifar-10-batches-py/' or '{train,test}/<class>/*.jpg'"
     reader: ClassVar[type[CIFAR10]] = CIFAR10
     mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
@@ -168,6 +168,7 @@ class Cifar100(_Cifar):
     """CIFAR-100: 50,000 + 10,000 colour images of 32 x 32 pixels, 100 fine classes."""
 
     name: ClassVar[str] = "cifar100"
+    usual: ClassVar[tuple[str, ...]] = ("cifar100",)
     layout: ClassVar[str] = "'cifar-100-python/' or '{train,test}/<class>/*.jpg'"
     reader: ClassVar[type[CIFAR10]] = CIFAR100
     mean: ClassVar[tuple[float, ...]] = (0.5071, 0.4867, 0.4408)

@@ -72,7 +72,7 @@ class Pool(ABC):
     def fingerprint(self) -> str:
         """Content hash of the data, for cache keys; equal content gives an equal hash."""
 
-    def sources(self) -> Sequence[Path]:
+    def sources(self) -> Sequence[str | Path]:
         """Files and folders that the content depends on; a folder stands for the names within it.
 
         None where the data comes with a package.
@@ -101,6 +101,11 @@ class Dataset(Pool):
     def geometry(self) -> Geometry:
         """How an image file becomes one of this data set: straight to the square by default."""
         return Geometry(self.spec.image_size)
+
+    @property
+    def doubtful_order(self) -> str | None:
+        """Two orders in which others may count the classes, in words; None where it is one."""
+        return None
 
     @abstractmethod
     def train(self) -> Split:

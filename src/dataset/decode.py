@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,15 @@ from src.common.errors import UserError
 
 Pixels = npt.NDArray[np.uint8]
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+# Named, because Pillow's reader for EPS files starts another program; nor are documents, videos,
+# icons, sources of drawings and arrays what people train on.
+_FORMATS = (
+    *("JPEG", "PNG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000"),
+    *("TGA", "PCX", "SGI", "SUN", "QOI"),
 )
-# Named, because Pillow's reader for EPS files starts another program.
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 # All that Pillow raised over 15,000 damaged files of these formats, and what its source names.
 UNREADABLE = (
+    RuntimeError,  # AVIF's
     OSError,
     SyntaxError,
     ValueError,
@@ -33,6 +36,15 @@ UNREADABLE = (
 )
 _CHUNK = 512
 _LARGEST = 4096  # pixels; twenty times what any method here was published for
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Suffixes of the image files that the Pillow at hand opens, in lower case, with the dot."""
+    Image.init()
+    known = Image.registered_extensions()
+    # An MPO is a JPEG with more pictures behind it, and is opened as one.
+    return frozenset(suffix for suffix, name in known.items() if name in (*_FORMATS, "MPO"))
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from src.common.files import content_hash
 from src.dataset.cache import Decoded, content_of, load_decoded
 from src.dataset.contract import Dataset, Split
 from src.dataset.decode import Geometry
-from src.dataset.listing import ImageFiles, wrong_layout
+from src.dataset.layout import EVALUATION, Splits, find_splits, wrong_layout
+from src.dataset.listing import ImageFiles
 
 _log = logging.getLogger(__name__)
 SplitName = Literal["train", "test"]
 _SPLITS: tuple[SplitName, ...] = ("train", "test")
-_FOLDERS = ("train", "test", "val")
 
 
 class FolderDataset(Dataset):
@@ -37,9 +37,13 @@ class FolderDataset(Dataset):
     Attributes:
         layout: The accepted folder layouts, in words.
         official_counts: Number of images of each split; another number is a warning.
+        evaluation: Names of folders to evaluate on, the preferred first.
+        usual: Paths within ``root`` where the published archive has the splits.
     """
 
     layout: ClassVar[str]
+    evaluation: ClassVar[tuple[str, ...]] = EVALUATION
+    usual: ClassVar[tuple[str, ...]] = ()
     official_counts: ClassVar[dict[SplitName, int]] = {}
 
     def __init__(
@@ -49,6 +53,11 @@ class FolderDataset(Dataset):
         self.cache_dir = Path(cache_dir)
         self.geometry = geometry
         self.skip_corrupt = skip_corrupt
+        self._said: set[str] = set()
+
+    @cached_property
+    def _where(self) -> Splits:
+        return find_splits(self.root, self.evaluation, self.usual)
 
     @abstractmethod
     def _list(self, split: SplitName) -> ImageFiles | None:
@@ -86,12 +95,12 @@ class FolderDataset(Dataset):
         """Content hash of the splits that are there; equal copies have equal hashes."""
         found = {split: self._fingerprint(split) for split in _SPLITS}
         if not any(found.values()):
-            raise wrong_layout(self.root, self.layout)
+            raise wrong_layout(self._where.home, self.layout)
         return content_hash(found)
 
-    def sources(self) -> Sequence[Path]:
+    def sources(self) -> Sequence[str | Path]:
         """Files and folders that the content depends on."""
-        found = [self.root, *(self.root / name for name in _FOLDERS), *self._lists()]
+        found: list[str | Path] = [*self._where.folders, *self._lists()]
         for split in _SPLITS:
             files = self._list(split)
             found += [] if files is None else files.sources
@@ -101,6 +110,17 @@ class FolderDataset(Dataset):
         """What is read besides images, whether it is there or not."""
         return []
 
+    def _notes(self) -> Sequence[str]:
+        """What was decided about the layout, in words."""
+        return self._where.notes
+
+    def _say(self, *notes: str) -> None:
+        """Log what was not said before."""
+        for note in notes:
+            if note not in self._said:
+                self._said.add(note)
+                _log.info(note)
+
     def _split(self, split: SplitName) -> Split:
         decoded = self._decode(split, self.geometry)
         return Split(decoded.images, decoded.labels)
@@ -108,7 +128,8 @@ class FolderDataset(Dataset):
     def _decode(self, split: SplitName, geometry: Geometry) -> Decoded:
         files = self._list(split)
         if files is None:
-            raise wrong_layout(self.root, f"a {split} split ({self.layout})")
+            raise wrong_layout(self._where.home, f"a {split} split ({self.layout})")
+        self._say(*self._notes(), *files.notes)
         official = self.official_counts.get(split, len(files.names))
         if len(files.names) != official:
             _log.warning(

@@ -1,5 +1,6 @@
 """Any folder of images as an unlabeled pool."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -9,9 +10,12 @@ from torch import Tensor
 from src.dataset.cache import content_of, load_decoded
 from src.dataset.contract import Pool
 from src.dataset.decode import Geometry
-from src.dataset.listing import ImageFiles, wrong_layout
+from src.dataset.layout import wrong_layout
+from src.dataset.listing import ImageFiles, by_suffix
 from src.dataset.statistics import Channels, checked
 from src.dataset.walk import walk
+
+_log = logging.getLogger(__name__)
 
 
 class FolderPool(Pool):
@@ -53,8 +57,11 @@ class FolderPool(Pool):
     def unlabeled(self, image_size: int) -> Tensor:
         """All images ``[N, 3, image_size, image_size]`` uint8, resized, in a fixed order."""
         geometry = Geometry(image_size, shorter_side=image_size if self.keep_aspect else None)
+        files = self._list()
+        for note in files.notes:
+            _log.info(note)
         decoded = load_decoded(
-            self._list(), geometry, self.cache_dir, self.name, skip_corrupt=self.skip_corrupt
+            files, geometry, self.cache_dir, self.name, skip_corrupt=self.skip_corrupt
         )
         return decoded.images
 
@@ -62,12 +69,15 @@ class FolderPool(Pool):
         """Content hash of the files; equal copies have equal hashes."""
         return content_of(self._list(), self.cache_dir, self.name)
 
-    def sources(self) -> Sequence[Path]:
+    def sources(self) -> Sequence[str | Path]:
         """Files and folders that the content depends on."""
         return self._list().sources
 
     def _list(self) -> ImageFiles:
-        names, folders = walk(self.root)
+        names, folders, others = walk(self.root)
         if not names:
-            raise wrong_layout(self.root, "images (jpg, png, ...) at any depth")
-        return ImageFiles(self.root, tuple(names), (0,) * len(names), tuple(folders))
+            left_out = f", not only {by_suffix(others)}," if others else ""
+            raise wrong_layout(self.root, f"images (jpg, png, ...){left_out} at any depth")
+        return ImageFiles(
+            self.root, tuple(names), (0,) * len(names), tuple(folders), others=others
+        )

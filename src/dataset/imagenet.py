@@ -31,7 +31,8 @@ class ImageNet(SynsetDataset):
         root: Folder that holds ``train/<wnid>/`` and either ``val/<wnid>/`` or ``val/*.JPEG`` with
             one of the lists ``LOC_val_solution.csv`` (Kaggle) and ``val.txt`` (``<file> <wnid>``
             or ``<file> <label>`` a line, labels from 0), beside ``val`` or in it, or with the
-            development kit ``ILSVRC2012_devkit_t12``, unpacked or not, beside ``val``.
+            development kit ``ILSVRC2012_devkit_t12``, unpacked or not, beside ``val``; or Kaggle's
+            archive with ``ILSVRC/Data/CLS-LOC/`` and its lists.
         cache_dir: Root of all caches.
         image_size: Height and width of the decoded images, pixels.
         statistics: ``imagenet`` or ``half``, 0.5 for mean and standard deviation.
@@ -46,13 +47,9 @@ class ImageNet(SynsetDataset):
     )
     num_classes: ClassVar[int] = 1000
     official_counts: ClassVar[dict[SplitName, int]] = {"train": 1_281_167, "test": 50_000}
-    flat_folder: ClassVar[str] = "val"
-    annotation_files: ClassVar[tuple[str, ...]] = (
-        "LOC_val_solution.csv",
-        "val/LOC_val_solution.csv",
-        "val.txt",
-        "val/val.txt",
-    )
+    usual: ClassVar[tuple[str, ...]] = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
+    flat_folder: ClassVar[str] = ""
+    annotation_files: ClassVar[tuple[str, ...]] = ("LOC_val_solution.csv", "val.txt")
 
     def __init__(
         self,
@@ -69,10 +66,12 @@ class ImageNet(SynsetDataset):
         )
 
     def _read_annotations(self) -> dict[str, str]:
-        return super()._read_annotations() or read_devkit(self.root)
+        kits = (read_devkit(place) for place in self._where.around)
+        return super()._read_annotations() or next(filter(None, kits), {})
 
     def _lists(self) -> list[Path]:
-        return [*super()._lists(), *devkit_files(self.root)]
+        kits = (path for place in self._where.around for path in devkit_files(place))
+        return [*super()._lists(), *kits]
 
     @property
     def augmentation(self) -> Augmentation:

@@ -1,11 +1,13 @@
-"""Which image files a folder holds, and what to say when it is the wrong folder."""
+"""Which image files a folder holds."""
 
 import hashlib
 import os
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -27,12 +29,16 @@ class ImageFiles:
         names: Relative paths.
         labels: One label a file, 0 where there are none.
         folders: All folders that were looked into, those without an image too.
+        classes: Names in label order; none in a pool.
+        others: How many files beside the images have a suffix of no image, by suffix.
     """
 
     root: Path
     names: tuple[str, ...]
     labels: tuple[int, ...]
     folders: tuple[Path, ...] = ()
+    classes: tuple[str, ...] = ()
+    others: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def paths(self) -> list[str]:
@@ -40,9 +46,24 @@ class ImageFiles:
         return [f"{self.root}{os.sep}{name}" for name in self.names]
 
     @property
-    def sources(self) -> list[Path]:
+    def sources(self) -> list[str | Path]:
         """Files and folders that the list and its content depend on."""
-        return [*self.folders, *map(Path, self.paths)]
+        return [*self.folders, *self.paths]  # a `Path` a file would take most of the time
+
+    @property
+    def notes(self) -> list[str]:
+        """What a list leaves out or lacks, in words."""
+        found = []
+        if self.others:
+            found.append(f"Left out of '{self.root}', as no images: {by_suffix(self.others)}")
+        have = set(self.labels)
+        empty = [name for label, name in enumerate(self.classes) if label not in have]
+        if empty:
+            found.append(
+                f"{len(empty)} of {len(self.classes)} classes have no image in '{self.root}' "
+                f"({some(empty)}): accuracy is over the others"
+            )
+        return found
 
     @cached_property
     def _stamps(self) -> list[Stamp | None]:
@@ -90,8 +111,19 @@ def class_folders(folder: Path) -> list[str]:
     )
 
 
-def files_by_class(folder: Path, classes: Sequence[str]) -> ImageFiles:
+def natural(name: str) -> list[tuple[str, int, str]]:
+    """Key that sorts names with their numbers by value: "2" before "10"."""
+    parts = re.findall(r"(\D*)(\d*)", name)
+    return [(text, int(digits or -1), digits) for text, digits in parts]
+
+
+def files_by_class(folder: Path, classes: Sequence[str], *, may_lack: bool = False) -> ImageFiles:
     """Files of ``folder/<class>/**``, labelled with the position of their class.
+
+    Args:
+        folder: Folder of class folders.
+        classes: Names in label order.
+        may_lack: Whether classes may be without an image, though not all.
 
     Raises:
         UserError: If a class has no folder or no image, or a folder is not among ``classes``.
@@ -101,22 +133,56 @@ def files_by_class(folder: Path, classes: Sequence[str]) -> ImageFiles:
     unknown = sorted(name for name in found if name not in classes and found[name].images)
     if unknown:
         raise UserError(
-            f"Expected only class folders in '{folder}', but found {_some(unknown)}; "
-            f"the classes are {_some(classes)}"
+            f"Expected only class folders in '{folder}', but found {some(unknown)}; "
+            f"the classes are {some(classes)}{_alike(unknown, classes)}"
         )
+    empty = [name for name in classes if not found[name].images]
+    if empty and (not may_lack or len(empty) == len(classes)):
+        raise _empty_class(folder / empty[0], found[empty[0]].others)
     names: list[str] = []
     labels: list[int] = []
+    others: Counter[str] = Counter()
     for label, name in enumerate(classes):
         images = found[name].images
-        if not images:
-            raise UserError(
-                f"Expected images in class folder '{folder / name}', but "
-                f"{contents(folder / name)}; complete it or remove the class"
-            )
         names.extend(f"{name}/{image}" for image in images)
         labels.extend([label] * len(images))
+        others.update(found[name].others)
     inner = (place for name in sorted(found) for place in found[name].folders)
-    return ImageFiles(folder, tuple(names), tuple(labels), (folder, *_links(folder), *inner))
+    return ImageFiles(
+        folder,
+        tuple(names),
+        tuple(labels),
+        (folder, *_links(folder), *inner),
+        tuple(classes),
+        others,
+    )
+
+
+def _empty_class(folder: Path, others: Mapping[str, int]) -> UserError:
+    left_out = f" and no image that is read here ({by_suffix(others)})" if others else ""
+    return UserError(
+        f"Expected images in class folder '{folder}', but {contents(folder)}{left_out}; complete "
+        "it or remove the class"
+    )
+
+
+def _alike(unknown: Sequence[str], classes: Sequence[str]) -> str:
+    """The first two names that differ only in case, separators or the form of their Unicode."""
+    known = {_folded(name): name for name in classes}
+    for name in unknown:
+        twin = known.get(_folded(name))
+        if twin is not None:
+            shown = repr if _nfc(name) != _nfc(twin) else ascii  # these two look the same
+            return f"; {shown(name)} is probably {shown(twin)}: rename one of them"
+    return ""
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", _nfc(name).casefold())
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _links(folder: Path) -> list[Path]:
@@ -183,7 +249,7 @@ def files_by_annotation(
                 f"'{name}' is '{annotation}'; complete the annotation file"
             )
     labels = tuple(index[annotation] for annotation in found)
-    return ImageFiles(folder, tuple(names), labels, (folder,))
+    return ImageFiles(folder, tuple(names), labels, (folder,), tuple(classes))
 
 
 def contents(folder: Path) -> str:
@@ -192,14 +258,16 @@ def contents(folder: Path) -> str:
         return "it does not exist"
     if not folder.is_dir():
         return "it is a file"
-    return f"it holds {_some(sorted(entry.name for entry in folder.iterdir()))}"
+    return f"it holds {some(sorted(entry.name for entry in folder.iterdir()))}"
 
 
-def wrong_layout(root: Path, expected: str) -> UserError:
-    """The error for a folder that is not laid out as a data set needs it."""
-    return UserError(f"Expected {expected} in '{root}', but {contents(root)}")
+def by_suffix(counts: Mapping[str, int]) -> str:
+    """Numbers of files by suffix in words, the most frequent first."""
+    order = sorted(counts, key=lambda suffix: (-counts[suffix], suffix))
+    return some([f"{counts[suffix]} {suffix or 'without suffix'}" for suffix in order])
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more if names else "nothing"

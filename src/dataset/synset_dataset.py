@@ -1,6 +1,7 @@
 """What ImageNet and Tiny-ImageNet share: WordNet classes and a validation set in two layouts."""
 
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -9,13 +10,14 @@ from src.common.errors import UserError
 from src.dataset.contract import ImageSpec
 from src.dataset.decode import Geometry
 from src.dataset.folder_dataset import FolderDataset, SplitName
+from src.dataset.layout import VALIDATION, wrong_layout
 from src.dataset.listing import (
     ImageFiles,
     class_folders,
     files_by_annotation,
     files_by_class,
     read_annotations,
-    wrong_layout,
+    some,
 )
 
 _STATISTICS = {
@@ -40,10 +42,11 @@ class SynsetDataset(FolderDataset):
 
     Attributes:
         num_classes: K; another number is an error.
-        flat_folder: Where unsorted validation images lie.
-        annotation_files: Where the list of their classes may lie.
+        flat_folder: Where unsorted validation images lie within the validation split.
+        annotation_files: Names of the list of their classes.
     """
 
+    evaluation: ClassVar[tuple[str, ...]] = VALIDATION
     num_classes: ClassVar[int]
     flat_folder: ClassVar[str]
     annotation_files: ClassVar[tuple[str, ...]]
@@ -76,12 +79,21 @@ class SynsetDataset(FolderDataset):
         """WordNet identifiers of the classes, in label order.
 
         Raises:
-            UserError: If there are more or fewer than the data set has.
+            UserError: If there are more or fewer than the data set has, or folders are named
+                otherwise: sorted, their labels would be others than those of published teachers.
         """
-        found = class_folders(self.root / "train") or self._validation_folders
-        found = found or sorted(set(self._annotations.values()))
+        folders = class_folders(self._where.train) if self._where.train else []
+        folders = folders or self._validation_folders
+        found = folders or sorted(set(self._annotations.values()))
         if not found:
-            raise wrong_layout(self.root, self.layout)
+            raise wrong_layout(self._where.home, self.layout)
+        strange = [name for name in folders if not re.fullmatch(r"n\d+", name)]
+        if strange:
+            raise UserError(
+                f"Expected class folders named by WordNet identifier (n01440764) in "
+                f"'{self._where.home}', but found {some(strange)}: their order would permute the "
+                "labels; rename them, or use dataset=image_folder"
+            )
         if len(found) != self.num_classes:
             raise UserError(
                 f"Expected {self.num_classes} classes in '{self.root}' for {self.name}, but found "
@@ -91,29 +103,38 @@ class SynsetDataset(FolderDataset):
 
     @property
     def _validation_folders(self) -> list[str]:
-        return [name for name in class_folders(self.root / "val") if name != "images"]
+        folder = self._where.test
+        return [name for name in class_folders(folder) if name != "images"] if folder else []
 
     @cached_property
     def _annotations(self) -> dict[str, str]:
         return self._read_annotations()
 
     def _read_annotations(self) -> dict[str, str]:
-        candidates = (self.root / name for name in self.annotation_files)
-        path = next(filter(os.path.lexists, candidates), None)
+        path = next(filter(os.path.lexists, self._annotation_paths), None)
         return read_annotations(path) if path else {}
 
+    @property
+    def _annotation_paths(self) -> list[Path]:
+        inside = [self._where.test] if self._where.test else []
+        places = [*self._where.around, *inside]
+        return [place / name for name in self.annotation_files for place in places]
+
     def _lists(self) -> list[Path]:
-        return [
-            self.root / name for name in ("words.txt", self.flat_folder, *self.annotation_files)
-        ]
+        inside = [self._where.test / self.flat_folder] if self._where.test else []
+        return [self._where.home / "words.txt", *inside, *self._annotation_paths]
 
     def _list(self, split: SplitName) -> ImageFiles | None:
         if split == "train":
-            folder = self.root / "train"
-            return files_by_class(folder, self.synsets) if class_folders(folder) else None
+            folder = self._where.train
+            has_classes = folder is not None and class_folders(folder)
+            return files_by_class(folder, self.synsets) if folder and has_classes else None
+        folder = self._where.test
+        if folder is None:
+            return None
         if self._validation_folders:
-            return files_by_class(self.root / "val", self.synsets)
-        flat = self.root / self.flat_folder
+            return files_by_class(folder, self.synsets)
+        flat = folder / self.flat_folder
         if not flat.is_dir() or not self._annotations:
             return None
         files = files_by_annotation(flat, self._annotations, self.synsets)

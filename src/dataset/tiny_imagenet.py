@@ -33,8 +33,9 @@ class TinyImageNet(SynsetDataset):
     )
     num_classes: ClassVar[int] = 200
     official_counts: ClassVar[dict[SplitName, int]] = {"train": 100_000, "test": 10_000}
-    flat_folder: ClassVar[str] = "val/images"
-    annotation_files: ClassVar[tuple[str, ...]] = ("val/val_annotations.txt",)
+    usual: ClassVar[tuple[str, ...]] = ("tiny-imagenet-200",)
+    flat_folder: ClassVar[str] = "images"
+    annotation_files: ClassVar[tuple[str, ...]] = ("val_annotations.txt",)
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class TinyImageNet(SynsetDataset):
     @cached_property
     def class_names(self) -> tuple[str, ...]:
         """Words for the classes, in label order; identifiers where ``words.txt`` is missing."""
-        path = self.root / "words.txt"
+        path = self._where.home / "words.txt"
         lines = read_lines(path) if os.path.lexists(path) else []
         words = dict(line.split("\t", 1) for line in lines if "\t" in line)
         return tuple(words.get(synset, synset).strip() for synset in self.synsets)

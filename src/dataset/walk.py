@@ -2,16 +2,25 @@
 
 import errno
 import os
-from collections.abc import Iterable, Set
+from collections import Counter
+from collections.abc import Iterable, Mapping, Set
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import NamedTuple
 
 from src.common.errors import UserError
-from src.dataset.decode import IMAGE_SUFFIXES
+from src.dataset.decode import image_suffixes
 
 # Of links that lead to no folder: to themselves, through a file, to no possible name.
 _LEADS_NOWHERE = frozenset({errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG})
+
+# What systems and archive tools leave in every folder, in lower case; hidden entries besides.
+_LITTER = frozenset(
+    {
+        *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"),
+        *("lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+    }
+)
 
 Inode = tuple[int, int]
 
@@ -24,14 +33,16 @@ class Walk(NamedTuple):
             regular files.
         folders: Every folder looked into, and every link that was not followed but may lead to
             another folder one day.
+        others: How many other files there are by suffix, in lower case.
     """
 
     images: list[str]
     folders: list[Path]
+    others: Mapping[str, int]
 
 
 def walk(folder: Path, closed: Set[Inode] | None = None) -> Walk:
-    """Look into a folder at any depth; hidden entries are left out.
+    """Look into a folder at any depth; hidden entries and litter are left out.
 
     Links are followed, but every real folder is visited once, under its own path where it has
     one, and never one that ``folder`` lies in, by its real path or by a path of links: a folder
@@ -43,7 +54,7 @@ def walk(folder: Path, closed: Set[Inode] | None = None) -> Walk:
         closed: Folders that no link is followed to; by default all that ``folder`` lies in.
     """
     if not folder.is_dir():
-        return Walk([], [])
+        return Walk([], [], {})
     if closed is None:
         closed = upwards(folder.absolute().parent) - {inode_of(folder)}
     return _walk(folder, closed)
@@ -52,6 +63,7 @@ def walk(folder: Path, closed: Set[Inode] | None = None) -> Walk:
 def _walk(folder: Path, closed: Set[Inode]) -> Walk:
     images: list[str] = []
     folders: list[Path] = []
+    others: Counter[str] = Counter()
     visited = set(_inodes(_lineage(folder))) - {inode_of(folder)}
     waiting = [_Folder(folder.is_symlink(), "", folder)]
     while waiting:
@@ -67,9 +79,10 @@ def _walk(folder: Path, closed: Set[Inode]) -> Walk:
                 images.append(name)
             elif is_folder(entry):
                 heappush(waiting, _Folder(entry.is_symlink(), f"{name}/", Path(entry.path)))
-            elif entry.is_symlink():
-                folders.append(Path(entry.path))
-    return Walk(sorted(images), folders)
+            else:
+                others[suffix_of(entry.name)] += 1
+                folders += [Path(entry.path)] if entry.is_symlink() else []
+    return Walk(sorted(images), folders, others)
 
 
 class _Folder(NamedTuple):
@@ -120,19 +133,29 @@ def inode_of(folder: str | Path) -> Inode:
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """All but the hidden entries of a folder.
+    """All but the hidden entries of a folder, and but what systems leave behind everywhere.
 
     Raises:
         UserError: If it may not be looked into.
     """
     try:
         with os.scandir(folder) as found:
-            return [entry for entry in found if not entry.name.startswith(".")]
+            return [entry for entry in found if not is_litter(entry.name)]
     except OSError as error:
         raise _closed(folder, error) from error
 
 
+def is_litter(name: str) -> bool:
+    """Whether a file or folder of that name is nobody's data."""
+    return name.startswith(".") or name.lower() in _LITTER
+
+
 def is_image(name: str) -> bool:
     """Whether a file of that name should be an image."""
+    return suffix_of(name) in image_suffixes()
+
+
+def suffix_of(name: str) -> str:
+    """The last suffix in lower case with its dot; that alone is empty for a name without one."""
     _, dot, suffix = name.rpartition(".")  # a third of the time that `splitext` takes
-    return f"{dot}{suffix}".lower() in IMAGE_SUFFIXES
+    return f"{dot}{suffix}".lower() if dot else ""

@@ -34,9 +34,9 @@ def contents_of(config: RunConfig) -> dict[str, str]:
     return found | {option: sha256_file(path) for option, path in _files(config).items()}
 
 
-def sources_of(config: RunConfig) -> list[Path]:
+def sources_of(config: RunConfig) -> list[str | Path]:
     """All files and folders that :func:`contents_of` depends on."""
-    sources = [*_dataset(config).sources(), *_files(config).values()]
+    sources: list[str | Path] = [*_dataset(config).sources(), *_files(config).values()]
     if traits_of(config).reads_pool:
         sources += _pool(config).sources()
     return sources

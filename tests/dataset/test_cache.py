@@ -298,7 +298,7 @@ def test_the_entry_says_where_it_came_from(source, tmp_path):
     card = read_sealed(entry(tmp_path) / "meta.json")
     assert card.pop("checksums").keys() == {"images.npy", "labels.npy"}
     of = entry(tmp_path).name
-    assert card == {"of": of, "source": str(source), "num_images": 4, "skipped": []}
+    assert card == {"of": of, "source": str(source), "num_images": 4, "skipped": {}}
 
 
 def test_a_result_is_remembered(tmp_path):

@@ -125,6 +125,7 @@ def test_evaluation_never_reads_the_train_split(root, tmp_path):
 def test_the_aspect_ratio_is_kept_or_not(tmp_path, save):
     for name in ("train", "test"):
         wide = save(tmp_path / name / "a" / "0.png", seed=0, size=(8, 24))
+        save(tmp_path / name / "b" / "0.png", seed=1, size=(8, 24))
     kept, squeezed = (
         folder(tmp_path, tmp_path, image_size=8, keep_aspect=keep).test().images[0]
         for keep in (True, False)

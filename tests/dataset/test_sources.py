@@ -161,10 +161,10 @@ def test_every_file_of_an_archive_counts(tmp_path):
 @pytest.mark.parametrize("split", ["train", "test", "val"])
 def test_a_split_that_is_empty_so_far_counts(split, tmp_path, grow):
     for other in {"train", "test"} - {split}:
-        grow(tmp_path / other, ("cat",), each=1)
+        grow(tmp_path / other, ("cat", "dog"), each=1)
     (tmp_path / split).mkdir()
     data = ImageFolder(tmp_path, tmp_path / "cache", image_size=8)
-    assert shows(data, lambda: grow(tmp_path / split, ("cat",), each=1))
+    assert shows(data, lambda: grow(tmp_path / split, ("cat", "dog"), each=1))
 
 
 def test_a_folder_of_annotated_images_that_is_empty_so_far_counts(tmp_path, grow):

@@ -213,7 +213,10 @@ def test_a_list_that_is_no_text_is_named(kind, name, tiny, tmp_path):
 
 @pytest.mark.usefixtures("bounded")
 @pytest.mark.parametrize("kind", ["pipe", "device", "broken", "folder"])
-def test_an_annotated_image_that_is_no_file_is_unreadable(kind, tiny, tmp_path, caplog):
+def test_an_annotated_image_that_is_no_file_is_unreadable(kind, tiny, tmp_path, caplog, save):
+    save(tiny / "val" / "images" / "3.png", seed=0)
+    with (tiny / "val" / "val_annotations.txt").open("a") as file:
+        file.write("3.png\tn02\t0\t0\t62\t62\n")
     path = tiny / "val" / "images" / "1.png"
     path.unlink()
     if kind == "pipe":
@@ -224,10 +227,10 @@ def test_an_annotated_image_that_is_no_file_is_unreadable(kind, tiny, tmp_path, 
         path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
     data = TinyImageNet(tiny, tmp_path / "cache")
     assert len(data.fingerprint()) == 64
-    with pytest.raises(UserError, match=r"1 of 3 images .*'1\.png'.*skip_corrupt=true"):
+    with pytest.raises(UserError, match=r"1 of 4 images .*'1\.png'.*skip_corrupt=true"):
         data.test()
     kept = TinyImageNet(tiny, tmp_path / "cache", skip_corrupt=True).test()
-    assert kept.labels.tolist() == [2, 0]
+    assert kept.labels.tolist() == [2, 0, 1]
     assert "1.png" in caplog.text
 
 
@@ -244,6 +247,49 @@ def test_the_validation_set_alone_is_enough_for_evaluation(imagenet, tmp_path):
     assert len(data.fingerprint()) == 64
     with pytest.raises(UserError, match="a train split"):
         data.unlabeled(32)
+
+
+def test_folders_that_are_no_synsets_are_never_labels_in_sorted_order(imagenet, tmp_path):
+    (imagenet / "train" / "n02").rename(imagenet / "train" / "1")
+    with pytest.raises(UserError, match=r"WordNet identifier.*but found 1: .*image_folder"):
+        ImageNet(imagenet, tmp_path / "cache").train()
+
+
+@pytest.mark.parametrize("inner", ["", "ILSVRC", "ILSVRC/Data/CLS-LOC"])
+@pytest.mark.parametrize("name", ["LOC_val_solution.csv", "ILSVRC2012_devkit_t12.tar.gz"])
+def test_kaggles_archive_is_read_from_its_root_and_within(inner, name, devkit, tmp_path, grow):
+    """Bounding boxes and the unlabelled test images lie where another split could be sought."""
+    kaggle, splits = tmp_path / "kaggle", tmp_path / "kaggle" / "ILSVRC" / "Data" / "CLS-LOC"
+    splits.mkdir(parents=True)
+    if name.endswith(".csv"):
+        rows = [f"ILSVRC2012_val_{i + 1:08d},{SYNSETS[i]} 1 2 3 4\n" for i in range(3)]
+        (kaggle / name).write_text("ImageId,PredictionString\n" + "".join(rows))
+        expected = [0, 1, 2]
+    else:
+        shutil.make_archive(str(kaggle / devkit.name), "gztar", devkit.parent, devkit.name)
+        expected = [0, 2, 1]
+    for split in ("train", "val"):
+        (devkit.parent / split).rename(splits / split)
+    grow(splits, ("test",), first_seed=500)
+    for synset in SYNSETS:
+        (kaggle / "ILSVRC" / "Annotations" / "CLS-LOC" / "train" / synset).mkdir(parents=True)
+    lists = kaggle / "ILSVRC" / "ImageSets" / "CLS-LOC"
+    lists.mkdir(parents=True)
+    (lists / "val.txt").write_text("ILSVRC2012_val_00000001 1\n")
+    data = ImageNet(kaggle / inner, tmp_path / "cache")
+    assert data.train().labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert data.test().labels.tolist() == expected
+    assert kaggle / name in data.sources()
+
+
+@pytest.mark.parametrize("litter", ["__MACOSX", "@eaDir", ".ipynb_checkpoints"])
+@pytest.mark.parametrize("place", ["train", "val", "train/n01", "val/images"])
+def test_litter_is_no_class_and_no_image(litter, place, tiny, tmp_path, save):
+    save(tiny / place / litter / "n01" / "0.png", seed=1)
+    (tiny / place / "Thumbs.db").write_bytes(b"x")
+    (tiny / place / "._0.png").write_bytes(b"x")
+    data = TinyImageNet(tiny, tmp_path / "cache")
+    assert (data.synsets, len(data.train().labels), len(data.test().labels)) == (SYNSETS, 6, 3)
 
 
 def test_another_number_of_classes_is_refused(imagenet, tmp_path):
