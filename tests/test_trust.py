@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from src.common.errors import UserError
 from src.common.files import atomic_write
+from src.config.node import build
 from src.config.schema import RunConfig, check
 from src.dataset.digits import Digits
 from src.dataset.image_folder import ImageFolder
@@ -24,6 +25,7 @@ from src.naming import RunName
 from src.pipeline import outcome as pipeline_outcome
 from src.pipeline import run as pipeline_run
 from src.pipeline.identify import find
+from src.pipeline.teacher import refuse_misfit
 from tests.compose import plain
 from tests.smoke import LIMIT, Finished, Smoke
 
@@ -59,6 +61,39 @@ def place(root: Path, tmp_path: Path, *more: str) -> str:
     config = folder_config(root, tmp_path, *more)
     found = find(config, RunName(config.task, IMAGE_FOLDER | {"teacher": "convnet_s"}), None)
     return str(found["folder"])
+
+
+# What does not fit is refused before any image is read.
+
+
+def test_numbered_classes_need_an_order_where_the_teacher_is_given(tmp_path: Path) -> None:
+    root = images(tmp_path / "numbers", *map(str, range(11)))
+    weights = tmp_path / "teacher.safetensors"
+    given = f"teacher.checkpoint={weights}"
+    network = build(folder_config(root, tmp_path).teacher.network, num_classes=11)
+    save_file(network.state_dict(), weights)
+    with pytest.raises(UserError, match=r"are 0, 1, 10, 2, 3 .* by name, 0, 1, 2, 3, 4 and 6"):
+        refuse_misfit(folder_config(root, tmp_path, given))
+    for order in ("name", "natural"):
+        refuse_misfit(folder_config(root, tmp_path, given, f"dataset.order={order}"))
+    refuse_misfit(folder_config(root, tmp_path))
+
+
+@pytest.mark.parametrize("baseline", ["dafl", "fast", "cmi", "mosaickd"])
+def test_a_size_that_no_generator_makes_is_refused(
+    baseline: str, cats: Path, tmp_path: Path
+) -> None:
+    options = (f"baseline={baseline}", "dataset.image_size=33")
+    with pytest.raises(UserError, match=r"'baseline\.generator' .* of 33 x 33 pixels: .* of 4"):
+        refuse_misfit(folder_config(cats, tmp_path, *options))
+    refuse_misfit(folder_config(cats, tmp_path, *options, "task=teacher"))
+
+
+@pytest.mark.parametrize("baseline", ["deepinv", "dfnd"])
+def test_a_baseline_without_a_generator_makes_any_size(
+    baseline: str, cats: Path, tmp_path: Path
+) -> None:
+    refuse_misfit(folder_config(cats, tmp_path, f"baseline={baseline}", "dataset.image_size=33"))
 
 
 # Identity: what is read counts by its content.

@@ -16,7 +16,7 @@ from src.config.signature import check_signature
 from src.config.value import reason, shown
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
 T = TypeVar("T")
@@ -39,6 +39,31 @@ def check_node(path: str, node: Node, kind: str) -> None:
     for found in check_signature(path, node, kind):
         if found.kind in _TRIALS:
             _attempt(found.path, found.node, _TRIALS[found.kind])
+
+
+def check_size(path: str, node: Node, kind: str, image_size: int) -> None:
+    """Try generators and discriminators of a node at the size that images really have.
+
+    Args:
+        path: Dotted key of the node.
+        node: The node, which can be built.
+        kind: What it must make, a key of :data:`src.config.signature.KINDS`.
+        image_size: Height and width of the images, pixels.
+
+    Raises:
+        UserError: If a generator cannot make such images, or a discriminator not take them.
+    """
+    for found in check_signature(path, node, kind):
+        if found.kind not in _PASSES:
+            continue
+        try:
+            _quietly(partial(_PASSES[found.kind], image_size=image_size), found.node)
+        except Exception as error:
+            raise UserError(
+                f"Cannot use '{found.path}' ({found.node['_target_']}) for images of {image_size} "
+                f"x {image_size} pixels: {reason(error)}; change dataset.image_size, or choose "
+                "another one"
+            ) from error
 
 
 def try_optimizer(path: str, node: Node, scales: Sequence[float] = ()) -> "Optimizer":
@@ -166,6 +191,33 @@ def _check_rates(optimizer: "Optimizer", step: int) -> None:
             )
 
 
+def _pass(network: "nn.Module | None", *shape: int) -> "Tensor | None":
+    """What a network without memory makes of a batch; None if it reads values of tensors."""
+    import torch
+
+    if network is None:
+        return None
+    try:
+        with torch.no_grad():
+            made: Tensor = network(torch.empty(2, *shape, device="meta"))
+    except (NotImplementedError, RuntimeError) as error:
+        if "meta" in str(error):
+            return None
+        raise
+    return made
+
+
+def _pass_discriminator(node: Node, image_size: int) -> None:
+    _pass(_build_without_memory(node, channels=3), 3, image_size, image_size)
+
+
+def _pass_generator(node: Node, image_size: int) -> None:
+    network: Any = _build_without_memory(node, image_size=image_size, channels=3)
+    made = None if network is None else _pass(network, *network.latent_shape)
+    if made is not None and made.shape != (2, 3, image_size, image_size):
+        raise ValueError(f"it makes images of {list(made.shape[2:])}")
+
+
 def _build_without_memory(node: Node, **supplied: Any) -> "nn.Module | None":
     """The network on the meta device; None if its constructor reads values of tensors."""
     import torch
@@ -216,4 +268,9 @@ _TRIALS: dict[str | None, Callable[[Node], Any]] = {
     "optimizer": _step_optimizer,
     "generator": _build_generator,
     "discriminator": _build_discriminator,
+}
+
+_PASSES: dict[str | None, Callable[..., None]] = {
+    "generator": _pass_generator,
+    "discriminator": _pass_discriminator,
 }

@@ -15,6 +15,7 @@ from src.common.sealed import DamagedError
 from src.common.seeding import derive_seed, seed_all
 from src.config.node import build, build_partial
 from src.config.schema import RunConfig
+from src.config.trial import check_size
 from src.dataset.contract import Dataset
 from src.dataset.loader import LabelledBatches
 from src.network.classifier import Classifier
@@ -49,15 +50,25 @@ def prepare_teacher(job: Job) -> FrozenTeacher:
 
 
 def refuse_misfit(config: RunConfig) -> None:
-    """Refuse a given checkpoint that does not fit, before any image is read.
+    """Refuse a given checkpoint or a generator that does not fit, before any image is read.
 
     Raises:
-        UserError: If it is missing, damaged, or of another network or number of classes.
+        UserError: If the checkpoint is missing, damaged, or of another network or number of
+            classes; if its classes may be in another order; or if a generator cannot make
+            images of the data set's size.
     """
+    dataset: Dataset = build(config.dataset)
     if config.teacher.checkpoint is not None:
-        dataset: Dataset = build(config.dataset)
         network = build(config.teacher.network, num_classes=len(dataset.class_names))
         load_into(network, Path(config.teacher.checkpoint), quiet=True)
+        if dataset.doubtful_order is not None:
+            raise UserError(
+                f"Expected dataset.order=name or dataset.order=natural with a given teacher, but "
+                f"{dataset.doubtful_order}; choose what the teacher was trained with, else all "
+                "labels are permuted in silence"
+            )
+    if config.task == "distill":
+        check_size("baseline", config.baseline, "baseline", dataset.geometry.size)
 
 
 def refuse_unfit_networks(job: Job) -> None:

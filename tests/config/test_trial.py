@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from src.common.errors import UserError
-from src.config.trial import check_node, try_optimizer, try_scheduler
+from src.config.trial import check_node, check_size, try_optimizer, try_scheduler
 
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.1}
 
@@ -100,3 +100,22 @@ def test_a_trial_throws_no_dice_and_warns_of_nothing() -> None:
         check_node("x", {"_target_": "src.network.convnet.ConvNet", "widths": [4]}, "network")
         try_scheduler("x", schedule("StepLR", step_size=1), lambda: try_optimizer("y", SGD), 2)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "size", "expected"),
+    [
+        ("generator", "src.network.generator.Generator", 33, "a multiple of 4, but got 33"),
+        ("generator", "src.network.generator.DAFLGenerator", 2, "a multiple of 4, but got 2"),
+        ("discriminator", "src.network.patch_discriminator.PatchDiscriminator", 2, "Kernel size"),
+    ],
+)
+def test_a_network_that_cannot_take_or_make_the_images_is_named(
+    kind: str, target: str, size: int, expected: str
+) -> None:
+    node = {"_target_": target}
+    check_size("x", node, kind, 28)
+    with pytest.raises(UserError) as caught:
+        check_size("x", node, kind, size)
+    assert f"Cannot use 'x' ({target}) for images of {size} x {size} pixels: " in str(caught.value)
+    assert expected in str(caught.value)
