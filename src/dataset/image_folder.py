@@ -21,10 +21,11 @@ _log = logging.getLogger(__name__)
 
 
 class ImageFolder(FolderDataset):
-    """Your own images: ``train/<class>/**`` and ``test/<class>/**`` (or ``val``).
+    """Your own images: ``train/<class>/**`` and ``test/<class>/**``.
 
     Args:
-        root: Folder that holds ``train`` and ``test`` or, where there is no ``test``, ``val``.
+        root: Folder that holds ``train`` and ``test``, or what :mod:`src.dataset.layout` takes for
+            them; it may also be a folder or two above.
         cache_dir: Root of all caches.
         image_size: Height and width of the decoded images, pixels.
         keep_aspect: Resize the shorter side and cut out the centre, or resize to the square.

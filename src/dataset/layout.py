@@ -89,8 +89,9 @@ def _below(root: Path, visited: list[Path]) -> Path:
     level = [root]
     for _ in range(_DEEPEST):
         level = [folder / name for folder in level for name in class_folders(folder)]
-        visited += level
-        found = [folder for folder in level if any(map(class_folders, _named(folder, TRAIN)))]
+        trains = {folder: _named(folder, TRAIN) for folder in level}
+        visited += [*level, *(train for found in trains.values() for train in found)]
+        found = [folder for folder in level if any(map(class_folders, trains[folder]))]
         if len(found) > 1:
             candidates = some([str(folder.relative_to(root)) for folder in found])
             raise UserError(
