@@ -26,6 +26,7 @@ from src.pipeline import outcome as pipeline_outcome
 from src.pipeline import run as pipeline_run
 from src.pipeline.identify import find
 from src.pipeline.teacher import refuse_misfit
+from src.teacher.known import KnownCheckpoint
 from tests.compose import plain
 from tests.smoke import LIMIT, Finished, Smoke
 
@@ -77,6 +78,27 @@ def test_numbered_classes_need_an_order_where_the_teacher_is_given(tmp_path: Pat
     for order in ("name", "natural"):
         refuse_misfit(folder_config(root, tmp_path, given, f"dataset.order={order}"))
     refuse_misfit(folder_config(root, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("names", "is_refused"),
+    [(("cat", "dog"), True), (("n01440764", "n02102040"), False), (("0", "1"), False)],
+)
+def test_a_teacher_of_imagenet_needs_folders_in_its_order(
+    names: tuple[str, ...], is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "teacher.safetensors"
+    config = folder_config(
+        images(tmp_path / "data", *names), tmp_path, f"teacher.checkpoint={weights}"
+    )
+    save_file(build(config.teacher.network, num_classes=2).state_dict(), weights)
+    known = KnownCheckpoint(network="convnet_s", dataset="imagenet", acc1=70.0, source="a friend")
+    monkeypatch.setattr("src.pipeline.teacher.recognise", lambda path: known)
+    if is_refused:
+        with pytest.raises(UserError, match=r"WordNet .* but got cat, dog, \.\.\."):
+            refuse_misfit(config)
+    else:
+        refuse_misfit(config)
 
 
 @pytest.mark.parametrize("baseline", ["dafl", "fast", "cmi", "mosaickd"])

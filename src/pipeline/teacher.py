@@ -1,6 +1,7 @@
 """The teacher: given, reused or trained."""
 
 import logging
+import re
 from pathlib import Path
 from typing import cast
 
@@ -59,14 +60,10 @@ def refuse_misfit(config: RunConfig) -> None:
     """
     dataset: Dataset = build(config.dataset)
     if config.teacher.checkpoint is not None:
+        path = Path(config.teacher.checkpoint)
         network = build(config.teacher.network, num_classes=len(dataset.class_names))
-        load_into(network, Path(config.teacher.checkpoint), quiet=True)
-        if dataset.doubtful_order is not None:
-            raise UserError(
-                f"Expected dataset.order=name or dataset.order=natural with a given teacher, but "
-                f"{dataset.doubtful_order}; choose what the teacher was trained with, else all "
-                "labels are permuted in silence"
-            )
+        load_into(network, path, quiet=True)
+        _refuse_permuted(dataset, path)
     if config.task == "distill":
         check_size("baseline", config.baseline, "baseline", dataset.geometry.size)
 
@@ -102,6 +99,26 @@ def _refuse_without_statistics(config: RunConfig) -> None:
             f"Expected a teacher with BatchNorm layers, whose statistics {method.__name__} reads, "
             f"but '{config.teacher.name}' has none; choose another teacher, or a baseline without "
             "`reads_statistics`"
+        )
+
+
+def _refuse_permuted(dataset: Dataset, checkpoint: Path) -> None:
+    """A teacher whose classes are in another order is only seen by its accuracy."""
+    if dataset.doubtful_order is not None:
+        raise UserError(
+            "Expected dataset.order=name or dataset.order=natural with a given teacher, but "
+            f"{dataset.doubtful_order}; choose what the teacher was trained with, else all "
+            "labels are permuted in silence"
+        )
+    known, names = recognise(checkpoint), dataset.class_names
+    if known is None or known.dataset != "imagenet" or dataset.name == "imagenet":
+        return
+    is_ordered = all(re.fullmatch(r"n\d{8}|\d+", name) for name in names)
+    if not is_ordered:
+        raise UserError(
+            f"Expected class folders named by WordNet identifier (n01440764) for '{checkpoint}', "
+            f"a teacher of ImageNet, but got {', '.join(names[:3])}, ...: by name their labels "
+            "would be permuted; rename them, or use dataset=imagenet"
         )
 
 
