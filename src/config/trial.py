@@ -61,8 +61,8 @@ def check_size(path: str, node: Node, kind: str, image_size: int) -> None:
         except Exception as error:
             raise UserError(
                 f"Cannot use '{found.path}' ({found.node['_target_']}) for images of {image_size} "
-                f"x {image_size} pixels: {reason(error)}; change dataset.image_size, or choose "
-                "another one"
+                f"x {image_size} pixels: {reason(error)}; change dataset.image_size, or take "
+                "another baseline or network"
             ) from error
 
 
