@@ -113,9 +113,13 @@ class SubstitutionModule(LightningModule):
         """None: the baseline steps its own."""
 
     def on_fit_start(self) -> None:
-        """Start all ranks from rank 0's networks."""
-        for network in self.baseline.networks():
-            broadcast_module(network)
+        """Start all ranks from rank 0's networks.
+
+        A fit that goes on has its own: BatchNorm statistics of a generator differ by rank.
+        """
+        if self.round == 0:
+            for network in self.baseline.networks():
+                broadcast_module(network)
 
     def train_dataloader(self) -> range:
         """The rounds of one epoch; Lightning asks again before each."""

@@ -261,3 +261,16 @@ def test_networks_are_what_ranks_share(toy: Toy) -> None:
     shared = toy.networks()
     assert toy.generator in shared
     assert not any(isinstance(network, ImageBank) for network in shared)
+
+
+def test_ranks_start_from_one_network_but_go_on_from_their_own(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared: list[nn.Module] = []
+    monkeypatch.setattr("src.substitution.module.broadcast_module", shared.append)
+    module = SubstitutionModule(toy, rounds=4, num_images=4, record_from=0, log_every=2)
+    module.on_fit_start()
+    assert shared == list(toy.networks())
+    module.set_extra_state({"round": 2, "epochs_done": 1, "losses": {}})
+    module.on_fit_start()
+    assert len(shared) == len(list(toy.networks()))
