@@ -75,7 +75,7 @@ def refuse_unfit_networks(job: Job) -> None:
         UserError: If images are too small or too large for one of them, or the teacher lacks the
             BatchNorm layers that the method reads.
     """
-    size, config = job.dataset.spec.image_size, job.config
+    size, config = job.dataset.geometry.size, job.config  # of the spec, images had to be read
     for role, chosen in (("teacher", config.teacher), ("student", config.student)):
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             network: Classifier = build(chosen.network, num_classes=len(job.dataset.class_names))
