@@ -1,6 +1,7 @@
 """What every test starts from: one thread, a fixed seed, and a small frozen teacher."""
 
 import os
+import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes we start
 
@@ -17,6 +18,14 @@ from tests.smoke import Smoke
 
 torch.set_num_threads(1)
 os.environ["KDCI_ROOT"] = str(naming.ROOT)
+# Whoever starts the tests may ignore signals (nohup, a job in the background), and the programs
+# that they start would inherit that.
+for number, heeded in (
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGINT, signal.default_int_handler),
+):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, heeded)
 
 
 @pytest.fixture(autouse=True)

@@ -275,7 +275,14 @@ def test_a_damaged_dictionary_is_built_again(
     assert again.summary["dictionary"] == first.summary["dictionary"]
 
 
-@pytest.mark.parametrize("name", ["student.safetensors", "student.json", "summary.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "summary.json",
+        pytest.param("student.json", marks=pytest.mark.slow),
+        pytest.param("student.safetensors", marks=pytest.mark.slow),
+    ],
+)
 def test_a_finished_run_that_is_damaged_is_made_again(
     smoke: Smoke, tmp_path: Path, name: str
 ) -> None:
@@ -384,7 +391,7 @@ def test_a_writer_that_does_not_say_why_is_asked_by_writing(
         write()
 
 
-@pytest.mark.parametrize("folder", ["outputs", "cache"])
+@pytest.mark.parametrize("folder", ["outputs", pytest.param("cache", marks=pytest.mark.slow)])
 def test_a_file_where_a_folder_should_be_is_one_line(
     smoke: Smoke, tmp_path: Path, folder: str
 ) -> None:
@@ -399,7 +406,10 @@ def test_a_file_where_a_folder_should_be_is_one_line(
 # Signals.
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_a_stopped_run_says_so_and_goes_on(
     smoke: Smoke, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -472,6 +482,7 @@ def test_what_was_left_beside_finished_work_is_removed(smoke: Smoke, tmp_path: P
     assert [place for place in places if (place / "state").exists()] == []
 
 
+@pytest.mark.slow
 def test_a_whole_run_in_another_ones_place_is_not_shown(smoke: Smoke, tmp_path: Path) -> None:
     runs = [smoke.command(tmp_path / n, "kdci=none", f"seed={n}") for n in ("0", "1")]
     other = runs[1].folder

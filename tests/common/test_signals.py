@@ -3,7 +3,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -40,14 +39,6 @@ try:
 finally:
     print("tidy", flush=True)
 """
-
-
-@pytest.fixture(autouse=True)
-def _heeded() -> Iterator[None]:
-    """Whoever started the tests may ignore this one."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
 
 
 def run(numbers: list[int], program: str = PROGRAM, **environment: str) -> tuple[int, str]:
