@@ -197,14 +197,21 @@ def _pass(network: "nn.Module | None", *shape: int) -> "Tensor | None":
 
     if network is None:
         return None
+    with torch.no_grad():
+        made: Tensor | None = _unless_values_are_read(
+            partial(network, torch.empty(2, *shape, device="meta"))
+        )
+    return made
+
+
+def _unless_values_are_read(make: Callable[[], T]) -> T | None:
+    """What ``make`` makes on the meta device; None if it reads values of tensors."""
     try:
-        with torch.no_grad():
-            made: Tensor = network(torch.empty(2, *shape, device="meta"))
+        return make()
     except (NotImplementedError, RuntimeError) as error:
         if "meta" in str(error):
             return None
         raise
-    return made
 
 
 def _pass_discriminator(node: Node, image_size: int) -> None:
@@ -222,13 +229,10 @@ def _build_without_memory(node: Node, **supplied: Any) -> "nn.Module | None":
     """The network on the meta device; None if its constructor reads values of tensors."""
     import torch
 
-    try:
-        with torch.device("meta"):
-            network: nn.Module = build(node, **supplied)
-    except (NotImplementedError, RuntimeError) as error:
-        if "meta" in str(error):
-            return None
-        raise
+    with torch.device("meta"):
+        network: nn.Module | None = _unless_values_are_read(partial(build, node, **supplied))
+    if network is None:
+        return None
     counts = [parameter.numel() for parameter in network.parameters()]
     if 0 in counts:
         raise ValueError("it has a layer without weights")
