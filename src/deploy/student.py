@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from src.common.errors import UserError
+from src.common.errors import MissingExtraError, UserError
 from src.common.sealed import read_sealed, verify
 from src.dataset.decode import UNREADABLE, Geometry, decode_image, pixels_of, require_regular
 from src.dataset.normalisation import Normalisation
@@ -127,6 +127,8 @@ def load_student(folder: Path | str) -> DeployedStudent:
         network = build_network(card["architecture"], len(card["class_names"]))
         network.load_state_dict(load_file(folder / WEIGHTS))
         return DeployedStudent(network, card)
+    except MissingExtraError:  # whose cure is its own
+        raise
     except _UNUSABLE as error:
         raise _unusable(folder, error) from error
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from src.common.errors import UserError
+from src.common.errors import MissingExtraError, UserError
 from src.dataset.contract import ImageSpec
 from src.dataset.image_folder import ImageFolder
 from src.dataset.normalisation import Normalisation
@@ -331,3 +331,15 @@ def test_weights_of_another_network_are_refused(
     with pytest.raises(UserError, match="size mismatch") as caught:
         load_student(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_missing_extra_keeps_its_own_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_spec: ImageSpec, network: ConvNet
+) -> None:
+    def missing(*_: Any) -> Any:
+        raise MissingExtraError("timm", "timm")
+
+    save_student(tmp_path, network, card(tiny_spec))
+    monkeypatch.setattr(deployed_student, "build_network", missing)
+    with pytest.raises(MissingExtraError, match="Expected timm to be installed"):
+        load_student(tmp_path)
