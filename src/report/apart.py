@@ -76,11 +76,12 @@ def tell_apart(summaries: Iterable[Summary]) -> list[Run]:
     for table in tables.values():
         # Rows of several baselines stand in one table: all should have read the same data.
         contents = _differing([_contents(run.summary) for run in table], absent=False)
+        teachers = _teachers(table, contents)
         blocks: defaultdict[str, list[Run]] = defaultdict(list)
         for run in table:
             blocks[run.summary["baseline"]].append(run)
         for block in blocks.values():
-            labelled += _labelled(block, contents)
+            labelled += _labelled(block, contents, teachers)
     return labelled
 
 
@@ -111,14 +112,21 @@ def _require_equal(first: Summary, second: Summary) -> None:
         )
 
 
-def _labelled(block: Sequence[Run], contents: set[str]) -> list[Run]:
+def _teachers(table: Sequence[Run], contents: set[str]) -> set[str]:
+    """Hashes of teachers that only their hash tells from another of the same title and data."""
+    alike: defaultdict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for run in table:
+        teacher = run.summary["teacher"]
+        # As precisely as titles show it.
+        key = (f"{teacher['acc1']:.2f}", _label(_contents(run.summary), contents))
+        alike[key].add(teacher["sha256"])
+    return {sha256 for hashes in alike.values() if len(hashes) > 1 for sha256 in hashes}
+
+
+def _labelled(block: Sequence[Run], contents: set[str], teachers: set[str]) -> list[Run]:
     others = [_others(run.summary) for run in block]
     shown = contents | _differing(others)
     labels = [_label(values, shown) for values in others]
-    # One network trained twice, where nothing else tells the two apart.
-    teachers: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
-    for label, run in zip(labels, block, strict=True):
-        teachers[label].add(run.summary["teacher"]["sha256"])
     # Two kinds of compensation differ by name already; only runs of one kind are compared.
     kinds: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for run in block:
@@ -127,16 +135,16 @@ def _labelled(block: Sequence[Run], contents: set[str]) -> list[Run]:
     return [
         replace(
             run,
-            others=(*label, *_teacher_label(run.summary, teachers[label])),
+            others=(*label, *_teacher_label(run.summary, teachers)),
             options=_label(_options(run.summary), options[run.kind]),
         )
         for label, run in zip(labels, block, strict=True)
     ]
 
 
-def _teacher_label(summary: Summary, hashes: set[str]) -> tuple[str, ...]:
+def _teacher_label(summary: Summary, named: set[str]) -> tuple[str, ...]:
     sha256 = summary["teacher"]["sha256"]
-    return (f"teacher={sha256[:_SHOWN_DIGITS]}",) if len(hashes) > 1 else ()
+    return (f"teacher={sha256[:_SHOWN_DIGITS]}",) if sha256 in named else ()
 
 
 def _others(summary: Summary) -> dict[str, Any]:
