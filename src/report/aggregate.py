@@ -7,6 +7,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from src.report.apart import VANILLA, Run, folder_of, table_of, tell_apart
+from src.report.cost import Cost, cost_of
+from src.report.gain import Gain, gain_of
 from src.report.summary import Summary
 
 
@@ -33,12 +35,10 @@ class Row:
         best_mean: Mean of the best accuracy of each run.
         compensated_mean: Mean accuracy with the compensation left on at test time.
         stage_a_mean: Mean accuracy of the student trained alongside stage (a).
-        gain_mean: Mean over seeds of ``last`` minus that of the vanilla run of the same seed.
-        gain_std: Sample standard deviation of the same; ``None`` for fewer than two pairs.
-        gain_pairs: Number of seeds for which the vanilla run exists.
-        seconds: Mean wall-clock time of a whole run.
-        peak_memory_mb: Mean peak memory, MiB.
-        reused: Number of runs whose stage (a) was reused, so that ``seconds`` leaves it out.
+        gain: Of ``last``, paired by seed; without pairs for the vanilla baseline.
+        stage_a: Cost of stage (a) in the runs that made it.
+        dictionary: Cost of the confounder dictionary in the runs that built it.
+        stage_b: Cost of stage (b).
         devices: What the runs were measured on.
         folders: The run folders.
         copies: Folders that hold a run of ``folders`` once more, with the same result; they are
@@ -61,12 +61,10 @@ class Row:
     best_mean: float
     compensated_mean: float | None
     stage_a_mean: float | None
-    gain_mean: float | None
-    gain_std: float | None
-    gain_pairs: int
-    seconds: float
-    peak_memory_mb: float
-    reused: int
+    gain: Gain
+    stage_a: Cost
+    dictionary: Cost
+    stage_b: Cost
     devices: tuple[str, ...]
     folders: tuple[str, ...]
     copies: tuple[str, ...] = ()
@@ -143,12 +141,10 @@ def _row(runs: Sequence[Run], gains: Sequence[float], seed_label: tuple[str, ...
         best_mean=fmean(summary["acc1"]["best"] for summary in summaries),
         compensated_mean=_mean(summary["acc1"].get("compensated") for summary in summaries),
         stage_a_mean=_mean(summary["acc1"].get("stage_a") for summary in summaries),
-        gain_mean=_mean(gains),
-        gain_std=_std(gains),
-        gain_pairs=len(gains),
-        seconds=fmean(summary["seconds"]["total"] or 0.0 for summary in summaries),
-        peak_memory_mb=fmean(summary["peak_memory_mb"] for summary in summaries),
-        reused=sum(summary["substitution"]["reused"] for summary in summaries),
+        gain=gain_of(gains),
+        stage_a=cost_of("stage_a", summaries),
+        dictionary=cost_of("dictionary", summaries),
+        stage_b=cost_of("stage_b", summaries),
         devices=tuple(sorted({summary["device"] for summary in summaries})),
         folders=tuple(map(folder_of, summaries)),
         copies=tuple(copy for run in runs for copy in run.copies),

@@ -21,7 +21,7 @@ class _Failure(NamedTuple):
 
 
 def report_sweep(folder: Path, records: Sequence[Path]) -> int:
-    """Print one table over all points and write it into ``folder`` as CSV and Markdown.
+    """Print the tables over all points and write them into ``folder`` as CSV and Markdown.
 
     Args:
         folder: The sweep's.

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -14,31 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from src.report.aggregate import Row
+from src.report.block import TOO_SMALL, Part, blocks, notes, number
 from src.report.collection import Damaged
 from src.report.summary import FILE_NAME, Summary
 
 _STAGES = ("teacher", "stage_a", "dictionary", "stage_b", "total")
-_COLUMNS = (
-    "baseline",
-    "KDCI",
-    "N",
-    "settings",
-    "seeds",
-    "last",
-    "best",
-    "comp.",
-    "gain (pairs)",
-    "seconds",
-    "MiB",
-    "reused",
-)
-_NUM_TEXT_COLUMNS = 4
-_EMPTY = "-"
-_NOTE = (
-    "Accuracies: percent on the test split, mean ± sample standard deviation over seeds; "
-    "comp.: with the compensation left on at test time; gain: last minus that of the vanilla "
-    "run of the same seed. Reused: runs whose seconds leave out stage (a)."
-)
 
 
 def run_table(summary: Summary, folder: Path) -> RenderableType:
@@ -62,15 +42,17 @@ def run_table(summary: Summary, folder: Path) -> RenderableType:
 def terminal_table(
     rows: Sequence[Row], unfinished: Sequence[Summary], damaged: Sequence[Damaged] = ()
 ) -> RenderableType:
-    """One rich table per data set, budget, mode, teacher and student.
+    """Rich tables of accuracies, gains and cost per data set, budget, mode, teacher and student.
 
     Below them stand unfinished runs, and summaries that were left out.
     """
     parts: list[RenderableType] = []
-    for title, group in groupby(rows, key=_title):
-        parts += [Text(title, style="bold"), _block_table(list(group))]
+    for block in blocks(rows):
+        parts.append(Text(block.title, style="bold"))
+        for part in block.parts:
+            parts += [_terminal_part(part), Text()]
     if rows:
-        parts.append(Text(_notes(rows)))
+        parts += map(Text, notes(rows))
     parts += [Text(f"Not finished: {_failure(run)}") for run in unfinished]
     if damaged:
         parts += [Text(f"{left_out(damaged)}:"), *(Text(f"  {each.reason}") for each in damaged)]
@@ -82,13 +64,12 @@ def markdown_table(
 ) -> str:
     """The same tables as Markdown."""
     lines: list[str] = []
-    for title, group in groupby(rows, key=_title):
-        rule = ["---" if number < _NUM_TEXT_COLUMNS else "--:" for number in range(len(_COLUMNS))]
-        lines += [f"### {title}", "", _markdown_line(_COLUMNS), _markdown_line(rule)]
-        lines += [_markdown_line(_cells(row)) for row in group]
-        lines.append("")
+    for block in blocks(rows):
+        lines += [f"### {block.title}", ""]
+        for part in block.parts:
+            lines += [*_markdown_part(part), ""]
     if rows:
-        lines += [_notes(rows), ""]
+        lines += [line for note in notes(rows) for line in (note, "")]
     if unfinished:
         lines += ["### Not finished", "", *(f"- {_failure(run)}" for run in unfinished), ""]
     if damaged:
@@ -110,28 +91,67 @@ def left_out(damaged: Sequence[Damaged]) -> str:
 
 
 def csv_table(rows: Iterable[Row]) -> str:
-    """One CSV line per row, plain numbers, empty where there is none; lists are `;`-joined."""
-    names = [field.name for field in fields(Row)]
+    """One CSV line per row, numbers in full, empty where there is none; lists are `;`-joined.
+
+    What is said of the gain or of a stage's cost is a column of its own, such as ``gain_t_low``.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([_csv_value(getattr(row, name)) for name in names] for row in rows)
+    writer.writerow(_csv_names(Row))
+    writer.writerows(map(_csv_cells, rows))
     return stream.getvalue()
 
 
-def _block_table(rows: Sequence[Row]) -> Table:
-    cells = [_cells(row) for row in rows]
-    shown = [n for n in range(len(_COLUMNS)) if any(line[n] != _EMPTY for line in cells)]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for n in shown:
-        justify: Literal["left", "right"] = "left" if n < _NUM_TEXT_COLUMNS else "right"
+def _csv_names(record: Any, prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for field in fields(record):
+        name = f"{prefix}{field.name}"
+        kind: Any = field.type
+        names += _csv_names(kind, f"{name}_") if is_dataclass(kind) else [name]
+    return names
+
+
+def _csv_cells(record: Any) -> list[str]:
+    cells: list[str] = []
+    for field in fields(record):
+        value = getattr(record, field.name)
+        cells += _csv_cells(value) if is_dataclass(value) else [_csv_value(value)]
+    return cells
+
+
+def _terminal_part(part: Part) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for n, name in enumerate(part.header):
+        justify: Literal["left", "right"] = "left" if n < part.text_columns else "right"
         # Folding keeps every digit where the default would cut a number short.
-        table.add_column(_COLUMNS[n], justify=justify, overflow="fold")
-    for _, block in groupby(zip(rows, cells, strict=True), key=lambda pair: pair[0].baseline):
-        for _, line in block:
-            table.add_row(*(Text(line[n]) for n in shown))
+        table.add_column(
+            name,
+            justify=justify,
+            overflow="fold",
+            vertical="bottom",
+            max_width=_widest([name, *(line[n] for line in part.lines)]),
+        )
+    for _, lines in groupby(part.lines, key=lambda line: line[0]):
+        for line in lines:
+            table.add_row(*map(Text, line))
         table.add_section()
     return table
+
+
+def _widest(cells: Sequence[str]) -> int:
+    """Characters that a column needs; the words for a lack of pairs may stand in two lines."""
+    lines = [line for cell in cells for line in _broken(cell).split("\n")]
+    return max(map(len, lines))
+
+
+def _broken(cell: str) -> str:
+    return cell.replace("too small", "too\nsmall") if cell == TOO_SMALL else cell
+
+
+def _markdown_part(part: Part) -> list[str]:
+    header = [name.replace("\n", " ") for name in part.header]
+    rule = ["---" if n < part.text_columns else "--:" for n in range(len(header))]
+    return [_markdown_line(cells) for cells in (header, rule, *part.lines)]
 
 
 def _accuracy_table(summary: Summary) -> Table:
@@ -147,7 +167,7 @@ def _accuracy_table(summary: Summary) -> Table:
         (f"student {student}, alongside stage (a)", accuracy.get("stage_a")),
     ):
         if value is not None:
-            table.add_row(name, _number(value))
+            table.add_row(name, number(value))
     return table
 
 
@@ -160,56 +180,13 @@ def _cost_table(summary: Summary) -> Table:
     for stage in _STAGES:
         reused = stage == "stage_a" and summary["substitution"]["reused"]
         name = f"{stage} (reused)" if reused else stage
-        table.add_row(name, _number(seconds.get(stage), 1), _number(memory.get(stage), 0))
+        table.add_row(name, number(seconds.get(stage), 1), number(memory.get(stage), 0))
     return table
 
 
 def _headline(summary: Summary) -> str:
-    last = _number(summary["acc1"]["last"])
+    last = number(summary["acc1"]["last"])
     return f"Student {summary['student']['name']}, last epoch, plain network: {last}%"
-
-
-def _title(row: Row) -> str:
-    teacher = f"{row.teacher} ({_number(row.teacher_acc1)})"
-    return f"{row.dataset}: {teacher} -> {row.student}, budget {row.budget}, {row.mode}"
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    return (
-        row.baseline,
-        row.kdci,
-        row.num_prototypes or _EMPTY,
-        " ".join(row.settings) or _EMPTY,
-        str(len(row.seeds)),
-        _spread(_number(row.last_mean), row.last_std),
-        _number(row.best_mean),
-        _number(row.compensated_mean),
-        _gain(row),
-        _number(row.seconds, 1),
-        _number(row.peak_memory_mb, 0),
-        f"{row.reused}/{len(row.seeds)}",
-    )
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return _EMPTY if value is None else f"{value:.{digits}f}"
-
-
-def _spread(mean: str, std: float | None) -> str:
-    return f"{mean} ± {_number(std)}"
-
-
-def _gain(row: Row) -> str:
-    if row.gain_mean is None:
-        return _EMPTY
-    return f"{_spread(f'{row.gain_mean:+.2f}', row.gain_std)} ({row.gain_pairs})"
-
-
-def _notes(rows: Sequence[Row]) -> str:
-    devices = sorted({device for row in rows for device in row.devices})
-    notes = f"{_NOTE} Measured on: {', '.join(devices)}."
-    copies = [copy for row in rows for copy in row.copies]
-    return f"{notes} Counted once, being copies: {', '.join(copies)}." if copies else notes
 
 
 def _failure(summary: Summary) -> str:
@@ -233,4 +210,4 @@ def _csv_value(value: Any) -> str:
         return ""
     if isinstance(value, tuple):
         return ";".join(map(str, value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return str(value)

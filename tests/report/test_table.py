@@ -10,22 +10,26 @@ from src.report.aggregate import aggregate
 from src.report.collection import Damaged
 from src.report.table import csv_table, markdown_table, run_table, terminal_table
 
-HEADER = (
-    "| baseline | KDCI | N | settings | seeds | last | best | comp. | gain (pairs) "
-    "| seconds | MiB | reused |"
-)
-RULE = "| --- | --- | --- | --- | --: | --: | --: | --: | --: | --: | --: | --: |"
-MARKDOWN = f"""\
+MARKDOWN = """\
 ### digits: convnet_m (97.25) -> convnet_s, budget laptop, replay
 
-{HEADER}
-{RULE}
-| dafl | none | - | - | 2 | 81.00 ± 1.41 | 81.00 | - | - | 30.0 | 1500 | 0/2 |
-| dafl | backdoor | 16 | - | 1 | 83.50 ± - | 81.00 | 79.00 | +3.50 ± - (1) | 30.0 | 1500 | 1/1 |
+| baseline | KDCI | N | seeds | last | best | comp. |
+| --- | --- | --- | --: | --: | --: | --: |
+| dafl | none | - | 2 | 81.00 ± 1.41 | 81.00 | - |
+| dafl | backdoor | 16 | 1 | 83.50 (n=1) | 81.00 | 79.00 |
 
-Accuracies: percent on the test split, mean ± sample standard deviation over seeds; \
-comp.: with the compensation left on at test time; gain: last minus that of the vanilla run of \
-the same seed. Reused: runs whose seconds leave out stage (a). Measured on: cpu.
+| baseline | KDCI | N | pairs | gain | 95% interval | p | n for 1 point |
+| --- | --- | --- | --: | --: | --: | --: | --: |
+| dafl | backdoor | 16 | 1 | +3.50 (n=1) | n too small | n too small | n too small |
+
+| baseline | KDCI | N | (a) s | (a) MiB | (a) made | (b) s | (b) MiB | (b) made |
+| --- | --- | --- | --: | --: | --: | --: | --: | --: |
+| dafl | none | - | 20.0 | 1500 | 2/2 | 9.0 | 1200 | 2/2 |
+| dafl | backdoor | 16 | - | - | - | 9.0 | 1200 | 1/1 |
+
+"""
+MARKDOWN_END = """\
+Measured on: cpu.
 
 ### Not finished
 
@@ -33,12 +37,17 @@ the same seed. Reused: runs whose seconds leave out stage (a). Measured on: cpu.
 """
 CSV = """\
 dataset,budget,mode,teacher,teacher_acc1,student,baseline,kdci,num_prototypes,settings,seeds,\
-last_mean,last_std,best_mean,compensated_mean,stage_a_mean,gain_mean,gain_std,gain_pairs,seconds,\
-peak_memory_mb,reused,devices,folders,copies
+last_mean,last_std,best_mean,compensated_mean,stage_a_mean,\
+gain_pairs,gain_mean,gain_std,gain_t_low,gain_t_high,gain_bootstrap_low,gain_bootstrap_high,\
+gain_p,gain_pairs_for_one_point,\
+stage_a_made,stage_a_seconds,stage_a_peak_memory_mb,\
+dictionary_made,dictionary_seconds,dictionary_peak_memory_mb,\
+stage_b_made,stage_b_seconds,stage_b_peak_memory_mb,devices,folders,copies
 digits,laptop,replay,convnet_m,97.25,convnet_s,dafl,none,,,0;1,\
-81,1.41421,81,,,,,0,30,1500,0,cpu,outputs/none_0_80.0;outputs/none_1_82.0,
+81.0,1.4142135623730951,81.0,,,0,,,,,,,,,2,20.0,1500.0,0,,,2,9.0,1200.0,\
+cpu,outputs/none_0_80.0;outputs/none_1_82.0,
 digits,laptop,replay,convnet_m,97.25,convnet_s,dafl,backdoor,16,,0,\
-83.5,,81,79,,3.5,,1,30,1500,1,cpu,outputs/backdoor_0_83.5,
+83.5,,81.0,79.0,,1,3.5,,,,,,,,0,,,0,,,1,9.0,1200.0,cpu,outputs/backdoor_0_83.5,
 """
 
 
@@ -61,7 +70,9 @@ def rendered(renderable: RenderableType, width: int = 160) -> str:
 
 
 def test_markdown(runs: list[Any], failed: Any) -> None:
-    assert markdown_table(aggregate(runs), [failed]) == MARKDOWN
+    text = markdown_table(aggregate(runs), [failed])
+    assert text.startswith(MARKDOWN)
+    assert text.endswith(MARKDOWN_END)
 
 
 def test_csv(runs: list[Any]) -> None:
@@ -79,7 +90,8 @@ def test_terminal_holds_rows_and_failures_with_markup_left_alone(
 ) -> None:
     text = rendered(terminal_table(aggregate(runs), [failed]))
     assert "81.00 ± 1.41" in text
-    assert "+3.50 ± - (1)" in text
+    assert "+3.50 (n=1)" in text
+    assert "± -" not in text
     assert text.index("none") < text.index("backdoor")
     assert "failed, boom | [red]here" in text
     assert "second line" not in text
@@ -89,6 +101,23 @@ def test_a_narrow_terminal_cuts_no_number_short(runs: list[Any]) -> None:
     text = rendered(terminal_table(aggregate(runs), []), width=50)
     assert max(map(len, text.splitlines())) <= 50
     assert "…" not in text
+    assert "(n=1)" in text
+
+
+def test_rows_of_many_pairs_stand_in_one_line_of_80_columns(
+    make_summary: Any, make_kdci: Any
+) -> None:
+    runs = []
+    for seed in range(6):
+        runs.append(make_summary(80.0, seed=seed, baseline="mosaickd"))
+        cost = {"substitution": {"reused": True}, "seconds": {"dictionary": 0.1}}
+        runs.append(make_kdci(81.0 + seed, seed=seed, baseline="mosaickd", **cost))
+    lines = rendered(terminal_table(aggregate(runs), []), width=80).splitlines()
+    (gain,) = (line.split() for line in lines if "[" in line)
+    pair = ["mosaickd", "backdoor", "16", "6", "+3.50", "±", "1.87"]
+    assert gain == [*pair, "[+1.54,", "+5.46]", "0.0312", "30"]
+    (cost_line,) = (line.split() for line in lines if "6/6" in line and "backdoor" in line)
+    assert cost_line == [*pair[:3], "-", "-", "-", "0.1", "6/6", "9.0", "1200", "6/6"]
 
 
 def test_columns_without_any_value_are_not_shown(make_summary: Any, runs: list[Any]) -> None:

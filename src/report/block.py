@@ -1,0 +1,155 @@
+"""What the tables show, whatever they are written in: cells as text, for each block of rows."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from src.report.aggregate import Row
+from src.report.cost import Cost
+from src.report.gain import LEAST_FOR_INTERVAL, LEAST_FOR_TEST, Gain
+
+EMPTY = "-"
+TOO_SMALL = "n too small"
+
+_NAMES = ("baseline", "KDCI", "N", "settings")
+_ACCURACY = ("seeds", "last", "best", "comp.")
+_GAIN = ("pairs", "gain", "95% interval", "p", "n for\n1 point")
+_COST = tuple(
+    f"{stage}\n{what}" for stage in ("(a)", "dict.", "(b)") for what in ("s", "MiB", "made")
+)
+_NOTE = (
+    "Accuracies: percent on the test split, mean ± sample standard deviation over seeds; "
+    "comp.: with the compensation left on at test time."
+)
+_GAIN_NOTE = (
+    "Gain: last minus that of the vanilla run of the same seed, mean ± sample standard deviation "
+    "over pairs, Student's t interval of the mean, and two-sided p of the sign-flip test; not "
+    "corrected for the number of rows. n for 1 point: to see 1 point (power 0.8, 5%) you need "
+    "about n pairs, if they deviate as these do; from few pairs that is a rough guess."
+)
+_COST_NOTE = (
+    "Cost of stage (a), dictionary and stage (b): mean seconds and peak memory over the runs that "
+    "made them, of all runs; the others reused them. None where those ran on several devices."
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One table: what was reached, what was gained, or what it cost.
+
+    Attributes:
+        header: Names of the columns; a line break stands where a narrow one may be broken.
+        lines: Cells of every row; the first is the baseline.
+        text_columns: Number of leading columns that hold words.
+    """
+
+    header: tuple[str, ...]
+    lines: list[tuple[str, ...]]
+    text_columns: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """What stands below one title: rows of one data set, budget, mode, teacher and student."""
+
+    title: str
+    rows: list[Row]
+    parts: list[Part]
+
+
+def blocks(rows: Sequence[Row]) -> Iterator[Block]:
+    """The rows, which are sorted by block, in tables of accuracies, gains and cost.
+
+    Columns without any value are left out, and so is the table of gains where there is no pair.
+    """
+    for title, group in groupby(rows, key=_title):
+        block = list(group)
+        paired = [row for row in block if row.gain.pairs]
+        gains = [_part(_GAIN, paired, _gain)] if paired else []
+        parts = [_part(_ACCURACY, block, _accuracy), *gains, _part(_COST, block, _cost)]
+        yield Block(title, block, parts)
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """What the columns mean and what the rows were measured on, a paragraph each."""
+    devices = sorted({device for row in rows for device in row.devices})
+    copies = [copy for row in rows for copy in row.copies]
+    measured = f"Measured on: {', '.join(devices)}."
+    if copies:
+        measured += f" Counted once, being copies: {', '.join(copies)}."
+    gain = [_GAIN_NOTE] if any(row.gain.pairs for row in rows) else []
+    return [_NOTE, *gain, _COST_NOTE, measured]
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Fixed digits; a dash where there is no number."""
+    return EMPTY if value is None else f"{value:.{digits}f}"
+
+
+def _title(row: Row) -> str:
+    teacher = f"{row.teacher} ({number(row.teacher_acc1)})"
+    return f"{row.dataset}: {teacher} -> {row.student}, budget {row.budget}, {row.mode}"
+
+
+def _part(
+    columns: Sequence[str], rows: Sequence[Row], cells: Callable[[Row], tuple[str, ...]]
+) -> Part:
+    header = (*_NAMES, *columns)
+    lines = [(*_names(row), *cells(row)) for row in rows]
+    shown = [n for n in range(len(header)) if any(line[n] != EMPTY for line in lines)]
+    return Part(
+        tuple(header[n] for n in shown),
+        [tuple(line[n] for n in shown) for line in lines],
+        sum(n < len(_NAMES) for n in shown),
+    )
+
+
+def _names(row: Row) -> tuple[str, ...]:
+    settings = " ".join(row.settings)
+    return (row.baseline, row.kdci, row.num_prototypes or EMPTY, settings or EMPTY)
+
+
+def _accuracy(row: Row) -> tuple[str, ...]:
+    seeds = len(row.seeds)
+    last = _spread(number(row.last_mean), row.last_std)
+    return (str(seeds), last, number(row.best_mean), number(row.compensated_mean))
+
+
+def _gain(row: Row) -> tuple[str, ...]:
+    gain = row.gain
+    return (
+        str(gain.pairs),
+        _spread(_signed(gain.mean), gain.std),
+        _interval(gain),
+        TOO_SMALL if gain.pairs < LEAST_FOR_TEST else _p(gain.p),
+        TOO_SMALL if gain.pairs < LEAST_FOR_INTERVAL else number(gain.pairs_for_one_point, 0),
+    )
+
+
+def _interval(gain: Gain) -> str:
+    if gain.pairs < LEAST_FOR_INTERVAL:
+        return TOO_SMALL
+    return f"[{_signed(gain.t_low)}, {_signed(gain.t_high)}]"
+
+
+def _cost(row: Row) -> tuple[str, ...]:
+    stages = (row.stage_a, row.dictionary, row.stage_b)
+    return tuple(cell for cost in stages for cell in _cost_cells(cost, len(row.seeds)))
+
+
+def _cost_cells(cost: Cost, runs: int) -> tuple[str, str, str]:
+    made = f"{cost.made}/{runs}" if cost.made else EMPTY
+    return number(cost.seconds, 1), number(cost.peak_memory_mb, 0), made
+
+
+def _spread(mean: str, std: float | None) -> str:
+    return f"{mean} (n=1)" if std is None else f"{mean} ± {number(std)}"
+
+
+def _signed(value: float | None) -> str:
+    return EMPTY if value is None else f"{value:+.2f}"
+
+
+def _p(value: float | None) -> str:
+    # The smallest of 20 pairs is 2 / 2^20; four digits would call it zero.
+    return EMPTY if value is None else f"{value:.4f}" if value >= 1e-4 else f"{value:.0e}"
