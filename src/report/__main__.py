@@ -13,9 +13,11 @@ from src.report.aggregate import aggregate
 from src.report.collection import Damaged, read_summaries, unfinished
 from src.report.console import console
 from src.report.discard import discard_failed
+from src.report.latex import latex_table
 from src.report.summary import FILE_NAME
 from src.report.table import csv_table, left_out, markdown_table, terminal_table
 
+_FILES = ("csv", "markdown", "latex")
 _EPILOG = """\
 Runs that differ in a setting, in the data or checkpoint that they read, or in the source that
 computed them are separate rows; only seeds are averaged over. An unfinished run is listed until
@@ -41,24 +43,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    for path in filter(None, (arguments.csv, arguments.markdown)):
-        if path.exists() and not path.is_file():
-            kind = "folder" if path.is_dir() else "device or pipe"
-            raise UserError(f"Expected the name of a file, but '{path}' is a {kind}")
-    if arguments.csv and arguments.markdown and _is_same(arguments.csv, arguments.markdown):
-        raise UserError(f"Expected --csv and --markdown to differ, but both are '{arguments.csv}'")
+    _require_files(arguments)
     summaries, damaged = read_summaries(arguments.paths)
     if not summaries:
         return _complain_of_nothing(arguments.paths, damaged)
     rows, open_ = aggregate(summaries, by_seed=arguments.runs), unfinished(summaries)
     console().print(terminal_table(rows, open_, damaged))
-    if arguments.csv:
-        _write(arguments.csv, csv_table(rows))
-        if damaged:
-            sys.stderr.write(f"Warning: '{arguments.csv}' is not complete: {left_out(damaged)}\n")
     if arguments.markdown:
         _write(arguments.markdown, markdown_table(rows, open_, damaged))
+    for path, table in ((arguments.csv, csv_table), (arguments.latex, latex_table)):
+        if path:
+            _write(path, table(rows))
+            _warn_of_left_out(path, damaged)
     return 0
+
+
+def _require_files(arguments: argparse.Namespace) -> None:
+    """Refuse what no file can be written to, before anything is read."""
+    named: dict[Path, str] = {}
+    for option in _FILES:
+        path = getattr(arguments, option)
+        if path is None:
+            continue
+        if path.exists() and not path.is_file():
+            kind = "folder" if path.is_dir() else "device or pipe"
+            raise UserError(f"Expected the name of a file, but '{path}' is a {kind}")
+        other = named.setdefault(path.resolve(), option)
+        if other != option:
+            raise UserError(f"Expected --{other} and --{option} to differ, but both are '{path}'")
+
+
+def _warn_of_left_out(path: Path, damaged: Sequence[Damaged]) -> None:
+    if damaged:
+        sys.stderr.write(f"Warning: '{path}' is not complete: {left_out(damaged)}\n")
 
 
 def _complain_of_nothing(paths: Sequence[Path], damaged: Sequence[Damaged]) -> int:
@@ -75,7 +92,7 @@ def _complain_of_nothing(paths: Sequence[Path], damaged: Sequence[Damaged]) -> i
 
 
 def _discard(arguments: argparse.Namespace) -> int:
-    if arguments.csv or arguments.markdown or arguments.runs:
+    if arguments.runs or any(getattr(arguments, option) for option in _FILES):
         raise UserError("Expected --discard-failed alone, but got options of the table too")
     done = discard_failed(arguments.paths)
     for folder in done.folders:
@@ -86,10 +103,6 @@ def _discard(arguments: argparse.Namespace) -> int:
     for line in done.refused:
         _complain(f"Not discarded: {line}")
     return 2 if done.refused else 0
-
-
-def _is_same(first: Path, second: Path) -> bool:
-    return first.resolve() == second.resolve()
 
 
 def _write(path: Path, text: str) -> None:
@@ -120,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("paths", nargs="+", type=Path, help="run folders, or folders of them")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the rows as CSV")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write Markdown")
+    parser.add_argument("--latex", type=Path, metavar="FILE", help="also write LaTeX (booktabs)")
     parser.add_argument("--runs", action="store_true", help="one row per run instead of means")
     parser.add_argument(
         "--discard-failed",

@@ -39,8 +39,19 @@ def test_writes_csv_and_markdown_into_new_folders(
     csv, markdown = tmp_path / "new/rows.csv", tmp_path / "new/rows.md"
     assert main([str(outputs), "--csv", str(csv), "--markdown", str(markdown)]) == 0
     assert len(csv.read_text(encoding="utf-8").splitlines()) == 3
-    assert "+1.00 ± - (1)" in markdown.read_text(encoding="utf-8")
+    assert "+1.00 (n=1)" in markdown.read_text(encoding="utf-8")
     assert "out of memory" in markdown.read_text(encoding="utf-8")
+
+
+def test_writes_latex_and_says_what_it_lacks(
+    outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (outputs / "1/summary.json").write_text("{")
+    assert main([str(outputs), "--latex", str(tmp_path / "rows.tex")]) == 0
+    assert "+1.00 (n=1) & n too small" in (tmp_path / "rows.tex").read_text(encoding="utf-8")
+    error = capsys.readouterr().err
+    assert error.startswith(f"Warning: '{tmp_path / 'rows.tex'}' is not complete: 1 summary")
+    assert error.count("\n") == 1
 
 
 def test_runs_keeps_seeds_apart(outputs: Path, tmp_path: Path) -> None:
@@ -132,9 +143,10 @@ def test_one_file_for_two_formats_is_refused(
     outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     same = [str(tmp_path / "rows"), f"{tmp_path}/outputs/../rows"]
-    assert main([str(outputs), "--csv", same[0], "--markdown", same[1]]) == 2
-    assert "to differ" in capsys.readouterr().err
-    assert not Path(same[0]).exists()
+    for first, second in (("csv", "markdown"), ("markdown", "latex"), ("csv", "latex")):
+        assert main([str(outputs), f"--{first}", same[0], f"--{second}", same[1]]) == 2
+        assert f"Expected --{first} and --{second} to differ" in capsys.readouterr().err
+        assert not Path(same[0]).exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -167,14 +179,16 @@ def test_discard_failed_leaves_what_is_damaged(
 def test_discard_failed_goes_with_no_table(
     outputs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(outputs), "--discard-failed", "--runs"]) == 2
+    for other in (["--runs"], ["--latex", "rows.tex"]):
+        assert main([str(outputs), "--discard-failed", *other]) == 2
     assert (outputs / "3").exists()
 
 
 def test_import_is_light() -> None:
     program = (
         "import sys, src.report.__main__; "
-        "print(*{'torch', 'lightning', 'numpy', 'wandb', 'matplotlib'} & sys.modules.keys())"
+        "heavy = {'torch', 'lightning', 'numpy', 'scipy', 'wandb', 'matplotlib'}; "
+        "print(*heavy & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("", "")
