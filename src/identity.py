@@ -60,6 +60,7 @@ _TABLE: tuple[tuple[str, Moment, str | None, Moment], ...] = (
     ("trainer.progress", _NEVER, None, _NEVER),
     ("trainer.accelerator", _NEVER, None, _NEVER),  # the device that it finds counts
     ("substitution.log_every", _NEVER, None, _NEVER),
+    ("substitution.published_mode", _NEVER, None, _NEVER),
     # Names that a record shows, and demands that a finished run was held to.
     *((name, _RUN, None, _RUN) for name in ("budget", "teacher.name", "student.name")),
     *((name, _RUN, None, _RUN) for name in ("teacher.expected_acc1", "teacher.strict")),

@@ -107,6 +107,7 @@ def run_single(config: DictConfig, overrides: Sequence[str]) -> None:
     from src.pipeline.identify import find
 
     name = RunName(checked.task, choices, os.environ.get("KDCI_SWEEP"))
+    name.require_budget(checked.budget)
     given = os.environ.get(_FOUND) if is_rank() else None
     found = json.loads(given) if given else find(checked, name, memory)
     folder = Path(found["folder"])

@@ -9,11 +9,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from src.common.errors import UserError
 from src.common.files import content_hash
 from src.common.provenance import library_versions
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
+_PAPER, _GENERIC = "paper", "generic"
 _TABLES = "tables"  # values have been taken out of it; the rest belongs to other networks
 
 
@@ -55,6 +57,31 @@ class RunName:
     def baseline(self) -> str:
         """Name of the baseline's option."""
         return str(self.choices["baseline"])
+
+    @property
+    def recipe(self) -> str | None:
+        """Name of the recipe; None where the baseline has none for the data set."""
+        name = self.choices.get("recipe")  # also of one that is optional and not there
+        return str(name) if (CONF / "recipe" / f"{name}.yaml").is_file() else None
+
+    @property
+    def budget(self) -> str:
+        """Name of the budget's option; ``generic`` for lengths that no recipe has."""
+        chosen = str(self.choices["budget"])
+        return _GENERIC if chosen == _PAPER and self.recipe is None else chosen
+
+    def require_budget(self, stated: str) -> None:
+        """Refuse a budget that calls itself something else than its file is called.
+
+        Raises:
+            UserError: If ``stated`` is not the name of the chosen option.
+        """
+        chosen = str(self.choices["budget"])
+        if stated != chosen:
+            raise UserError(
+                f"Expected 'budget' in 'conf/budget/{chosen}.yaml' to be '{chosen}', as the file "
+                f"is called, but got '{stated}'; add the line `budget: {chosen}` to it"
+            )
 
     @property
     def folder(self) -> str:

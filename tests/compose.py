@@ -6,6 +6,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from src.config.schema import RunConfig, check
 from src.naming import CONF, resolved
 
 
@@ -19,3 +20,9 @@ def composed(*overrides: str) -> DictConfig:
 def plain(*overrides: str) -> dict[str, Any]:
     """The same, resolved, as plain containers."""
     return resolved(composed(*overrides))
+
+
+@cache
+def checked(baseline: str, dataset: str, budget: str) -> RunConfig:
+    """The checked configuration of a pair at some length; the slow part of many tests."""
+    return check(plain(f"baseline={baseline}", f"dataset={dataset}", f"budget={budget}"))

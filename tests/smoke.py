@@ -147,6 +147,7 @@ class Smoke:
         config = self.config(outputs, *more, cache=cache)
         baseline = config.baseline["_target_"].split(".")[-2]
         kdci = "none" if config.kdci is None else config.kdci.name
-        choices = {"dataset": "digits", "baseline": baseline, "kdci": kdci}
+        choices = {"dataset": "digits", "baseline": baseline, "kdci": kdci, "budget": "smoke"}
+        choices["recipe"] = f"{baseline}_digits"
         run(config, outputs / "run", naming.RunName("distill", choices))
         return Finished(0, "", "", outputs)

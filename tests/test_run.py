@@ -26,8 +26,8 @@ from tests.toys import CPU
 BASELINES = sorted(path.stem for path in (naming.CONF / "baseline").glob("*.yaml"))
 SMALL_POOL = "pool.num_images=300"
 KEYS = {
-    "": "status error baseline dataset seed budget identity started device precision "
-    "world_size checksums",
+    "": "status error baseline dataset seed budget recipe protocol identity started device "
+    "precision world_size checksums",
     "identity": "run settings contents code",
     "teacher": "name acc1 seed checkpoint sha256",
     "student": "name",
@@ -64,6 +64,7 @@ def test_the_main_job_leaves_a_complete_record(smoke: Smoke) -> None:
     assert (summary["baseline"], summary["dataset"]) == ("dafl", "digits")
     assert (summary["kdci"]["name"], summary["kdci"]["N"]) == ("backdoor", 16)
     assert (summary["budget"], summary["substitution"]["mode"]) == ("smoke", "replay")
+    assert (summary["recipe"], summary["protocol"]) == ("dafl_digits", "replay instead of online")
     assert summary["substitution"]["images"] == 256
     assert summary["substitution"]["reused"] is False
     assert len(summary["class_proportions"]) == 10
@@ -83,8 +84,10 @@ def test_the_main_job_shows_where_its_results_lie(smoke: Smoke) -> None:
 
 
 def test_the_main_job_says_nothing_alarming(smoke: Smoke) -> None:
+    first = "Recipe: dafl_digits; budget: smoke; protocol: replay instead of online"
+    assert smoke.default.stderr.startswith(f"{first}\n")
     for line in smoke.default.stderr.splitlines():
-        assert line.startswith(("Training the teacher", "Stage (a): making")), line
+        assert line.startswith(("Recipe: ", "Training the teacher", "Stage (a): making")), line
 
 
 def test_the_deployed_student_has_the_accuracy_of_the_record(smoke: Smoke) -> None:

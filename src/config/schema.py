@@ -47,6 +47,7 @@ class Substitution(_Model):
     """Stage (a)."""
 
     mode: Literal["replay", "online"]
+    published_mode: Literal["replay", "online"] | None
     rounds: Count
     num_images: Count
     record_from: float = Field(ge=0, le=1)
@@ -159,7 +160,7 @@ class RunConfig(_Model):
     task: Literal["distill", "teacher"]
     seed: Seed
     force: bool
-    budget: Literal["paper", "laptop", "smoke"]
+    budget: str
     dataset: Node
     pool: Node
     baseline: Node

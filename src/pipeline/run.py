@@ -18,7 +18,7 @@ from src.common.files import remove_leftovers
 from src.common.measure import measured
 from src.common.signals import Interrupted, interruptible
 from src.config.node import build
-from src.config.schema import RunConfig
+from src.config.schema import RunConfig, Substitution
 from src.dataset.contract import Dataset
 from src.identity import Identity
 from src.naming import RunName
@@ -78,6 +78,8 @@ def run(
         on_rank_zero(lambda: remove_leftovers(folder))
         on_rank_zero(lambda: _set_aside(folder))
         summary = _opening(config, name, device, identity)
+        recipe, protocol = name.recipe or "none, generic lengths", summary["protocol"]
+        _log.info("Recipe: %s; budget: %s; protocol: %s", recipe, name.budget, protocol)
         with _recorded(summary, folder), _mirrored(config, name, folder, identity) as wandb_run:
             dataset: Dataset = build(config.dataset)
             job = Job(config, folder, dataset, device, identity, wandb_run)
@@ -124,7 +126,9 @@ def _opening(
         "student": {"name": config.student.name},
         "kdci": {"N": None} | options["kdci"],
         "seed": config.seed,
-        "budget": config.budget,
+        "budget": name.budget,
+        "recipe": name.recipe,
+        "protocol": protocol_of(config.substitution),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "identity": identity.record(),
         "config": options,
@@ -134,6 +138,12 @@ def _opening(
         "precision": config.trainer.precision,
         "world_size": world_size(),
     }
+
+
+def protocol_of(options: Substitution) -> str:
+    """Which mode the run has, and which its method was published with, where that is another."""
+    published = options.published_mode or options.mode
+    return options.mode if options.mode == published else f"{options.mode} instead of {published}"
 
 
 def _device_name(device: torch.device) -> str:

@@ -94,7 +94,8 @@ class Summary(TypedDict, total=False):
     Seconds and peak memory (MiB) are keyed by stage: ``teacher``, ``stage_a``, ``dictionary``,
     ``stage_b``, and for seconds ``total``; a stage that did not run has no entry or ``None``.
     An ``interrupted`` run was stopped or killed: the same command goes on with it. ``started``
-    is ISO 8601, UTC. ``checksums`` are digests of files of the folder, by name.
+    is ISO 8601, UTC. ``checksums`` are digests of files of the folder, by name. ``recipe`` is None
+    where the lengths are no recipe's; ``protocol`` is the mode, and the published one if another.
 
     ``identity`` is what makes a run the same as another: ``settings``, the values of the
     configuration that shape the result, by dotted name; ``contents``, hashes of the data and
@@ -112,6 +113,8 @@ class Summary(TypedDict, total=False):
     kdci: dict[str, Any]
     seed: int
     budget: str
+    recipe: str | None
+    protocol: str
     started: str
     identity: dict[str, Any]
     acc1: AccuracySummary
