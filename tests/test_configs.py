@@ -80,6 +80,7 @@ def test_a_budget_of_ones_own_is_a_file(tmp_path: Path) -> None:
     with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
         config = check(resolved(compose("config", ["budget=mine", "baseline=cmi"])))
     assert (config.budget, config.distill.epochs) == ("mine", 3)
+    assert config.distill.scheduler_steps == 3
     assert config.substitution.rounds == 20
 
 

@@ -9,7 +9,7 @@ from tests.compose import composed, plain
 
 
 def test_the_resolved_configuration_is_plain_and_without_hydra() -> None:
-    resolved = plain("distill.epochs=7")
+    resolved = plain("distill.steps_per_epoch=7")
     assert "hydra" not in resolved
     assert resolved["distill"]["scheduler"]["T_max"] == 7
     assert json.loads(json.dumps(resolved)) == resolved

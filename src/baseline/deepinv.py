@@ -62,7 +62,7 @@ class DeepInv(Baseline):
         mirror: Whether the jitter mirrors, with the probability of the data set's training
             transform.
         warmup_steps: Iterations over which a stage's rate rises linearly before it falls to 0 as
-            a cosine; None keeps it constant.
+            a cosine, at most half of the stage; None keeps it constant.
         clamp: Clamp the pixels to their valid range after every step.
         keep: The ``last`` iterate, as the code behind the published baseline does in effect, or
             the ``best``: the one just after the step whose batch loss was lowest.
@@ -193,9 +193,10 @@ class DeepInv(Baseline):
         """Factor of the learning rate at ``step`` of a stage of ``steps``."""
         if self.warmup_steps is None:
             return 1.0
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(steps - self.warmup_steps, 1)
+        warmup = min(self.warmup_steps, steps // 2)
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup) / (steps - warmup)
         return (1 + math.cos(math.pi * progress)) / 2
 
     def view(self, pixels: Tensor, stage: Stage) -> Tensor:

@@ -244,6 +244,12 @@ def test_half_resolution_comes_first_with_a_schedule_of_its_own(
     assert full == pytest.approx([0.5, 1.0, 1.0, 0.5])
 
 
+def test_a_warm_up_longer_than_the_stage_leaves_room_to_anneal(make: Any) -> None:
+    log: list[list[float]] = []
+    make(optimizer=partial(RatesOfAdam, lr=1.0, log=log), steps=4, warmup_steps=100).refresh(None)
+    assert log[0] == pytest.approx([0.5, 1.0, 1.0, 0.5])
+
+
 def test_the_rate_is_constant_by_default(make: Any) -> None:
     log: list[list[float]] = []
     make(optimizer=partial(RatesOfAdam, lr=0.3, log=log)).refresh(None)

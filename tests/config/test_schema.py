@@ -97,7 +97,7 @@ WRONG_VALUES: list[tuple[str, Any]] = [
     ("trainer__devices", 0),
     ("trainer__precision", "16-mixed"),
     ("seed", -1),
-    ("budget", "tiny"),
+    ("budget", 3),
     ("paths__cache", None),
     ("logger__wandb", "offline"),
     ("baseline__batch_size", "big"),
@@ -264,9 +264,12 @@ GONE = object()
 """A key that is left out."""
 
 
+EPOCHWISE = "distill.scheduler_steps=null"
+
+
 def with_(*changes: tuple[str, Any]) -> dict[str, Any]:
-    """The default configuration with other values, by dotted key."""
-    config = copy.deepcopy(plain())
+    """The default configuration, stepped ten times, with other values by dotted key."""
+    config = copy.deepcopy(plain(EPOCHWISE))
     for key, value in changes:
         *parents, last = key.split(".")
         node: Any = config
@@ -348,7 +351,10 @@ WRONG_SCHEDULES: list[tuple[tuple[tuple[str, Any], ...], str]] = [
     ((("distill.scheduler.T_max", "abc"),), "T_max': expected a valid integer, but got 'abc'"),
     ((("distill.scheduler.T_max", 2.5),), "T_max': expected a valid integer"),
     ((("distill.scheduler.T_max", 10**10),), "T_max': expected <= 1000000000"),
-    ((("distill.scheduler.eta_min", -1.0),), "expected a finite one >= 0"),
+    (
+        (("distill.scheduler.T_max", 10), ("distill.scheduler.eta_min", -1.0)),
+        "expected a finite one >= 0",
+    ),
     (
         (("distill.scheduler", {"T_max": 3}),),
         "Missing configuration key 'distill.scheduler._targe",
@@ -513,7 +519,7 @@ LISTED = {"_target_": f"{SCHEDULER}OneCycleLR", "total_steps": 10}
 def test_a_compensation_that_learns_is_a_second_parameter_group(
     overrides: tuple[str, ...], num_groups: int
 ) -> None:
-    config = plain(*overrides)
+    config = plain(*overrides, EPOCHWISE)
     config["distill"]["scheduler"] = LISTED | {"max_lr": [0.1] * num_groups}
     check(config)
     config["distill"]["scheduler"] = LISTED | {"max_lr": [0.1] * (3 - num_groups)}

@@ -1,0 +1,81 @@
+"""Every budget is a whole schedule: learning rates have come down where training ends."""
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from src.config.node import build_partial, target_of
+from src.config.schema import Distill, RunConfig, check
+from src.network.convnet import ConvNet
+from src.teacher.module import TeacherModule
+from tests.compose import checked, plain
+from tests.test_configs import every
+
+ANNEALED = 0.01
+# The share of the first rate that the last step may have, where it is more. No published schedule
+# is among them: DAFL's and DFND's milestones end at 0.01, Fast's cosine at 0.001.
+EXCEPTIONS = {
+    "smoke": 0.25,  # six steps have no room for less; the step after them would have none
+}
+BATCHES = 20  # of a teacher's epoch; how many there are depends on the images
+
+
+def share_left(distill: Distill, steps: int) -> float:
+    """The student's rate at the last of its ``steps``, relative to that of the first."""
+    optimizer = build_partial(distill.optimizer)([nn.Parameter(torch.ones(1))])
+    scheduler = build_partial(distill.scheduler)(optimizer)
+    optimizer.step()
+    for _ in range((steps - 1) // (distill.scheduler_steps or distill.steps_per_epoch)):
+        scheduler.step()
+    return rate(optimizer) / scheduler.base_lrs[0]
+
+
+def rate(optimizer: Optimizer) -> float:
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def lengths(config: RunConfig) -> list[int]:
+    """Steps of the student, and of the one alongside stage (a) where the method reads one.
+
+    Left out: six steps of a test, and generic lengths, which know no method.
+    """
+    distill, stage_a = config.distill, config.substitution
+    found = [distill.epochs * distill.steps_per_epoch]
+    reads_student = target_of("baseline", config.baseline).reads_student  # type: ignore[attr-defined]
+    is_generic = config.budget == "paper" and stage_a.published_mode is None
+    if reads_student and not is_generic and config.budget != "smoke":
+        found.append((stage_a.rounds - stage_a.warmup_rounds) * distill.steps_per_round)
+    return found
+
+
+@every
+def test_the_student_is_annealed(baseline: str, dataset: str, budget: str) -> None:
+    config = checked(baseline, dataset, budget)
+    most = EXCEPTIONS.get(budget, ANNEALED) * (1 + 1e-6)
+    assert all(share_left(config.distill, steps) <= most for steps in lengths(config))
+
+
+@pytest.mark.parametrize("change", [{"epochs": 1}, {"epochs": 35}, {"steps_per_epoch": 600}])
+def test_a_short_schedule_is_whole_at_any_length(change: dict[str, int]) -> None:
+    overrides = [f"distill.{key}={value}" for key, value in change.items()]
+    distill = check(plain("baseline=dfnd", "dataset=cifar10", "budget=laptop", *overrides)).distill
+    assert share_left(distill, distill.epochs * distill.steps_per_epoch) <= ANNEALED
+
+
+@every
+def test_the_teacher_is_annealed(baseline: str, dataset: str, budget: str) -> None:
+    fit = checked(baseline, dataset, budget).teacher.fit
+    total = BATCHES * fit.epochs
+    module = TeacherModule(
+        ConvNet([1], num_classes=2),
+        build_partial(fit.optimizer),
+        total_steps=total,
+        schedule=fit.schedule,
+    )
+    optimizer = module.configure_optimizers()
+    first = rate(optimizer)
+    optimizer.step()
+    for _ in range(total - 1):
+        module.scheduler.step()
+    assert rate(optimizer) <= ANNEALED * first
