@@ -79,10 +79,7 @@ _TABLE: tuple[tuple[str, Moment, str | None, Moment], ...] = (
     ("distill.*", _STAGE_A, "has_companion", _RUN),
     # The dictionary, and what is done with it.
     ("kdci.name", _RUN, None, _RUN),
-    *(
-        (f"kdci.{name}", _DICTIONARY, "is_compensated", _NEVER)
-        for name in ("N", "space", "pca_dim", "prototypes", "iterations", "restarts")
-    ),
+    *((f"kdci.{name}", _DICTIONARY, "is_compensated", _NEVER) for name in ("N", "dictionary.*")),
     ("kdci.*", _RUN, "is_compensated", _NEVER),
 )
 _CONTENTS = {"dataset": _TEACHER, "teacher.checkpoint": _TEACHER}  # all others: stage (a)
@@ -215,8 +212,11 @@ def code_of(config: Mapping[str, Any], traits: Traits) -> dict[str, str]:
     }
     if traits.is_compensated:
         alone = ("src.kdci.builder", "src.kdci.callback", "src.pipeline.dictionary")
-        hashes["dictionary"] = source_hash(["src.kdci.dictionary"], alone)
-        hashes["kdci"] = source_hash(["src.student.kdci_student"], alone)
+        clustering, adjustment = config["kdci"]["dictionary"], config["kdci"]["adjustment"]
+        dictionary = ["src.kdci.dictionary", *_targets(clustering)]
+        hashes["dictionary"] = source_hash(dictionary, alone)
+        student = ["src.student.kdci_student", *dictionary, *_targets(adjustment)]
+        hashes["kdci"] = source_hash(student, alone)
     return hashes
 
 

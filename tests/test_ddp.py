@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from src.kdci.dictionary import DictionarySettings, fit_dictionary
+from src.kdci.clustering import KMeans
 from tests.smoke import LIMIT, Smoke, on_two_ranks
 from tests.two_ranks import network, rows
 
@@ -77,7 +77,7 @@ def test_a_difference_between_ranks_is_found_on_both(found: list[dict[str, Any]]
 
 
 def test_the_dictionary_is_that_of_all_predictions(found: list[dict[str, Any]]) -> None:
-    expected = fit_dictionary(torch.cat([rows(0), rows(1)]), DictionarySettings(3))
+    expected = KMeans(3).fit(torch.cat([rows(0), rows(1)]))
     for rank in found:
         assert torch.equal(rank["built"][0], expected.prototypes)
         assert torch.equal(rank["built"][1], expected.prior)

@@ -40,12 +40,11 @@ CONDITIONAL = (
     ("pool.", "reads_pool", STAGE_A, NOTHING),
     ("student.network. distill.", "has_companion", STAGE_A, RUN),
     (
-        "kdci.N kdci.space kdci.pca_dim kdci.prototypes kdci.iterations kdci.restarts",
+        "kdci.N kdci.dictionary.",
         *("is_compensated", DICTIONARY, NOTHING),
     ),
     (
-        "kdci.prior kdci.attention kdci.attention_dim kdci.fusion kdci.projection "
-        "kdci.expectation kdci.strength kdci.renormalise kdci.lr_scale kdci.refresh_every",
+        "kdci.adjustment. kdci.lr_scale kdci.refresh_every",
         *("is_compensated", RUN, NOTHING),
     ),
 )

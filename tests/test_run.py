@@ -134,7 +134,7 @@ def test_a_reused_stage_a_gives_the_student_of_a_fresh_one(smoke: Smoke, tmp_pat
 
 def test_no_strength_is_the_vanilla_run_bit_for_bit(smoke: Smoke, tmp_path: Path) -> None:
     vanilla = smoke.here(tmp_path / "vanilla", "kdci=none")
-    powerless = smoke.here(tmp_path / "powerless", "kdci.strength=0.0")
+    powerless = smoke.here(tmp_path / "powerless", "kdci.adjustment.strength=0.0")
     assert_same_student(vanilla, powerless)
     assert vanilla.summary["acc1"]["last"] == powerless.summary["acc1"]["last"]
 

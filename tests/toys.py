@@ -13,8 +13,9 @@ from src.common.augment import Augmentation
 from src.config.schema import TrainerOptions
 from src.dataset.contract import ImageSpec, Pool, Split
 from src.dataset.loader import LabelledBatches
+from src.kdci.clustering import KMeans
 from src.kdci.compensation import BackdoorCompensation
-from src.kdci.dictionary import ConfounderDictionary, DictionarySettings, fit_dictionary
+from src.kdci.dictionary import ConfounderDictionary
 from src.network.convnet import ConvNet
 from src.objective.distillation import DistillationObjective
 from src.pipeline.job import Job
@@ -101,7 +102,7 @@ def filled_bank(spec: ImageSpec, count: int = 40, **options: Any) -> ImageBank:
 
 
 def dictionary(count: int = 3, dim: int = 4) -> ConfounderDictionary:
-    return fit_dictionary(torch.randn(60, dim), DictionarySettings(count))
+    return KMeans(count).fit(torch.randn(60, dim))
 
 
 def student(
@@ -127,7 +128,7 @@ def kdci_student(
         DistillationObjective(2.0),
         SGD,
         lr_scale=lr_scale,
-        compensation=BackdoorCompensation(
+        adjustment=BackdoorCompensation(
             loaded or dictionary(dim=spec.num_classes), num_classes=spec.num_classes, **options
         ),
     )

@@ -20,7 +20,7 @@ from src.common.measure import Measurement
 from src.common.resume import ResumeCallback
 from src.common.sealed import digest_file, write_sealed
 from src.kdci.builder import DictionaryBuilder
-from src.kdci.dictionary import DictionarySettings
+from src.kdci.clustering import KMeans
 from src.substitution.image_bank import ImageBank
 from src.substitution.module import Recording
 
@@ -102,7 +102,7 @@ def dictionary(rank: int, folder: Path) -> dict[str, Any]:
 
     def build(count: int) -> Any:
         builder = DictionaryBuilder(
-            DictionarySettings(count),
+            KMeans(count),
             teacher_sha256="0" * 64,
             data_key="key",
             path=folder / f"dictionary{count}.safetensors",

@@ -77,7 +77,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         return _explain_header(error)
     text = _text(error)
     option = re.search(
-        r"Could not find '([\w@.]+)/([^']+)' Available options in '[^']+': (.*)", text
+        r"Could not find '([\w@./]+)/([^'/]+)' Available options in '[^']+': (.*)", text
     )
     if option:
         return unknown_option(option[1], option[2], option[3].split())
@@ -127,15 +127,17 @@ def _unknown_key(name: str, within: str, overrides: Sequence[str]) -> str:
 
 
 def _options_with(name: str) -> list[str]:
-    """Options of the key's group that have it: ``baseline=cmi`` for ``baseline.local_scale``."""
-    group, *keys = name.split(".")
+    """Options of the key's groups that have it: ``baseline=cmi`` for ``baseline.local_scale``."""
+    parts = name.split(".")
     found = []
-    for path in sorted((CONF / group).glob("*.yaml")) if keys else ():
-        node: Any = OmegaConf.to_container(OmegaConf.load(path))
-        for key in keys:
-            node = node.get(key, _ABSENT) if isinstance(node, dict) else _ABSENT
-        if node is not _ABSENT:
-            found.append(f"{group}={path.stem}")
+    for depth in range(1, len(parts)):
+        group, keys = "/".join(parts[:depth]), parts[depth:]
+        for path in sorted((CONF / group).glob("*.yaml")):
+            node: Any = OmegaConf.to_container(OmegaConf.load(path))
+            for key in keys:
+                node = node.get(key, _ABSENT) if isinstance(node, dict) else _ABSENT
+            if node is not _ABSENT:
+                found.append(f"{group}={path.stem}")
     return found
 
 

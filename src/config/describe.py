@@ -13,6 +13,7 @@ from src.config.value import shown
 _GROUPS = {
     **{name: name for name in ("dataset", "baseline", "teacher", "student", "kdci")},
     **{name: name for name in ("trainer", "logger", "paths")},
+    **{f"kdci.{name}": f"kdci/{name}" for name in ("dictionary", "adjustment")},
     "pool": "dataset@pool",
 }
 
@@ -41,9 +42,7 @@ def describe(error: ValidationError, root: type[BaseModel]) -> str:
         rule = "expected a node with a `_target_`"
     if first["type"] == "model_type":
         rule = "expected a group of keys"
-    cure = _cure(location[0]) if first["type"] in ("dict_type", "model_type") else ""
-    if path == "kdci.name":
-        cure = "; choose with kdci=backdoor or kdci=none"
+    cure = _cure(path) if first["type"] in ("dict_type", "model_type") else ""
     return f"Wrong value of '{path}': {rule}, but got {shown(first['input'])}{cure}"
 
 

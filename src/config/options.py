@@ -24,7 +24,8 @@ from src.naming import CONF, ROOT
 _OPTIONAL = {"recipe": CONF / "recipe", "experiments": ROOT / "experiments"}
 # Groups of which every run has one option, which Hydra lets nobody remove in plain words.
 _REQUIRED = ("dataset", "baseline", "teacher", "student", "kdci", "trainer", "logger", "paths")
-_CHOSEN = (*_REQUIRED, "setting", "budget")
+_WITHIN = ("kdci/dictionary", "kdci/adjustment")
+_CHOSEN = (*_REQUIRED, *_WITHIN, "setting", "budget")
 _WIDTH, _INDENT = 80, 12
 _NO_NAME = re.compile(r"|null|true|false|[-+]?([\d.]+|nan|inf|infinity)|[\[{].*", re.IGNORECASE)
 
@@ -106,7 +107,7 @@ def _refuse_no_option(group: str, names: str | None) -> None:
     base = plain.partition("@")[0]
     if not base:
         raise UserError(f"Cannot read the argument '{group}={names or ''}': expected key=value")
-    if base not in (_REQUIRED if is_removed else _CHOSEN):
+    if base not in ((*_REQUIRED, *_WITHIN) if is_removed else _CHOSEN):
         return
     known = sorted(path.stem for path in (CONF / base).glob("*.yaml"))
     cure = "; for a run without compensation use kdci=none" if base == "kdci" else ""

@@ -21,7 +21,7 @@ from pydantic import (
 from src.common.errors import UserError
 from src.config.describe import describe
 from src.config.node import Node, target_of
-from src.config.trial import check_node, try_optimizer, try_scheduler
+from src.config.trial import check_node, try_adjustment, try_optimizer, try_scheduler
 from src.config.value import LARGEST_BATCH, LARGEST_COUNT, refuse_non_finite, shown
 
 VANILLA = "none"
@@ -32,8 +32,6 @@ CountOrNone = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 """Of what may also be absent."""
 BatchSize = Annotated[int, Field(gt=0, le=LARGEST_BATCH)]
 """Images a step."""
-Width = Annotated[int, Field(gt=0, le=65_536)]
-"""Of a hidden layer."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What every generator of random numbers takes."""
 _TEACHER_TRIAL_STEPS = 100  # how many there will be depends on the images
@@ -98,24 +96,13 @@ class Student(_Model):
 
 
 class Kdci(_Model):
-    """The compensation; absent with ``kdci=none``."""
+    """De-confounding; absent with ``kdci=none``."""
 
-    name: Literal["backdoor"]
+    name: str = Field(pattern=r"^[\w.-]+$")
     N: int = Field(gt=0, le=1_000_000)
-    space: Literal["logits", "features"]
-    pca_dim: Width | None
-    prototypes: Literal["kmeans", "random"]
-    prior: Literal["proportion", "uniform"]
-    attention: Literal["additive", "dot", "cosine", "uniform", "random"]
-    attention_dim: Width
-    fusion: Literal["residual", "linear"]
-    projection: Literal["learned", "identity"]
-    expectation: Literal["geometric", "arithmetic"]
-    strength: NonNegativeFloat
-    renormalise: bool
+    dictionary: Node
+    adjustment: Node
     lr_scale: NonNegativeFloat
-    iterations: int = Field(gt=0, le=100_000)
-    restarts: int = Field(gt=0, le=10_000)
     refresh_every: Count | None
 
 
@@ -199,6 +186,9 @@ def check(config: Mapping[str, Any]) -> RunConfig:
     check_node("baseline", checked.baseline, "baseline")
     check_node("teacher.network", checked.teacher.network, "network")
     check_node("student.network", checked.student.network, "network")
+    if checked.kdci is not None:
+        check_node("kdci.dictionary", checked.kdci.dictionary, "clustering")
+        check_node("kdci.adjustment", checked.kdci.adjustment, "adjustment")
     _check_teacher_fit(checked.teacher.fit)
     _check_distill(checked)
     return checked
@@ -273,16 +263,9 @@ def _fits(config: RunConfig) -> Iterator[tuple[list[float], int]]:
 
 
 def _scales(kdci: Kdci | None) -> list[float]:
-    """A compensation that learns has a parameter group of its own."""
+    """An adjustment that learns has a parameter group of its own."""
     if kdci is None:
         return [1.0]
-    import torch
-
-    from src.kdci.compensation import BackdoorCompensation
-    from src.kdci.dictionary import ConfounderDictionary
-
-    of = {"space": kdci.space}
-    dictionary = ConfounderDictionary(torch.zeros(1, 2), torch.ones(1), of)
-    forms = kdci.model_dump(include={"attention", "fusion", "projection", "expectation"})
-    compensation = BackdoorCompensation(dictionary, num_classes=2, **forms)
-    return [1.0, kdci.lr_scale] if any(True for _ in compensation.parameters()) else [1.0]
+    space = kdci.dictionary.get("space", "logits")
+    adjustment = try_adjustment("kdci.adjustment", kdci.adjustment, space)
+    return [1.0, kdci.lr_scale] if any(True for _ in adjustment.parameters()) else [1.0]

@@ -42,6 +42,12 @@ KINDS = {
     "pool": Kind("a pool of images", "src.dataset.contract.Pool"),
     "baseline": Kind("a baseline", "src.substitution.contract.Baseline", ("teacher", "spec")),
     "network": Kind("a classifier", "src.network.classifier.Classifier", ("num_classes",)),
+    "clustering": Kind("a clustering", "src.kdci.clustering.Clustering", ("seed",)),
+    "adjustment": Kind(
+        "an adjustment",
+        "src.kdci.adjustment.Adjustment",
+        ("dictionary", "num_classes", "seed"),
+    ),
     "optimizer": Kind("an optimiser", "torch.optim.Optimizer", first_is_supplied=True),
     "scheduler": Kind(
         "a learning-rate schedule", "torch.optim.lr_scheduler.LRScheduler", first_is_supplied=True

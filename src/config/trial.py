@@ -99,6 +99,27 @@ def try_scheduler(
     _attempt(path, node, lambda tried: _step_scheduler(tried, optimizer(), steps), note)
 
 
+def try_adjustment(path: str, node: Node, space: str) -> "nn.Module":
+    """An adjustment of two classes by one confounder.
+
+    Args:
+        path: Dotted key of the node.
+        node: The node.
+        space: What the dictionary is made of: ``logits`` or ``features``.
+
+    Raises:
+        UserError: If it cannot be built, e.g. because it needs a dictionary of the other space.
+    """
+    import torch
+
+    from src.kdci.dictionary import ConfounderDictionary
+
+    given = ConfounderDictionary(torch.zeros(1, 2), torch.ones(1), {"space": space})
+    supplied = {"dictionary": given, "num_classes": 2, "seed": 0}
+    made: nn.Module = _attempt(path, node, lambda tried: build(tried, **supplied))
+    return made
+
+
 def _attempt(path: str, node: Node, make: Callable[[Node], T], note: str = "") -> T:
     """What ``make`` makes of a node; whatever goes wrong becomes one line."""
     try:
@@ -260,6 +281,10 @@ def _build_discriminator(node: Node) -> None:
     _build_without_memory(node, channels=3)
 
 
+def _build_clustering(node: Node) -> None:
+    build(node, seed=0)
+
+
 def _build_dataset(node: Node) -> None:
     """Its constructor touches no file."""
     build(node)
@@ -269,6 +294,7 @@ _TRIALS: dict[str | None, Callable[[Node], Any]] = {
     "dataset": _build_dataset,
     "pool": _build_dataset,
     "network": _build_classifier,
+    "clustering": _build_clustering,
     "optimizer": _step_optimizer,
     "generator": _build_generator,
     "discriminator": _build_discriminator,

@@ -10,10 +10,9 @@ from src.common.distributed import gather_rows, on_rank_zero, require_equal_on_a
 from src.common.files import lock, remove_leftovers, sha256_tensors
 from src.common.measure import Measurement, measured
 from src.common.sealed import DamagedError
+from src.kdci.clustering import Clustering
 from src.kdci.dictionary import (
     ConfounderDictionary,
-    DictionarySettings,
-    fit_dictionary,
     predictions_of,
 )
 from src.substitution.module import Recording
@@ -29,14 +28,14 @@ class DictionaryBuilder:
     broadcast, so that a failure there stops every rank.
 
     Attributes:
-        settings: How the dictionary is built.
+        clustering: How the dictionary is made.
         teacher_sha256: Hash of the teacher's weights, for the provenance.
         data_key: Content address of the substitution data, for the provenance.
         path: Where a dictionary of these settings lies, or will lie.
         cost: Time and memory of building are added to this.
     """
 
-    settings: DictionarySettings
+    clustering: Clustering
     teacher_sha256: str
     data_key: str
     path: Path
@@ -61,13 +60,13 @@ class DictionaryBuilder:
                 found = ConfounderDictionary.load(
                     self.path,
                     teacher_sha256=self.teacher_sha256,
-                    space=self.settings.space,
+                    space=self.clustering.space,
                     dim=rows.shape[1],
                 )
             except DamagedError as error:
                 _log.warning("%s; it is built again", error)
                 return None
-            expected = asdict(self.settings) | {"predictions_sha256": sha256_tensors(rows)}
+            expected = asdict(self.clustering) | {"predictions_sha256": sha256_tensors(rows)}
             if any(found.provenance.get(key) != value for key, value in expected.items()):
                 _log.warning("'%s' is of other settings or data; it is built again", self.path)
                 return None
@@ -76,14 +75,14 @@ class DictionaryBuilder:
         return on_rank_zero(load)
 
     def _gather(self, recording: Recording) -> Tensor:
-        rows = predictions_of(recording, self.settings.space)
+        rows = predictions_of(recording, self.clustering.space)
         return gather_rows(rows.to(recording.device)).cpu()
 
     def build(self, recording: Recording) -> ConfounderDictionary:
         """Cluster, and keep the dictionary for other runs.
 
         Raises:
-            UserError: If it cannot be built or kept; see :func:`fit_dictionary`.
+            UserError: If it cannot be built or kept; see :meth:`Clustering.fit`.
         """
         with measured(self.cost):
             dictionary = self.cluster(recording)
@@ -100,13 +99,12 @@ class DictionaryBuilder:
         """Gather, cluster on rank 0, broadcast, and compare checksums.
 
         Raises:
-            UserError: If it cannot be built; see :func:`fit_dictionary`.
+            UserError: If it cannot be built; see :meth:`Clustering.fit`.
         """
         rows = self._gather(recording)
         dictionary = on_rank_zero(
-            lambda: fit_dictionary(
+            lambda: self.clustering.fit(
                 rows,
-                self.settings,
                 teacher_sha256=self.teacher_sha256,
                 data_key=self.data_key,
                 predictions_sha256=sha256_tensors(rows),

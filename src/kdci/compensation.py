@@ -1,14 +1,16 @@
 """Backdoor-adjusted compensation of the student's prediction."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.common.errors import UserError
 from src.common.seeding import generator
+from src.kdci.adjustment import Adjustment
 from src.kdci.dictionary import ConfounderDictionary
 from src.objective.precision import at_least_float32
 
@@ -16,7 +18,7 @@ Attention = Literal["additive", "dot", "cosine", "uniform", "random"]
 _COSINE_SCALE = 10.0
 
 
-class BackdoorCompensation(nn.Module):
+class BackdoorCompensation(Adjustment):
     """Fuses the prior-weighted expectation over the confounders into the student's logits.
 
     ``lambda_i = softmax_i(v^T tanh(W_q s + W_k z_i))``,
@@ -60,25 +62,26 @@ class BackdoorCompensation(nn.Module):
         *,
         num_classes: int,
         attention: Attention = "additive",
-        attention_dim: int = 128,
+        attention_dim: Annotated[int, Field(gt=0, le=65_536)] = 128,
         fusion: Literal["residual", "linear"] = "residual",
         projection: Literal["learned", "identity"] = "learned",
         expectation: Literal["geometric", "arithmetic"] = "geometric",
-        strength: float = 1.0,
+        strength: Annotated[float, Field(ge=0)] = 1.0,
         prior: Literal["proportion", "uniform"] = "proportion",
         renormalise: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(dictionary, num_classes=num_classes, seed=seed)
         in_logits = {
-            "kdci.attention=cosine": attention == "cosine",
-            "kdci.projection=identity": projection == "identity",
-            "kdci.expectation=arithmetic": expectation == "arithmetic",
+            "kdci.adjustment.attention=cosine": attention == "cosine",
+            "kdci.adjustment.projection=identity": projection == "identity",
+            "kdci.adjustment.expectation=arithmetic": expectation == "arithmetic",
         }
         for option, chosen in in_logits.items():
             if chosen and dictionary.space != "logits":
                 raise UserError(
-                    f"Expected kdci.space=logits with {option}, but got '{dictionary.space}'"
+                    f"Expected kdci.dictionary.space=logits with {option}, but got "
+                    f"'{dictionary.space}'"
                 )
         num_prototypes, dim = dictionary.prototypes.shape
         self.attention, self.expectation = attention, expectation
@@ -96,7 +99,8 @@ class BackdoorCompensation(nn.Module):
         self.key = linear(attention_dim, dim) if learned else None
         self.score = linear(1, attention_dim) if attention == "additive" else None
         self.project = linear(num_classes, dim) if projection == "learned" else None
-        self.fuse = nn.Parameter(torch.eye(num_classes)) if fusion == "linear" else None
+        if fusion == "linear":
+            self.fuse = nn.Parameter(torch.eye(num_classes))
         random = torch.rand(num_prototypes, generator=draws)
         self.register_buffer("random_weights", random / random.sum())
         self.register_buffer("prototypes", torch.zeros(num_prototypes, dim))
@@ -148,16 +152,6 @@ class BackdoorCompensation(nn.Module):
             return log_weights.exp() @ self.prototypes
         log_classes = F.log_softmax(self.prototypes, dim=1)
         return torch.logsumexp(log_weights[:, :, None] + log_classes, dim=1)
-
-    def plain(self, logits: Tensor) -> Tensor:
-        """The student's own prediction ``W_h s`` ``[B, K]``, as evaluated and shipped.
-
-        At least float32, also under autocast: validation runs under it, the shipped layer not.
-        """
-        if self.fuse is None:
-            return logits
-        with torch.autocast(logits.device.type, enabled=False):
-            return F.linear(at_least_float32(logits), self.fuse)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Compensated logits ``[B, K]`` of plain student logits ``[B, K]``, at least float32."""

@@ -13,7 +13,7 @@ from src.common.seeding import derive_seed
 Float = NDArray[np.float32]
 
 
-class Clustering(NamedTuple):
+class Assignment(NamedTuple):
     """Cluster of every row ``[M]`` int64, and the inertia of every iteration that was run."""
 
     assignment: NDArray[np.int64]
@@ -46,7 +46,7 @@ def project(rows: Float, dim: int) -> Float:
 
 def kmeans(
     rows: Float, num_clusters: int, *, iterations: int, restarts: int, seed: int
-) -> Clustering:
+) -> Assignment:
     """Cluster all of ``rows`` ``[M, d]`` into ``num_clusters`` non-empty clusters.
 
     FAISS by default trains on at most 256 rows a centroid and warns below 39; both limits are
@@ -83,7 +83,7 @@ def kmeans(
                 best, inertia = found, history
         distances, nearest = best.index.search(rows, 1)
     assignment = _fill_empty(rows, nearest[:, 0].astype(np.int64), distances[:, 0], num_clusters)
-    return Clustering(assignment, inertia)
+    return Assignment(assignment, inertia)
 
 
 def _fill_empty(

@@ -4,43 +4,44 @@ from typing import Any
 
 from torch import Tensor
 
-from src.kdci.compensation import BackdoorCompensation
+from src.kdci.adjustment import Adjustment
 from src.objective.distillation import StudentOutput
 
 
 class KDCIMixin:
     """Put before a student module: ``class KDCIStudent(KDCIMixin, StudentModule)``.
 
-    The compensation is attached while training only; the student that is evaluated, exported and
+    The adjustment is attached while training only; the student that is evaluated, exported and
     read by synthesis losses is the plain network.
 
     Args:
-        compensation: Attached module, trained jointly with the student.
-        lr_scale: Learning rate of the compensation relative to the student's.
+        adjustment: Attached module, trained jointly with the student.
+        lr_scale: Learning rate of the adjustment relative to the student's.
     """
 
     is_compensated = True
+    adjustment: Adjustment
 
     def __init__(
-        self, *args: Any, compensation: BackdoorCompensation, lr_scale: float = 1.0, **kwargs: Any
+        self, *args: Any, adjustment: Adjustment, lr_scale: float = 1.0, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.compensation = compensation
+        self.adjustment = adjustment
         self.lr_scale = lr_scale
 
     def student_output(self, images: Tensor) -> StudentOutput:
         """Compensated and plain logits of ``images`` ``[B, C, H, W]``."""
         raw_logits: Tensor = super().student_output(images).raw_logits  # type: ignore[misc]
-        return StudentOutput(self.compensation(raw_logits), raw_logits)
+        return StudentOutput(self.adjustment(raw_logits), raw_logits)
 
     def plain_logits(self, raw_logits: Tensor) -> Tensor:
         """What the deployed student predicts, ``[B, K]``."""
-        return self.compensation.plain(raw_logits)
+        return self.adjustment.plain(raw_logits)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The student's groups and one for the compensation."""
+        """The student's groups and one for the adjustment."""
         groups: list[dict[str, Any]] = super().parameter_groups()  # type: ignore[misc]
-        parameters = list(self.compensation.parameters())
+        parameters = list(self.adjustment.parameters())
         if not parameters:
             return groups
         return [*groups, {"params": parameters, "lr": groups[0]["lr"] * self.lr_scale}]

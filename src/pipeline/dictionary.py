@@ -1,7 +1,8 @@
 """The confounder dictionary, between stages (a) and (b)."""
 
+from src.config.node import build
 from src.kdci.builder import DictionaryBuilder
-from src.kdci.dictionary import ConfounderDictionary, DictionarySettings
+from src.kdci.dictionary import ConfounderDictionary
 from src.pipeline.job import Job
 from src.substitution.artifact import Artifact
 from src.substitution.module import Recording
@@ -15,17 +16,8 @@ def dictionary_builder(
     kdci = job.config.kdci
     if kdci is None:
         return None
-    settings = DictionarySettings(
-        num_prototypes=kdci.N,
-        space=kdci.space,
-        pca_dim=kdci.pca_dim,
-        prototypes=kdci.prototypes,
-        iterations=kdci.iterations,
-        restarts=kdci.restarts,
-        seed=job.config.seed,
-    )
     return DictionaryBuilder(
-        settings,
+        build(kdci.dictionary, seed=job.config.seed),
         teacher_sha256=teacher.fingerprint(),
         data_key=artifact.key,
         path=artifact.dictionaries / f"{job.identity.dictionary}.safetensors",

@@ -106,7 +106,7 @@ def _write_student(job: Job, student: StudentModule, finished: dict[str, Any]) -
             for key in ("dataset", "baseline", "kdci", "seed", "budget", "teacher", "identity")
         },
     }
-    fuse = student.compensation.fuse if isinstance(student, KDCIMixin) else None
+    fuse = student.adjustment.fuse if isinstance(student, KDCIMixin) else None
     save_student(job.folder, student.network, card, fuse)
 
 

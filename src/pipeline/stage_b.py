@@ -7,8 +7,7 @@ from torch import nn
 
 from src.common.distributed import rank
 from src.common.seeding import derive_seed, seed_all
-from src.config.node import build_partial
-from src.kdci.compensation import BackdoorCompensation
+from src.config.node import build, build_partial
 from src.kdci.dictionary import ConfounderDictionary
 from src.kdci.mixin import KDCIMixin
 from src.pipeline.job import Job
@@ -82,20 +81,13 @@ def _student(
     }
     if kdci is None or dictionary is None:
         return StudentModule(**common)
-    compensation = BackdoorCompensation(
-        dictionary,
+    adjustment = build(
+        kdci.adjustment,
+        dictionary=dictionary,
         num_classes=job.dataset.spec.num_classes,
-        attention=kdci.attention,
-        attention_dim=kdci.attention_dim,
-        fusion=kdci.fusion,
-        projection=kdci.projection,
-        expectation=kdci.expectation,
-        strength=kdci.strength,
-        prior=kdci.prior,
-        renormalise=kdci.renormalise,
         seed=job.config.seed,
     )
-    return KDCIStudent(**common, compensation=compensation, lr_scale=kdci.lr_scale)
+    return KDCIStudent(**common, adjustment=adjustment, lr_scale=kdci.lr_scale)
 
 
 def _online_batches(job: Job, module: StudentModule, substitution: Substitution) -> OnlineBatches:
@@ -114,7 +106,7 @@ def _online_batches(job: Job, module: StudentModule, substitution: Substitution)
         def rebuild(rounds: int) -> None:
             if rounds % every == 0:
                 recording = _draw(job, teacher=module.teacher, baseline=substitution.baseline)
-                cast("KDCIMixin", module).compensation.load(builder.cluster(recording))
+                cast("KDCIMixin", module).adjustment.load(builder.cluster(recording))
 
         batches.after_round = rebuild
     return batches

@@ -68,7 +68,7 @@ def _online(lab: Lab) -> tuple[str, ...]:
     return overrides_of("cmi", "online")
 
 
-_SIBLING, _SAME_DICTIONARY = ("kdci.N=8",), ("kdci.strength=0.5",)
+_SIBLING, _SAME_DICTIONARY = ("kdci.N=8",), ("kdci.adjustment.strength=0.5",)
 _RETRAINED = ("teacher.seed=1",)  # so that the train split is read, too
 _A, _T, _RUN = "cache/substitution/*", "cache/teacher/*", "outputs/*_*/*"
 SUBJECTS = (

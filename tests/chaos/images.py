@@ -40,7 +40,7 @@ def overrides_for(root: Path, *more: str) -> tuple[str, ...]:
         "teacher.fit.batch_size=8",
         "pool.num_images=300",
         "trainer.progress=false",
-        "kdci.iterations=5",
+        "kdci.dictionary.iterations=5",
         *more,
     )
 

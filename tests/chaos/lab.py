@@ -34,7 +34,7 @@ DIGITS = (
     *SMALL_NETWORKS,
     "teacher.fit.batch_size=256",
     "pool.num_images=300",
-    "kdci.iterations=5",
+    "kdci.dictionary.iterations=5",
 )
 
 

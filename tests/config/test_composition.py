@@ -20,6 +20,8 @@ def failure(*overrides: str) -> Exception:
         ("kdci=backdor", "Unknown option 'kdci=backdor'; did you mean 'backdoor'? (one of: "),
         ("dataset=cifra10", "Unknown option 'dataset=cifra10'; did you mean 'cifar10'? (one of: "),
         ("student=resnet19", "Unknown option 'student=resnet19'; did you mean 'resnet18'?"),
+        ("kdci/adjustment=x", "Unknown option 'kdci/adjustment=x' (one of: compensation"),
+        ("kdci.attention=dot", "did you mean 'kdci.adjustment.attention'?"),
         ("kdci.n=3", "Unknown configuration key 'kdci.n'; did you mean 'kdci.N'?"),
         ("distil.epochs=3", "Unknown configuration key 'distil.epochs'; did you mean 'distill.ep"),
         ("baseline.batch_szie=3", "'baseline.batch_szie'; did you mean 'baseline.batch_size'?"),

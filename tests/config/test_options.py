@@ -69,6 +69,8 @@ def test_an_experiment_that_hydra_would_misread_is_refused(
         ("kdci=null", "'kdci=null'; for a run without compensation use kdci=none (one of: "),
         ("~kdci", "Cannot remove the group 'kdci': every run needs one; for a run without comp"),
         ("~kdci=backdoor", "Cannot remove the group 'kdci'"),
+        ("~kdci/adjustment", "Cannot remove the group 'kdci/adjustment'"),
+        ("kdci/adjustment=null", "Unknown option 'kdci/adjustment=null' (one of: "),
         ("kdci=[none]", "Unknown option 'kdci=[none]'"),
         ("kdci=", "Unknown option 'kdci='"),
         ("dataset=null", "Unknown option 'dataset=null' (one of: cifar10, "),

@@ -8,12 +8,13 @@ from src.common.errors import UserError
 from src.common.measure import Measurement
 from src.dataset.contract import ImageSpec
 from src.kdci.builder import DictionaryBuilder
-from src.kdci.dictionary import ConfounderDictionary, DictionarySettings, fit_dictionary
+from src.kdci.clustering import KMeans
+from src.kdci.dictionary import ConfounderDictionary
 from src.substitution.module import Recording, predict
 from src.teacher.frozen import FrozenTeacher
 from tests.toys import filled_bank
 
-SETTINGS = DictionarySettings(3)
+SETTINGS = KMeans(3)
 
 
 @pytest.fixture
@@ -24,10 +25,10 @@ def recording(tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher) -> Recording:
 def make(
     folder: Path,
     teacher: FrozenTeacher,
-    settings: DictionarySettings = SETTINGS,
+    clustering: KMeans = SETTINGS,
 ) -> DictionaryBuilder:
     return DictionaryBuilder(
-        settings,
+        clustering,
         teacher_sha256=teacher.fingerprint(),
         data_key="key",
         path=folder / "dictionary.safetensors",
@@ -38,7 +39,7 @@ def make(
 def test_clusters_features_if_asked(
     tiny_teacher: FrozenTeacher, recording: Recording, tmp_path: Path
 ) -> None:
-    builder = make(tmp_path, tiny_teacher, settings=replace(SETTINGS, space="features"))
+    builder = make(tmp_path, tiny_teacher, clustering=replace(SETTINGS, space="features"))
     assert builder.build(recording).prototypes.shape == (3, 8)
 
 
@@ -61,7 +62,7 @@ def test_never_reads_a_dictionary_of_other_predictions(
     other = recording._replace(logits=recording.logits + 1)
     make(tmp_path, tiny_teacher).build(other)
     given = make(tmp_path, tiny_teacher).obtain(recording).prototypes
-    assert torch.equal(given, fit_dictionary(recording.logits, SETTINGS).prototypes)
+    assert torch.equal(given, SETTINGS.fit(recording.logits).prototypes)
 
 
 def test_a_damaged_dictionary_is_reported_and_built_again(
@@ -88,7 +89,7 @@ def test_a_dictionary_of_unknown_predictions_is_not_used(
 ) -> None:
     builder = make(tmp_path, tiny_teacher)
     sha = tiny_teacher.fingerprint()
-    fit_dictionary(recording.logits, SETTINGS, teacher_sha256=sha).save(builder.path)
+    SETTINGS.fit(recording.logits, teacher_sha256=sha).save(builder.path)
     assert builder.read(recording) is None
 
 
@@ -111,7 +112,7 @@ def test_a_rebuilt_dictionary_need_not_be_saved(
 def test_nothing_is_saved_when_clustering_fails(
     tiny_teacher: FrozenTeacher, recording: Recording, tmp_path: Path
 ) -> None:
-    builder = make(tmp_path, tiny_teacher, settings=DictionarySettings(1000))
+    builder = make(tmp_path, tiny_teacher, clustering=KMeans(1000))
     with pytest.raises(UserError, match="1000 > 40"):
         builder.build(recording)
     assert list(tmp_path.iterdir()) == []

@@ -6,12 +6,12 @@ from src.common.measure import Measurement
 from src.dataset.contract import ImageSpec
 from src.kdci.builder import DictionaryBuilder
 from src.kdci.callback import ConfounderDictionaryCallback
-from src.kdci.dictionary import DictionarySettings, fit_dictionary
+from src.kdci.clustering import KMeans
 from src.substitution.module import SubstitutionModule, predict
 from src.teacher.frozen import FrozenTeacher
 from tests.toys import Toy, job
 
-SETTINGS = DictionarySettings(3)
+SETTINGS = KMeans(3)
 
 
 def test_clusters_all_substitution_data_at_the_end_of_stage_a(
@@ -26,7 +26,7 @@ def test_clusters_all_substitution_data_at_the_end_of_stage_a(
     job(tmp_path).fit("stage_a", module, epochs=2, state=tmp_path / "state", callbacks=[callback])
     built = callback.dictionary
     assert built is not None
-    expected = fit_dictionary(predict(tiny_teacher, [baseline.bank]).logits, SETTINGS)
+    expected = SETTINGS.fit(predict(tiny_teacher, [baseline.bank]).logits)
     assert torch.equal(built.prototypes, expected.prototypes)
     assert built.provenance["num_predictions"] == 30
     assert built.provenance["data_key"] == "key"

@@ -272,7 +272,7 @@ def test_a_dictionary_of_another_shape_is_refused() -> None:
 )
 def test_what_needs_logits_is_refused_in_feature_space(option: dict[str, Any]) -> None:
     ((key, value),) = option.items()
-    with pytest.raises(UserError, match=f"kdci.{key}={value}, but got 'features'"):
+    with pytest.raises(UserError, match=f"kdci.adjustment.{key}={value}, but got 'features'"):
         make(D, **option)
 
 

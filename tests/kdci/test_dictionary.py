@@ -10,13 +10,8 @@ from torch import Tensor
 
 from src.common.errors import UserError
 from src.common.sealed import DamagedError
-from src.kdci.dictionary import (
-    ConfounderDictionary,
-    DictionarySettings,
-    Space,
-    fit_dictionary,
-    predictions_of,
-)
+from src.kdci.clustering import KMeans
+from src.kdci.dictionary import ConfounderDictionary, Space, predictions_of
 from src.kdci.kmeans import project
 from src.substitution.module import Recording
 
@@ -30,7 +25,7 @@ def blobs(*sizes: int) -> Tensor:
 
 
 def fit(rows: Tensor, count: int, **options: object) -> ConfounderDictionary:
-    return fit_dictionary(rows, replace(DictionarySettings(count), **options))  # type: ignore[arg-type]
+    return replace(KMeans(count), **options).fit(rows)  # type: ignore[arg-type]
 
 
 def nearest_centre(rows: Tensor) -> Tensor:
@@ -39,7 +34,7 @@ def nearest_centre(rows: Tensor) -> Tensor:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    dictionary = fit_dictionary(blobs(5, 3, 2), DictionarySettings(3), teacher_sha256="ab" * 32)
+    dictionary = KMeans(3).fit(blobs(5, 3, 2), teacher_sha256="ab" * 32)
     dictionary.save(tmp_path / "new" / "dictionary.safetensors")
     return tmp_path / "new" / "dictionary.safetensors"
 
@@ -164,7 +159,7 @@ def test_predictions_that_pca_makes_equal_are_refused() -> None:
     rows = torch.zeros(40, 4)
     rows[:, 0] = torch.arange(2.0).repeat(20)
     rows[:20, 1] = 1e-3  # four distinct rows, but only two along the first direction
-    with pytest.raises(UserError, match=r"non-empty clusters.*kdci.pca_dim=null"):
+    with pytest.raises(UserError, match=r"non-empty clusters.*kdci.dictionary.pca_dim=null"):
         fit(rows, 4, pca_dim=1)
 
 
@@ -185,8 +180,8 @@ def test_half_precision_predictions_are_clustered_in_float32() -> None:
 
 
 def test_the_provenance_says_what_was_clustered_and_how() -> None:
-    facts = fit_dictionary(torch.randn(50, 4), DictionarySettings(5, seed=7), data_key="k")
-    expected = {"num_prototypes": 5, "space": "logits", "seed": 7, "num_predictions": 50}
+    facts = KMeans(5, seed=7).fit(torch.randn(50, 4), data_key="k")
+    expected = {"N": 5, "space": "logits", "seed": 7, "num_predictions": 50}
     assert facts.provenance.items() >= (expected | {"data_key": "k", "pca_dim": None}).items()
     assert facts.provenance["inertia"][0] > facts.provenance["inertia"][-1] > 0
     assert facts.provenance["faiss"]
@@ -199,7 +194,7 @@ def test_predictions_are_logits_or_features() -> None:
 
 
 def test_saving_and_loading_keeps_everything(tmp_path: Path) -> None:
-    made = fit_dictionary(torch.randn(50, 4), DictionarySettings(5), teacher_sha256="cd" * 32)
+    made = KMeans(5).fit(torch.randn(50, 4), teacher_sha256="cd" * 32)
     made.save(tmp_path / "d.safetensors")
     read = ConfounderDictionary.load(
         tmp_path / "d.safetensors", teacher_sha256="cd" * 32, space="logits", dim=4

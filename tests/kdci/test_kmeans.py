@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from src.kdci.kmeans import Clustering, kmeans, project
+from src.kdci.kmeans import Assignment, kmeans, project
 
 
 def blobs(*sizes: int, dim: int = 3, spread: float = 0.1) -> np.ndarray[Any, Any]:
@@ -16,7 +16,7 @@ def blobs(*sizes: int, dim: int = 3, spread: float = 0.1) -> np.ndarray[Any, Any
     return np.concatenate(groups).astype(np.float32)
 
 
-def cluster(rows: np.ndarray[Any, Any], count: int, **options: Any) -> Clustering:
+def cluster(rows: np.ndarray[Any, Any], count: int, **options: Any) -> Assignment:
     return kmeans(rows, count, **({"iterations": 25, "restarts": 1, "seed": 0} | options))
 
 

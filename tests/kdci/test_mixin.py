@@ -56,11 +56,11 @@ def test_the_compensation_changes_what_the_student_learns(
     tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, tmp_path: Path
 ) -> None:
     vanilla, compensated = pair(tiny_spec, tiny_teacher)
-    initial = {name: p.clone() for name, p in compensated.compensation.named_parameters()}
+    initial = {name: p.clone() for name, p in compensated.adjustment.named_parameters()}
     trained(vanilla, tiny_spec, tmp_path / "vanilla")
     trained(compensated, tiny_spec, tmp_path / "compensated")
     assert not states_equal(vanilla.network, compensated.network)
-    for name, parameter in compensated.compensation.named_parameters():
+    for name, parameter in compensated.adjustment.named_parameters():
         assert not torch.equal(parameter, initial[name]), name
 
 
@@ -68,10 +68,10 @@ def test_the_dictionary_stays_as_it_was(
     tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, tmp_path: Path
 ) -> None:
     _, module = pair(tiny_spec, tiny_teacher)
-    before = module.compensation.prototypes.clone(), module.compensation.prior.clone()
+    before = module.adjustment.prototypes.clone(), module.adjustment.prior.clone()
     trained(module, tiny_spec, tmp_path)
-    assert torch.equal(module.compensation.prototypes, before[0])
-    assert torch.equal(module.compensation.prior, before[1])
+    assert torch.equal(module.adjustment.prototypes, before[0])
+    assert torch.equal(module.adjustment.prior, before[1])
 
 
 @pytest.mark.parametrize("fusion", ["residual", "linear"])
@@ -83,9 +83,9 @@ def test_output_is_compensated_beside_the_plain_prediction(
     images = torch.randn(5, 3, 8, 8)
     output = module.student_output(images)
     assert torch.equal(output.raw_logits, module.network(images))
-    assert torch.equal(output.logits, module.compensation(output.raw_logits))
+    assert torch.equal(output.logits, module.adjustment(output.raw_logits))
     plain = module.plain_logits(output.raw_logits)
-    assert torch.equal(plain, module.compensation.plain(output.raw_logits))
+    assert torch.equal(plain, module.adjustment.plain(output.raw_logits))
 
 
 @pytest.mark.parametrize("lr_scale", [1.0, 0.25, 0.0])
@@ -96,7 +96,7 @@ def test_the_compensation_has_its_own_rate(
     own, attached = module.parameter_groups()
     assert own["lr"] == 0.1
     assert attached["lr"] == 0.1 * lr_scale
-    assert {id(p) for p in attached["params"]} == {id(p) for p in module.compensation.parameters()}
+    assert {id(p) for p in attached["params"]} == {id(p) for p in module.adjustment.parameters()}
 
 
 def test_a_compensation_without_parameters_adds_no_group(

@@ -205,7 +205,7 @@ FAR: Any = partial(torch.optim.SGD, lr=float("inf"))  # one step makes weights i
     ("case", "place"),
     [
         ("network", r"network\.\S+"),
-        ("compensation", r"compensation\.\S+"),
+        ("adjustment", r"adjustment\.\S+"),
         ("objective", r"objective\.noise\.off_diagonal"),
     ],
 )
@@ -214,7 +214,7 @@ def test_what_the_last_step_ruined_is_named_and_never_saved(
 ) -> None:
     if case == "network":
         module = student(tiny_spec, tiny_teacher, optimizer=FAR)
-    elif case == "compensation":
+    elif case == "adjustment":
         module = kdci_student(tiny_spec, tiny_teacher, loaded=dictionary(), lr_scale=float("inf"))
     else:
         loss = NoisyDistillationObjective(tiny_spec.num_classes, 0.9)
@@ -254,10 +254,10 @@ def test_a_compensated_prediction_alone_can_be_at_fault(
     tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
 ) -> None:
     module = kdci_student(tiny_spec, tiny_teacher, loaded=dictionary())
-    assert module.compensation.project is not None
-    module.compensation.project.data.fill_(float("nan"))
+    assert module.adjustment.project is not None
+    module.adjustment.project.data.fill_(float("nan"))
     module.eval().validation_step(next(iter(labelled(tiny_spec))), 0)
-    with pytest.raises(FloatingPointError, match=r"'compensation\.project' of the student"):
+    with pytest.raises(FloatingPointError, match=r"'adjustment\.project' of the student"):
         module.on_validation_epoch_end()
 
 

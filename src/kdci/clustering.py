@@ -1,0 +1,145 @@
+"""How the teacher's predictions are clustered into a confounder dictionary."""
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from src.common.errors import UserError
+from src.common.seeding import generator
+from src.kdci.dictionary import ConfounderDictionary, Space
+from src.kdci.kmeans import Float, kmeans, project
+
+# Generous bounds: a value beyond them is a slip that would fill the memory or never end.
+Prototypes = Annotated[int, Field(gt=0, le=1_000_000)]
+"""N of a dictionary."""
+
+
+@dataclass(frozen=True)
+class Clustering(ABC):
+    """Makes a dictionary of predictions; equal fields on equal data give an equal dictionary.
+
+    Attributes:
+        N: Prototypes of the dictionary.
+        space: What is clustered: the teacher's logits or its penultimate features.
+        seed: Seed of all that is drawn.
+    """
+
+    N: Prototypes
+    space: Space = "logits"
+    seed: int = 0
+
+    @abstractmethod
+    def fit(self, rows: Tensor, **origin: Any) -> ConfounderDictionary:
+        """The dictionary of all substitution data.
+
+        Args:
+            rows: Teacher predictions of all samples ``[M, d]``.
+            origin: Facts for the provenance, e.g. ``teacher_sha256``.
+
+        Raises:
+            UserError: If these predictions cannot be clustered so.
+        """
+
+
+@dataclass(frozen=True)
+class KMeans(Clustering):
+    """K-means of the predictions; every cluster is summarised by its mean and its share.
+
+    Differs from the paper: prototypes are means of the predictions before PCA, so that they lie
+    in the teacher's own space whatever PCA did (the paper leaves this open).
+
+    Attributes:
+        pca_dim: Dimension after PCA, or None for no PCA.
+        prototypes: ``kmeans``, or ``random`` (ablation: same shape, matched mean and scale).
+        iterations: Lloyd iterations.
+        restarts: K-means runs, the one of the lowest inertia is kept.
+
+    Source: Wang et al., De-confounded Data-free Knowledge Distillation for Handling Distribution
+    Shifts, CVPR 2024, arXiv:2403.19539.
+    """
+
+    pca_dim: Annotated[int, Field(gt=0, le=65_536)] | None = None
+    prototypes: Literal["kmeans", "random"] = "kmeans"
+    iterations: Annotated[int, Field(gt=0, le=100_000)] = 25
+    restarts: Annotated[int, Field(gt=0, le=10_000)] = 1
+
+    def fit(self, rows: Tensor, **origin: Any) -> ConfounderDictionary:
+        """Cluster, and summarise every cluster.
+
+        Raises:
+            UserError: If N exceeds the number of distinct predictions, a prediction is not finite
+                or too large, or ``pca_dim`` does not reduce or exceeds what the rows span.
+        """
+        data = np.ascontiguousarray(rows.float().cpu().numpy())
+        self._check(data)
+        reduced = data if self.pca_dim is None else project(data, self.pca_dim)
+        clustering = kmeans(
+            reduced,
+            self.N,
+            iterations=self.iterations,
+            restarts=self.restarts,
+            seed=self.seed,
+        )
+        sizes = np.bincount(clustering.assignment, minlength=self.N)
+        if not sizes.all():
+            raise UserError(
+                f"Expected kdci.N={self.N} non-empty clusters, but predictions are "
+                f"too alike for more than {np.count_nonzero(sizes)}; lower kdci.N or set "
+                "kdci.dictionary.pca_dim=null"
+            )
+        sums = np.zeros((self.N, data.shape[1]))
+        np.add.at(sums, clustering.assignment, data)
+        order = np.argsort(-sizes, kind="stable")
+        prototypes = torch.from_numpy(sums[order] / sizes[order, None]).float()
+        if self.prototypes == "random":
+            prototypes = _random_like(prototypes, self.seed)
+        prior = torch.from_numpy(sizes[order] / len(data)).float()
+        facts = asdict(self) | {"num_predictions": len(data), "inertia": clustering.inertia}
+        return ConfounderDictionary(
+            prototypes, prior, facts | {"faiss": version("faiss-cpu")} | origin
+        )
+
+    def _check(self, data: Float) -> None:
+        if not np.isfinite(data).all():
+            raise UserError("Expected finite teacher predictions, but some are NaN or infinite")
+        largest = float(np.abs(data).max())
+        if 4 * data.size * largest**2 > float(np.finfo(np.float32).max):  # FAISS would not tell
+            raise UserError(
+                "Expected teacher predictions whose squared distances add up within float32, but "
+                f"they reach {largest:.3g}; check the teacher's checkpoint"
+            )
+        if self.pca_dim is not None and not 0 < self.pca_dim < data.shape[1]:
+            raise UserError(
+                f"Expected kdci.dictionary.pca_dim to be below the width {data.shape[1]} of the "
+                f"predictions, but got {self.pca_dim}; null turns PCA off"
+            )
+        # M rows span M - 1 dimensions around their mean; FAISS fills one more with noise, then
+        # fails.
+        if self.pca_dim is not None and self.pca_dim >= len(data):
+            raise UserError(
+                "Expected kdci.dictionary.pca_dim to be below the number of predictions, but got "
+                f"{self.pca_dim} >= {len(data)}; lower kdci.dictionary.pca_dim, set it to null, "
+                "or raise substitution.num_images"
+            )
+        distinct = len(np.unique(data, axis=0))
+        if distinct < self.N:
+            collapsed = (
+                " (the substitution data has collapsed)" if distinct < len(data) / 2 else ""
+            )
+            raise UserError(
+                f"Expected kdci.N <= number of distinct teacher predictions, but got "
+                f"{self.N} > {distinct} of {len(data)}{collapsed}; lower kdci.N or "
+                "raise substitution.num_images"
+            )
+
+
+def _random_like(prototypes: Tensor, seed: int) -> Tensor:
+    """Normal rows with the mean and scale, per dimension, of the true prototypes."""
+    draws = torch.randn(prototypes.shape, generator=generator("cpu", seed, "random prototypes"))
+    return prototypes.mean(0) + draws * prototypes.std(0, correction=0)
