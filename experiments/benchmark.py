@@ -119,7 +119,12 @@ def student_step(
 
 def _compensation(num_prototypes: int) -> BackdoorCompensation:
     prior = torch.full((num_prototypes,), 1 / num_prototypes)
-    dictionary = ConfounderDictionary(torch.randn(num_prototypes, _CLASSES), prior, {})
+    dictionary = ConfounderDictionary(
+        torch.randn(num_prototypes, _CLASSES),
+        prior,
+        torch.ones(num_prototypes, _CLASSES).long(),
+        {},
+    )
     return BackdoorCompensation(dictionary, num_classes=_CLASSES)
 
 

@@ -132,11 +132,25 @@ def test_a_reused_stage_a_gives_the_student_of_a_fresh_one(smoke: Smoke, tmp_pat
     assert_same_student(again, smoke.default)
 
 
-def test_no_strength_is_the_vanilla_run_bit_for_bit(smoke: Smoke, tmp_path: Path) -> None:
-    vanilla = smoke.here(tmp_path / "vanilla", "kdci=none")
-    powerless = smoke.here(tmp_path / "powerless", "kdci.adjustment.strength=0.0")
-    assert_same_student(vanilla, powerless)
-    assert vanilla.summary["acc1"]["last"] == powerless.summary["acc1"]["last"]
+@pytest.mark.parametrize(
+    "powerless",
+    [
+        ("kdci.adjustment.strength=0.0",),
+        ("kdci=weighting", "kdci.adjustment.gamma=0.0"),
+        ("kdci=prior", "kdci.adjustment.strength=0.0"),
+        ("kdci=standardisation", "kdci.adjustment.strength=0.0"),
+    ],
+    ids=["backdoor", "weighting", "prior", "standardisation"],
+)
+@pytest.mark.parametrize("mode", ["replay", "online"])
+def test_no_strength_is_the_vanilla_run_bit_for_bit(
+    smoke: Smoke, tmp_path: Path, mode: str, powerless: tuple[str, ...]
+) -> None:
+    mode = f"substitution.mode={mode}"
+    vanilla = smoke.here(tmp_path / "vanilla", mode, "kdci=none")
+    without = smoke.here(tmp_path / "powerless", mode, *powerless)
+    assert_same_student(vanilla, without)
+    assert vanilla.summary["acc1"]["last"] == without.summary["acc1"]["last"]
 
 
 def test_another_seed_makes_other_data_for_the_same_teacher(smoke: Smoke, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ class Kdci(_Model):
     """De-confounding; absent with ``kdci=none``."""
 
     name: str = Field(pattern=r"^[\w.-]+$")
-    N: int = Field(gt=0, le=1_000_000)
+    N: Annotated[int, Field(gt=0, le=1_000_000)] | Literal["auto"]
     dictionary: Node
     adjustment: Node
     lr_scale: NonNegativeFloat

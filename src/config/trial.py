@@ -114,7 +114,9 @@ def try_adjustment(path: str, node: Node, space: str) -> "nn.Module":
 
     from src.kdci.dictionary import ConfounderDictionary
 
-    given = ConfounderDictionary(torch.zeros(1, 2), torch.ones(1), {"space": space})
+    given = ConfounderDictionary(
+        torch.zeros(1, 2), torch.ones(1), torch.ones(1, 2).long(), {"space": space}
+    )
     supplied = {"dictionary": given, "num_classes": 2, "seed": 0}
     made: nn.Module = _attempt(path, node, lambda tried: build(tried, **supplied))
     return made

@@ -17,16 +17,30 @@ class Adjustment(nn.Module):
 
     Attributes:
         fuse: W_h ``[K, K]``, part of the student's own last layer; None where it has none.
+        facts: What it has found for itself, such as an automatic strength; for the record.
     """
 
     fuse: nn.Parameter | None
+    facts: dict[str, float]
 
     def __init__(self, dictionary: ConfounderDictionary, *, num_classes: int, seed: int) -> None:
         super().__init__()
-        self.fuse = None
+        self.fuse, self.facts = None, {}
 
     def load(self, dictionary: ConfounderDictionary) -> None:
         """Take a dictionary in the place of another of its shape."""
+
+    def weights(self, teacher_logits: Tensor) -> Tensor | None:
+        """Weights ``[B]`` in (0, 1] by which samples of teacher logits ``[B, K]`` are drawn.
+
+        None where all are drawn alike.
+        """
+        return None
+
+    @property
+    def changes_predictions(self) -> bool:
+        """Whether what meets the teacher is another prediction than the student's own."""
+        return type(self).forward is not Adjustment.forward
 
     def forward(self, logits: Tensor) -> Tensor:
         """What meets the teacher ``[B, K]``, of the student's logits ``[B, K]`` before W_h."""

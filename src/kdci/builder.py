@@ -75,8 +75,7 @@ class DictionaryBuilder:
         return on_rank_zero(load)
 
     def _gather(self, recording: Recording) -> Tensor:
-        rows = predictions_of(recording, self.clustering.space)
-        return gather_rows(rows.to(recording.device)).cpu()
+        return _gather(recording, predictions_of(recording, self.clustering.space))
 
     def build(self, recording: Recording) -> ConfounderDictionary:
         """Cluster, and keep the dictionary for other runs.
@@ -102,15 +101,22 @@ class DictionaryBuilder:
             UserError: If it cannot be built; see :meth:`Clustering.fit`.
         """
         rows = self._gather(recording)
+        in_logits = self.clustering.space == "logits"
+        logits = rows if in_logits else _gather(recording, recording.logits)
         dictionary = on_rank_zero(
             lambda: self.clustering.fit(
                 rows,
+                logits,
                 teacher_sha256=self.teacher_sha256,
                 data_key=self.data_key,
                 predictions_sha256=sha256_tensors(rows),
             )
         )
         require_equal_on_all_ranks(
-            (dictionary.prototypes, dictionary.prior), "confounder dictionaries"
+            (dictionary.prototypes, dictionary.prior, dictionary.counts), "confounder dictionaries"
         )
         return dictionary
+
+
+def _gather(recording: Recording, rows: Tensor) -> Tensor:
+    return gather_rows(rows.to(recording.device)).cpu()

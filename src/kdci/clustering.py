@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -14,10 +15,12 @@ from src.common.errors import UserError
 from src.common.seeding import generator
 from src.kdci.dictionary import ConfounderDictionary, Space
 from src.kdci.kmeans import Float, kmeans, project
+from src.kdci.number import choose_number
 
 # Generous bounds: a value beyond them is a slip that would fill the memory or never end.
 Prototypes = Annotated[int, Field(gt=0, le=1_000_000)]
 """N of a dictionary."""
+NumPrototypes = Prototypes | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -25,21 +28,24 @@ class Clustering(ABC):
     """Makes a dictionary of predictions; equal fields on equal data give an equal dictionary.
 
     Attributes:
-        N: Prototypes of the dictionary.
+        N: Prototypes of the dictionary; ``auto`` finds their number.
         space: What is clustered: the teacher's logits or its penultimate features.
         seed: Seed of all that is drawn.
     """
 
-    N: Prototypes
+    N: NumPrototypes
     space: Space = "logits"
     seed: int = 0
 
     @abstractmethod
-    def fit(self, rows: Tensor, **origin: Any) -> ConfounderDictionary:
+    def fit(
+        self, rows: Tensor, logits: Tensor | None = None, **origin: Any
+    ) -> ConfounderDictionary:
         """The dictionary of all substitution data.
 
         Args:
-            rows: Teacher predictions of all samples ``[M, d]``.
+            rows: Teacher predictions of all samples ``[M, d]``, in ``space``.
+            logits: The teacher's ``[M, K]``, if ``rows`` are not; their classes are counted.
             origin: Facts for the provenance, e.g. ``teacher_sha256``.
 
         Raises:
@@ -69,7 +75,9 @@ class KMeans(Clustering):
     iterations: Annotated[int, Field(gt=0, le=100_000)] = 25
     restarts: Annotated[int, Field(gt=0, le=10_000)] = 1
 
-    def fit(self, rows: Tensor, **origin: Any) -> ConfounderDictionary:
+    def fit(
+        self, rows: Tensor, logits: Tensor | None = None, **origin: Any
+    ) -> ConfounderDictionary:
         """Cluster, and summarise every cluster.
 
         Raises:
@@ -79,31 +87,39 @@ class KMeans(Clustering):
         data = np.ascontiguousarray(rows.float().cpu().numpy())
         self._check(data)
         reduced = data if self.pca_dim is None else project(data, self.pca_dim)
+        count, found = self._number(reduced)
         clustering = kmeans(
             reduced,
-            self.N,
+            count,
             iterations=self.iterations,
             restarts=self.restarts,
             seed=self.seed,
         )
-        sizes = np.bincount(clustering.assignment, minlength=self.N)
+        sizes = np.bincount(clustering.assignment, minlength=count)
         if not sizes.all():
             raise UserError(
-                f"Expected kdci.N={self.N} non-empty clusters, but predictions are "
+                f"Expected kdci.N={count} non-empty clusters, but predictions are "
                 f"too alike for more than {np.count_nonzero(sizes)}; lower kdci.N or set "
                 "kdci.dictionary.pca_dim=null"
             )
-        sums = np.zeros((self.N, data.shape[1]))
+        sums = np.zeros((count, data.shape[1]))
         np.add.at(sums, clustering.assignment, data)
         order = np.argsort(-sizes, kind="stable")
         prototypes = torch.from_numpy(sums[order] / sizes[order, None]).float()
         if self.prototypes == "random":
             prototypes = _random_like(prototypes, self.seed)
         prior = torch.from_numpy(sizes[order] / len(data)).float()
+        counts = _count_classes(rows if logits is None else logits, clustering.assignment, order)
         facts = asdict(self) | {"num_predictions": len(data), "inertia": clustering.inertia}
-        return ConfounderDictionary(
-            prototypes, prior, facts | {"faiss": version("faiss-cpu")} | origin
-        )
+        facts |= found | {"faiss": version("faiss-cpu")}
+        return ConfounderDictionary(prototypes, prior, counts, facts | origin)
+
+    def _number(self, rows: Float) -> tuple[int, dict[str, Any]]:
+        """N, and what the provenance says of how it was found."""
+        if self.N != "auto":
+            return self.N, {}
+        count, silhouettes = choose_number(rows, iterations=self.iterations, seed=self.seed)
+        return count, {"found_N": count, "silhouettes": silhouettes}
 
     def _check(self, data: Float) -> None:
         if not np.isfinite(data).all():
@@ -128,7 +144,8 @@ class KMeans(Clustering):
                 "or raise substitution.num_images"
             )
         distinct = len(np.unique(data, axis=0))
-        if distinct < self.N:
+        least = 3 if self.N == "auto" else self.N
+        if distinct < least:
             collapsed = (
                 " (the substitution data has collapsed)" if distinct < len(data) / 2 else ""
             )
@@ -137,6 +154,15 @@ class KMeans(Clustering):
                 f"{self.N} > {distinct} of {len(data)}{collapsed}; lower kdci.N or "
                 "raise substitution.num_images"
             )
+
+
+def _count_classes(logits: Tensor, assignment: NDArray[np.int64], order: Any) -> Tensor:
+    """Predicted classes ``[N, K]`` of the members of every cluster, clusters in ``order``."""
+    classes = logits.argmax(1).cpu()
+    counts = torch.zeros(len(order), logits.shape[1], dtype=torch.int64)
+    index = torch.from_numpy(assignment), classes
+    counts.index_put_(index, torch.ones_like(classes), accumulate=True)
+    return counts[torch.from_numpy(order)]
 
 
 def _random_like(prototypes: Tensor, seed: int) -> Tensor:

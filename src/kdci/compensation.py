@@ -12,6 +12,7 @@ from src.common.errors import UserError
 from src.common.seeding import generator
 from src.kdci.adjustment import Adjustment
 from src.kdci.dictionary import ConfounderDictionary
+from src.kdci.unevenness import Auto, strength_of
 from src.objective.precision import at_least_float32
 
 Attention = Literal["additive", "dot", "cosine", "uniform", "random"]
@@ -40,7 +41,8 @@ class BackdoorCompensation(Adjustment):
         projection: W_g: ``learned``, or the ``identity``.
         expectation: ``geometric``, the paper's normalised weighted geometric mean, or
             ``arithmetic``, ``log sum_i w_i softmax(z_i)``, the adjustment formula itself.
-        strength: Factor of the compensation; 0 is the vanilla student, bit for bit.
+        strength: Factor of the compensation; 0 is the vanilla student, bit for bit; ``auto``
+            follows the unevenness of the data, see :func:`src.kdci.unevenness.strength_of`.
         prior: P(z_i): the ``proportion`` of the cluster, or ``uniform`` (ablation).
         renormalise: Divide the weights by their sum.
         seed: Seed of the initialisation.
@@ -66,7 +68,7 @@ class BackdoorCompensation(Adjustment):
         fusion: Literal["residual", "linear"] = "residual",
         projection: Literal["learned", "identity"] = "learned",
         expectation: Literal["geometric", "arithmetic"] = "geometric",
-        strength: Annotated[float, Field(ge=0)] = 1.0,
+        strength: Annotated[float, Field(ge=0)] | Auto = 1.0,
         prior: Literal["proportion", "uniform"] = "proportion",
         renormalise: bool = False,
         seed: int = 0,
@@ -85,7 +87,7 @@ class BackdoorCompensation(Adjustment):
                 )
         num_prototypes, dim = dictionary.prototypes.shape
         self.attention, self.expectation = attention, expectation
-        self.strength, self.renormalise = strength, renormalise
+        self.chosen, self.renormalise = strength, renormalise
         self.uniform_prior = prior == "uniform"
         draws = generator("cpu", seed, "compensation")
 
@@ -123,6 +125,8 @@ class BackdoorCompensation(Adjustment):
         self.prior.copy_(dictionary.prior)
         if self.uniform_prior:
             self.prior.fill_(1 / len(self.prior))
+        self.strength = strength_of(self.chosen, dictionary)
+        self.facts = {"strength": self.strength}
 
     def log_attention(self, logits: Tensor) -> Tensor:
         """Log lambda ``[B, N]`` of student logits ``[B, K]``; lambda sums to 1 in every row."""

@@ -26,11 +26,13 @@ class ConfounderDictionary:
     Attributes:
         prototypes: z_i, mean of the teacher predictions of cluster i.
         prior: P(z_i) = M_i / M, descending.
+        counts: ``[N, K]`` int64: in cluster i, how many samples the teacher calls class c.
         provenance: JSON-able facts: settings, M, inertia, hashes of teacher and data.
     """
 
     prototypes: Tensor
     prior: Tensor
+    counts: Tensor
     provenance: dict[str, Any]
 
     @property
@@ -44,13 +46,15 @@ class ConfounderDictionary:
         provenance = json.dumps(self.provenance | {_DIGEST: self._digest()})
         with atomic_write(path) as temporary:
             save_file(
-                {"prototypes": self.prototypes, "prior": self.prior},
+                {"prototypes": self.prototypes, "prior": self.prior, "counts": self.counts},
                 temporary,
                 metadata={"provenance": provenance},
             )
 
     def _digest(self) -> str:
-        return content_hash([sha256_tensors(self.prototypes, self.prior), self.provenance])
+        return content_hash(
+            [sha256_tensors(self.prototypes, self.prior, self.counts), self.provenance]
+        )
 
     @classmethod
     def load(cls, path: Path, *, teacher_sha256: str, space: Space, dim: int) -> Self:
@@ -81,7 +85,10 @@ class ConfounderDictionary:
                 provenance = json.loads(file.metadata()["provenance"])
                 digest = provenance.pop(_DIGEST)
                 dictionary = cls(
-                    file.get_tensor("prototypes"), file.get_tensor("prior"), provenance
+                    file.get_tensor("prototypes"),
+                    file.get_tensor("prior"),
+                    file.get_tensor("counts"),
+                    provenance,
                 )
             is_as_written = digest == dictionary._digest()
         except Exception as error:

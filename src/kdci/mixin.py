@@ -2,8 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from src.common.distributed import rank
+from src.common.seeding import generator
+from src.common.systematic import resampled
 from src.kdci.adjustment import Adjustment
 from src.objective.distillation import StudentOutput
 
@@ -17,17 +21,37 @@ class KDCIMixin:
     Args:
         adjustment: Attached module, trained jointly with the student.
         lr_scale: Learning rate of the adjustment relative to the student's.
+        resampling_seed: Draw again within each batch where the adjustment weighs samples; None
+            where batches come so weighted already.
     """
 
-    is_compensated = True
     adjustment: Adjustment
+    student_step: int
 
     def __init__(
-        self, *args: Any, adjustment: Adjustment, lr_scale: float = 1.0, **kwargs: Any
+        self,
+        *args: Any,
+        adjustment: Adjustment,
+        lr_scale: float = 1.0,
+        resampling_seed: int | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.adjustment = adjustment
+        self.is_compensated = adjustment.changes_predictions
+        self.resampling_seed = resampling_seed
         self.lr_scale = lr_scale
+
+    def drawn(self, images: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch, or what is drawn of it by weight."""
+        if self.resampling_seed is None:
+            return images, teacher_logits
+        weights = self.adjustment.weights(teacher_logits)
+        if weights is None:
+            return images, teacher_logits
+        draws = generator("cpu", self.resampling_seed, "resampling", rank(), self.student_step)
+        index = resampled(weights, float(torch.rand((), generator=draws)))
+        return images[index], teacher_logits[index]
 
     def student_output(self, images: Tensor) -> StudentOutput:
         """Compensated and plain logits of ``images`` ``[B, C, H, W]``."""

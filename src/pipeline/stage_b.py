@@ -1,9 +1,10 @@
 """Stage (b): the student, compensated or not, on the substitution data."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from src.common.distributed import rank
 from src.common.seeding import derive_seed, seed_all
@@ -42,13 +43,14 @@ def train_student(
     online = job.config.substitution.mode == "online"
     batches: OnlineBatches | ReplayBatches
     if online:
-        batches = _online_batches(job, module, substitution)
+        batches = _online_batches(job, module, substitution, dictionary)
     else:
         batches = ReplayBatches(
             substitution.recording.banks,
             options.batch_size,
             options.steps_per_epoch,
             job.config.seed,
+            inclusion=_inclusion(module, substitution.recording),
         )
     job.fit(
         "stage_b",
@@ -87,10 +89,32 @@ def _student(
         num_classes=job.dataset.spec.num_classes,
         seed=job.config.seed,
     )
-    return KDCIStudent(**common, adjustment=adjustment, lr_scale=kdci.lr_scale)
+    online = job.config.substitution.mode == "online"
+    return KDCIStudent(
+        **common,
+        adjustment=adjustment,
+        lr_scale=kdci.lr_scale,
+        resampling_seed=job.config.seed if online else None,
+    )
 
 
-def _online_batches(job: Job, module: StudentModule, substitution: Substitution) -> OnlineBatches:
+def _inclusion(module: StudentModule, recording: Recording) -> list[Tensor] | None:
+    """Probabilities by bank, where the adjustment weighs samples."""
+    if not isinstance(module, KDCIMixin):
+        return None
+    weights = module.adjustment.weights(recording.logits)
+    if weights is None:
+        return None
+    sizes = [len(bank) for bank in recording.banks]
+    return list(weights.cpu().split(sizes))
+
+
+def _online_batches(
+    job: Job,
+    module: StudentModule,
+    substitution: Substitution,
+    dictionary: ConfounderDictionary | None,
+) -> OnlineBatches:
     options = job.config.distill
     batches = OnlineBatches(
         substitution.baseline,
@@ -101,12 +125,15 @@ def _online_batches(job: Job, module: StudentModule, substitution: Substitution)
     )
     kdci, builder = job.config.kdci, substitution.builder
     every = kdci.refresh_every if kdci else None
-    if every is not None and builder is not None:
+    if every is not None and builder is not None and dictionary is not None:
+        # What learns has the shape of the first one, also where its N was found.
+        clustering = replace(builder.clustering, N=len(dictionary.prior))
+        again = replace(builder, clustering=clustering)
 
         def rebuild(rounds: int) -> None:
             if rounds % every == 0:
                 recording = _draw(job, teacher=module.teacher, baseline=substitution.baseline)
-                cast("KDCIMixin", module).adjustment.load(builder.cluster(recording))
+                cast("KDCIMixin", module).adjustment.load(again.cluster(recording))
 
         batches.after_round = rebuild
     return batches

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -44,7 +44,7 @@ class StudentModule(LightningModule):
         objective_lr: Learning rate of the objective's own Adam.
     """
 
-    is_compensated: ClassVar[bool] = False
+    is_compensated: bool = False
     teacher: FrozenTeacher
 
     def __init__(
@@ -79,6 +79,10 @@ class StudentModule(LightningModule):
         logits = student_logits(self.network, images)
         return StudentOutput(logits, logits)
 
+    def drawn(self, images: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """What the step is made on, of a batch that the teacher has seen."""
+        return images, teacher_logits
+
     def plain_logits(self, raw_logits: Tensor) -> Tensor:
         """What the deployed student predicts, ``[B, K]``."""
         return raw_logits
@@ -98,7 +102,7 @@ class StudentModule(LightningModule):
     def training_step(self, images: Tensor, batch_idx: int) -> None:
         """One student step on substitution ``images`` ``[B, C, H, W]``."""
         with torch.no_grad():
-            teacher_logits = self.teacher(images).logits
+            images, teacher_logits = self.drawn(images, self.teacher(images).logits)
         loss = self.objective(self.student_output(images), teacher_logits)
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]

@@ -11,6 +11,7 @@ from src.common.distributed import rank
 from src.common.errors import UserError
 from src.common.finite import LossMonitor
 from src.common.seeding import generator
+from src.common.systematic import thinned
 from src.substitution.contract import Baseline, advance
 from src.substitution.image_bank import ImageBank
 
@@ -26,12 +27,21 @@ class ReplayBatches:
         batch_size: Images a batch and rank.
         steps: Batches an epoch.
         seed: Seed of order and augmentation.
+        inclusion: Of each bank, with what probability ``[M]`` in (0, 1] an image that is passed
+            is taken; None takes all. Where all are 1 batches are those of None.
 
     Raises:
         UserError: If the batch cannot be shared equally between the banks.
     """
 
-    def __init__(self, banks: list[ImageBank], batch_size: int, steps: int, seed: int) -> None:
+    def __init__(
+        self,
+        banks: list[ImageBank],
+        batch_size: int,
+        steps: int,
+        seed: int,
+        inclusion: list[Tensor] | None = None,
+    ) -> None:
         if batch_size % len(banks):
             raise UserError(
                 f"Expected distill.batch_size to be a multiple of {len(banks)}, the number of "
@@ -39,6 +49,7 @@ class ReplayBatches:
             )
         self.banks, self.share = banks, batch_size // len(banks)
         self.steps, self.seed = steps, seed
+        self.inclusion = inclusion
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -46,11 +57,17 @@ class ReplayBatches:
 
     def _order(self, position: int) -> Tensor:
         """Rows to visit this epoch, ``[steps, share]``: shuffled passes, one after another."""
-        size = len(self.banks[position])
+        size, needed = len(self.banks[position]), self.steps * self.share
         draws = generator("cpu", self.seed, "order", rank(), position, self.epoch)
-        needed = self.steps * self.share
-        passes = [torch.randperm(size, generator=draws) for _ in range(-(-needed // size))]
-        return torch.cat(passes)[:needed].view(self.steps, self.share)
+        offsets = generator("cpu", self.seed, "thinning", rank(), position, self.epoch)
+        taken: list[Tensor] = []
+        while sum(map(len, taken)) < needed:
+            visited = torch.randperm(size, generator=draws)
+            if self.inclusion is not None:
+                offset = float(torch.rand((), generator=offsets))
+                visited = visited[thinned(self.inclusion[position][visited], offset)]
+            taken.append(visited)
+        return torch.cat(taken)[:needed].view(self.steps, self.share)
 
     def __iter__(self) -> Iterator[Tensor]:
         orders = [self._order(i).to(bank.device) for i, bank in enumerate(self.banks)]

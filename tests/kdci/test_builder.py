@@ -9,7 +9,6 @@ from src.common.measure import Measurement
 from src.dataset.contract import ImageSpec
 from src.kdci.builder import DictionaryBuilder
 from src.kdci.clustering import KMeans
-from src.kdci.dictionary import ConfounderDictionary
 from src.substitution.module import Recording, predict
 from src.teacher.frozen import FrozenTeacher
 from tests.toys import filled_bank
@@ -48,7 +47,7 @@ def test_reads_what_an_equal_run_has_saved(
 ) -> None:
     first = make(tmp_path, tiny_teacher)
     built = first.build(recording)
-    marked = ConfounderDictionary(built.prototypes + 1, built.prior, built.provenance)
+    marked = replace(built, prototypes=built.prototypes + 1)
     marked.save(first.path)
     second = make(tmp_path, tiny_teacher)
     given = second.obtain(recording).prototypes

@@ -22,7 +22,8 @@ IN_FEATURES = list(product(["additive", "dot", *FIXED], FUSIONS))
 def dictionary(dim: int = K, count: int = N) -> ConfounderDictionary:
     prior = torch.rand(count).add(0.1).sort(descending=True).values
     facts = {"space": "logits" if dim == K else "features"}
-    return ConfounderDictionary(3 * torch.randn(count, dim), prior / prior.sum(), facts)
+    counts = torch.ones(count, K, dtype=torch.int64)
+    return ConfounderDictionary(3 * torch.randn(count, dim), prior / prior.sum(), counts, facts)
 
 
 def make(dim: int = K, count: int = N, **options: Any) -> BackdoorCompensation:
@@ -110,7 +111,11 @@ def test_the_order_of_the_dictionary_is_irrelevant(attention: str, form: str) ->
     module, logits = make(attention=attention, expectation=form).double(), torch.randn(6, K)
     before = module(logits.double())
     order = torch.randperm(N)
-    module.load(ConfounderDictionary(module.prototypes[order], module.prior[order], {}))
+    module.load(
+        ConfounderDictionary(
+            module.prototypes[order], module.prior[order], torch.ones(N, K).long(), {}
+        )
+    )
     torch.testing.assert_close(module(logits.double()), before)
 
 

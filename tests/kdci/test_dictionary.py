@@ -247,13 +247,14 @@ def rewrite(path: Path, tensors: dict[str, Tensor], *, keep_digest: bool = True)
     with safe_open(path, "pt") as file:
         provenance = json.loads(file.metadata()["provenance"])
         provenance.pop("digest")
-        old = {name: file.get_tensor(name) for name in ("prototypes", "prior")}
+        old = {name: file.get_tensor(name) for name in ("prototypes", "prior", "counts")}
     new = ConfounderDictionary(**(old | tensors), provenance=provenance)
     if keep_digest:
         new.save(path)
     else:
         metadata = {"provenance": json.dumps(provenance)}
-        save_file({"prototypes": new.prototypes, "prior": new.prior}, path, metadata=metadata)
+        tensors = {"prototypes": new.prototypes, "prior": new.prior, "counts": new.counts}
+        save_file(tensors, path, metadata=metadata)
 
 
 NAN = float("nan")

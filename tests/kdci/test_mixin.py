@@ -3,14 +3,27 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from src.common.augment import Augmentation
 from src.dataset.contract import ImageSpec
+from src.kdci.adjustment import Adjustment
+from src.objective.distillation import DistillationObjective
 from src.student.kdci_student import KDCIStudent
 from src.student.module import StudentModule
 from src.substitution.batches import ReplayBatches
 from src.teacher.frozen import FrozenTeacher
-from tests.toys import dictionary, filled_bank, job, kdci_student, labelled, states_equal, student
+from tests.toys import (
+    SGD,
+    convnet,
+    dictionary,
+    filled_bank,
+    job,
+    kdci_student,
+    labelled,
+    states_equal,
+    student,
+)
 
 
 def trained(module: Any, spec: ImageSpec, folder: Path, epochs: int = 2) -> Any:
@@ -104,3 +117,53 @@ def test_a_compensation_without_parameters_adds_no_group(
 ) -> None:
     module = kdci_student(tiny_spec, tiny_teacher, attention="uniform", projection="identity")
     assert len(module.parameter_groups()) == 1
+
+
+class Weighing(Adjustment):
+    """Samples of class 0 only."""
+
+    def weights(self, teacher_logits: Tensor) -> Tensor | None:
+        return (teacher_logits.argmax(1) == 0).double()
+
+
+def weighing(
+    spec: ImageSpec, teacher: FrozenTeacher, seed: int | None, kind: type[Adjustment] = Weighing
+) -> KDCIStudent:
+    adjustment = kind(dictionary(), num_classes=4, seed=0)
+    return KDCIStudent(
+        convnet(spec),
+        teacher,
+        DistillationObjective(2.0),
+        SGD,
+        adjustment=adjustment,
+        resampling_seed=seed,
+    )
+
+
+def test_an_online_batch_is_drawn_again_by_weight(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
+) -> None:
+    images, logits = torch.arange(8.0).view(8, 1), torch.eye(4).repeat(2, 1)
+    drawn, of_teacher = weighing(tiny_spec, tiny_teacher, 0).drawn(images, logits)
+    assert drawn[:, 0].tolist() == [0] * 4 + [4] * 4
+    assert torch.equal(of_teacher, torch.eye(4)[:1].expand(8, 4))
+
+
+def test_a_batch_that_comes_weighted_is_left_alone(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
+) -> None:
+    images, logits = torch.randn(8, 1), torch.randn(8, 4)
+    for module in (
+        weighing(tiny_spec, tiny_teacher, None),
+        weighing(tiny_spec, tiny_teacher, 0, Adjustment),
+    ):
+        drawn, of_teacher = module.drawn(images, logits)
+        assert drawn is images
+        assert of_teacher is logits
+
+
+def test_only_what_changes_the_prediction_is_evaluated_compensated(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
+) -> None:
+    assert kdci_student(tiny_spec, tiny_teacher).is_compensated
+    assert not weighing(tiny_spec, tiny_teacher, 0).is_compensated

@@ -167,3 +167,33 @@ def test_rounds_are_counted_over_epochs(hosted: Hosted) -> None:
     resumed, batches.epoch = len(counted), 1
     list(batches)
     assert counted[resumed:] == [4, 5, 6]
+
+
+def test_an_inclusion_of_one_changes_no_batch(tiny_spec: ImageSpec) -> None:
+    bank = numbered(tiny_spec, 30, augmentation=Augmentation(1, 0.5))
+    plain = ReplayBatches([bank], 4, 20, 0)
+    included = ReplayBatches([bank], 4, 20, 0, inclusion=[torch.ones(30)])
+    assert all(map(torch.equal, plain, included))
+
+
+def test_images_come_as_often_as_they_are_included(tiny_spec: ImageSpec) -> None:
+    bank = numbered(tiny_spec, 40)
+    inclusion = torch.linspace(0.1, 1, 40)
+    batches = ReplayBatches([bank], 4, 2000, 0, inclusion=[inclusion])
+    seen = torch.bincount(
+        torch.tensor([number for batch in batches for number in numbers(bank, batch)])
+    )
+    expected = 8000 * inclusion / inclusion.sum()
+    assert ((seen - expected).abs() < 0.25 * expected).all()
+    rare = seen[:4].sum() / seen.sum()
+    assert rare == pytest.approx(float(inclusion[:4].sum() / inclusion.sum()), rel=0.1)
+
+
+def test_banks_are_included_apart(tiny_spec: ImageSpec) -> None:
+    banks = [numbered(tiny_spec, 10), numbered(tiny_spec, 10, first=100)]
+    never = torch.full((10,), 1e-9)
+    never[3] = 1
+    batches = ReplayBatches(banks, 4, 5, 0, inclusion=[never, torch.ones(10)])
+    seen = [numbers(banks[0], batch) for batch in batches]
+    assert all(batch[:2] == [3, 3] for batch in seen)
+    assert {number for batch in seen for number in batch[2:]} == set(range(100, 110))

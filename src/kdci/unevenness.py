@@ -1,0 +1,37 @@
+"""How uneven substitution data is, as the teacher sees it: what strength may be taken from."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from src.kdci.dictionary import ConfounderDictionary
+
+Auto = Literal["auto"]
+HALF = 0.05
+"""Divergence in nats at which an automatic strength is one half; a choice of ours."""
+
+
+def class_shares(dictionary: ConfounderDictionary) -> Tensor:
+    """Shares ``[K]`` float64 of the teacher's predicted classes over the substitution data."""
+    counts = dictionary.counts.sum(0).double()
+    return counts / counts.sum()
+
+
+def divergence(dictionary: ConfounderDictionary) -> float:
+    """KL of these shares from equal ones, in nats: 0 for even data, log K for a single class."""
+    shares = class_shares(dictionary)
+    entropy = -torch.special.xlogy(shares, shares).sum()
+    return max(0.0, math.log(len(shares)) - float(entropy))
+
+
+def strength_of(strength: float | Auto, dictionary: ConfounderDictionary) -> float:
+    """A given strength, or D / (D + :data:`HALF`) of the divergence D: about 0 for even data.
+
+    Reads nothing but the teacher's predictions on substitution data.
+    """
+    if strength != "auto":
+        return strength
+    uneven = divergence(dictionary)
+    return uneven / (uneven + HALF)

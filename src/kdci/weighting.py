@@ -1,0 +1,139 @@
+"""Backdoor adjustment by weights: inverse propensity of the strata."""
+
+import logging
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from src.common.errors import UserError
+from src.kdci.adjustment import Adjustment
+from src.kdci.dictionary import ConfounderDictionary
+from src.kdci.unevenness import Auto
+
+_log = logging.getLogger(__name__)
+_STEPS = 100  # of gamma, where it is searched
+
+
+class InversePropensityWeighting(Adjustment):
+    """Draws substitution samples with weights ``(P*(z) / P(z))^gamma`` over strata z.
+
+    The student's risk under ``sum_z P*(z) P(X | z)`` instead of ``sum_z P(z) P(X | z)``: what the
+    compensation does to the prediction, this does to the samples. P is the share of a stratum in
+    the substitution data, P* is even over the strata that have samples. In ``replay`` every epoch
+    passes over the images and leaves some out; ``online`` draws again within each batch.
+
+    Args:
+        dictionary: The confounders and, of every one, the teacher's predicted classes.
+        num_classes: K.
+        strata: Predicted ``class``, ``cluster`` of the dictionary, or ``both``: classes are even,
+            and the clusters within each.
+        gamma: 0 leaves the data as it is, bit for bit, 1 makes strata even; ``auto`` is the
+            largest up to 1 that keeps ``min_effective``.
+        min_effective: Least effective sample size ``(sum w)^2 / sum w^2`` that ``auto`` may leave,
+            as a share of the data.
+        largest: No weight is larger, relative to their mean.
+        seed: Not used: what is drawn is drawn by the student's fit.
+
+    Raises:
+        UserError: If strata by cluster are asked of a dictionary of features.
+
+    Source: Horvitz & Thompson, A Generalization of Sampling Without Replacement From a Finite
+    Universe, 1952; effective sample size: Kish, Survey Sampling, 1965. Not in the KDCI paper.
+    """
+
+    prototypes: Tensor
+    table: Tensor  # weights of cluster and class, relative to the largest
+
+    def __init__(
+        self,
+        dictionary: ConfounderDictionary,
+        *,
+        num_classes: int,
+        seed: int,
+        strata: Literal["class", "cluster", "both"] = "class",
+        gamma: Annotated[float, Field(ge=0)] | Auto = "auto",
+        min_effective: Annotated[float, Field(gt=0, le=1)] = 0.5,
+        largest: Annotated[float, Field(ge=1)] = 20.0,
+    ) -> None:
+        super().__init__(dictionary, num_classes=num_classes, seed=seed)
+        if strata != "class" and dictionary.space != "logits":
+            raise UserError(
+                f"Expected kdci.dictionary.space=logits with kdci.adjustment.strata={strata}, but "
+                f"got '{dictionary.space}'"
+            )
+        self.strata, self.gamma = strata, gamma
+        self.min_effective, self.largest = min_effective, largest
+        self.register_buffer("prototypes", dictionary.prototypes.clone())
+        self.register_buffer("table", torch.ones(dictionary.counts.shape, dtype=torch.double))
+        self.load(dictionary)
+
+    @torch.no_grad()
+    def load(self, dictionary: ConfounderDictionary) -> None:
+        """Weigh the strata of a dictionary."""
+        self.prototypes.copy_(dictionary.prototypes)
+        counts = dictionary.counts.double()
+        ratio = _ratio(counts, self.strata)
+        gamma = self._gamma(counts, ratio)
+        weights = _weights(counts, ratio, gamma, self.largest)
+        present = weights[counts > 0]
+        self.table.copy_((weights / present.max()).clamp(max=1))
+        self.facts = {"gamma": gamma, "effective": _effective(counts, weights)}
+        _log.info(
+            "Weighting by %s: gamma %.2f, weights %.2f to %.2f, effective sample size %.0f%%",
+            self.strata,
+            gamma,
+            float(present.min()),
+            float(present.max()),
+            100 * self.facts["effective"],
+        )
+
+    def _gamma(self, counts: Tensor, ratio: Tensor) -> float:
+        if self.gamma != "auto":
+            return self.gamma
+        for step in range(_STEPS, 0, -1):
+            weights = _weights(counts, ratio, step / _STEPS, self.largest)
+            if _effective(counts, weights) >= self.min_effective:
+                return step / _STEPS
+        return 0.0
+
+    def weights(self, teacher_logits: Tensor) -> Tensor | None:
+        """Weights ``[B]`` in (0, 1] of samples by the teacher's logits ``[B, K]``.
+
+        None where no stratum differs.
+        """
+        if bool((self.table == 1).all()):
+            return None
+        classes = teacher_logits.argmax(1)
+        if self.strata == "class":
+            return self.table[:, classes].amax(0)
+        clusters = torch.cdist(teacher_logits.float(), self.prototypes).argmin(1)
+        return self.table[clusters, classes]
+
+
+def _ratio(counts: Tensor, strata: str) -> Tensor:
+    """P*(z) / P(z) ``[N, K]`` of every cell of cluster and class; 1 where there is no sample."""
+    total = counts.sum()
+    by_class, by_cluster = counts.sum(0, keepdim=True), counts.sum(1, keepdim=True)
+    if strata == "class":
+        sizes, even = by_class, total / (by_class > 0).sum()
+    elif strata == "cluster":
+        sizes, even = by_cluster, total / (by_cluster > 0).sum()
+    else:
+        sizes = counts
+        cells = (counts > 0).sum(0, keepdim=True).clamp(min=1)
+        even = total / (by_class > 0).sum() / cells
+    return torch.where(sizes > 0, even / sizes, 1.0).expand_as(counts)
+
+
+def _weights(counts: Tensor, ratio: Tensor, gamma: float, largest: float) -> Tensor:
+    """Of mean 1 over the data; equal exactly where gamma is 0."""
+    weights = ratio**gamma
+    weights = weights / ((weights * counts).sum() / counts.sum()) if gamma else weights
+    return weights.clamp(max=largest)
+
+
+def _effective(counts: Tensor, weights: Tensor) -> float:
+    first, second = (counts * weights).sum(), (counts * weights**2).sum()
+    return float(first**2 / second / counts.sum())

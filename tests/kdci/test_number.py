@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+import torch
+
+from src.common.errors import UserError
+from src.kdci.clustering import KMeans
+from src.kdci.number import choose_number
+
+
+def blobs(count: int, each: int = 60, seed: int = 0) -> torch.Tensor:
+    draws = np.random.default_rng(seed)
+    centres = 20 * np.eye(count, max(count, 2), dtype=np.float32)
+    rows = np.repeat(centres, each, axis=0) + draws.normal(size=(count * each, max(count, 2)))
+    return torch.from_numpy(draws.permutation(rows)).float()
+
+
+@pytest.mark.parametrize("count", [2, 4, 10])
+def test_separated_clusters_are_counted(count: int) -> None:
+    for seed in range(3):
+        assert choose_number(blobs(count).numpy(), iterations=25, seed=seed)[0] == count
+
+
+def test_a_dictionary_finds_its_number_and_records_how() -> None:
+    found = KMeans("auto", seed=3).fit(blobs(4))
+    assert found.prototypes.shape == (4, 4)
+    assert found.prior.tolist() == pytest.approx([0.25] * 4)
+    assert found.counts.sum().item() == 240
+    assert found.counts.amax(1).tolist() == [60] * 4
+    facts = found.provenance
+    assert (facts["N"], facts["found_N"]) == ("auto", 4)
+    assert max(facts["silhouettes"], key=facts["silhouettes"].get) == "4"
+
+
+def test_it_repeats_bit_for_bit() -> None:
+    first, again = (KMeans("auto", seed=1).fit(blobs(4)) for _ in range(2))
+    assert torch.equal(first.prototypes, again.prototypes)
+
+
+def test_too_few_predictions_are_refused() -> None:
+    with pytest.raises(UserError, match="distinct teacher predictions, but got"):
+        KMeans("auto").fit(torch.tensor([[0.0, 1], [1, 0], [1, 0]]))
