@@ -388,7 +388,7 @@ def test_a_damaged_teacher_is_trained_again(
 BAD_INPUT = {
     "an unknown option": (["kdci=backdor"], "'kdci=backdor'; did you mean 'backdoor'?"),
     "an unknown key": (["distill.epoch=3"], "'distill.epoch'; did you mean 'distill.epochs'?"),
-    "no prototype": (["kdci.N=0"], "'kdci.N': expected greater than 0, but got 0"),
+    "no prototype": (["kdci.N=0"], "'kdci.N': expected greater than 0 or 'auto', but got 0"),
     "a wrong type": (["distill.batch_size=many"], "'distill.batch_size': expected"),
     "a missing folder": (
         ["dataset=cifar10", "dataset.root=/nonexistent", "teacher=convnet_s", "student=convnet_s"],

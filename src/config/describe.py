@@ -1,6 +1,7 @@
 """What pydantic finds wrong with the configuration, in one line."""
 
 import inspect
+import types
 import typing
 from typing import Any
 
@@ -25,8 +26,10 @@ def describe(error: ValidationError, root: type[BaseModel]) -> str:
         error: What pydantic has found.
         root: The model that it has checked.
     """
-    first = error.errors()[0]
+    first, *others = error.errors()
     location = [str(part) for part in first["loc"]]
+    if first["type"] != "extra_forbidden":
+        location = _keys(location, root)
     path = ".".join(location)
     if first["type"] == "extra_forbidden":
         model: Any = root
@@ -37,13 +40,30 @@ def describe(error: ValidationError, root: type[BaseModel]) -> str:
         return f"Missing configuration key '{path}'{_cure(path)}"
     if first["type"] == "value_error":
         return f"Wrong configuration: {first['ctx']['error']}"
-    rule = first["msg"].replace("Input should be", "expected")
+    # Of a union there is one for every alternative.
+    same = [each for each in others if list(map(str, each["loc"]))[: len(location)] == location]
+    rules = dict.fromkeys(each["msg"] for each in (first, *same))
+    rule = " or ".join(rules).replace("Input should be", "expected", 1)
+    rule = rule.replace("Input should be ", "")
     if first["type"] == "dict_type":
         rule = "expected a node with a `_target_`"
     if first["type"] == "model_type":
         rule = "expected a group of keys"
     cure = _cure(path) if first["type"] in ("dict_type", "model_type") else ""
     return f"Wrong value of '{path}': {rule}, but got {shown(first['input'])}{cure}"
+
+
+def _keys(location: list[str], root: type[BaseModel]) -> list[str]:
+    """A place without the names that pydantic gives the alternatives of a union."""
+    model: Any = root
+    for depth, part in enumerate(location, 1):
+        if model is None or part not in model.model_fields:
+            return location
+        annotation = model.model_fields[part].annotation
+        model = _model_of(annotation)
+        if model is None and typing.get_origin(annotation) in (types.UnionType, typing.Union):
+            return location[:depth]
+    return location
 
 
 def _cure(group: str) -> str:
@@ -55,4 +75,4 @@ def _cure(group: str) -> str:
 
 def _model_of(annotation: Any) -> Any:
     options = [annotation, *typing.get_args(annotation)]
-    return next(o for o in options if inspect.isclass(o) and issubclass(o, BaseModel))
+    return next((o for o in options if inspect.isclass(o) and issubclass(o, BaseModel)), None)

@@ -461,7 +461,7 @@ WRONG_NUMBERS: list[tuple[tuple[tuple[str, Any], ...], str]] = [
     ((("teacher.fit.batch_size", 65_537),), "less than or equal to 65536"),
     ((("baseline.batch_size", 10**8),), "'baseline.batch_size': expected <= 65536"),
     ((("baseline.batch_size", "32"),), "'baseline.batch_size': expected a valid integer"),
-    ((("kdci.N", 10**6 + 1),), "less than or equal to 1000000,"),
+    ((("kdci.N", 10**6 + 1),), "less than or equal to 1000000 or 'auto',"),
     ((("kdci.adjustment.attention_dim", 65_537),), "less than or equal to 65536"),
     ((("kdci.dictionary.iterations", 10**5 + 1),), "less than or equal to 100000,"),
     ((("kdci.dictionary.restarts", 10**4 + 1),), "less than or equal to 10000,"),
