@@ -6,18 +6,19 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
-from src.common.errors import UserError
+from src.common.errors import MissingExtraError, UserError
 from src.common.files import atomic_write
 from src.report.aggregate import aggregate
-from src.report.collection import Damaged, read_summaries, unfinished
+from src.report.collection import Damaged, Found, read_summaries, unfinished
 from src.report.console import console
 from src.report.discard import discard_failed
 from src.report.latex import latex_table
 from src.report.summary import FILE_NAME
 from src.report.table import csv_table, left_out, markdown_table, terminal_table
 
-_FILES = ("csv", "markdown", "latex")
+_FILES = ("csv", "markdown", "latex", "html")
 _EPILOG = """\
 Runs that differ in a setting, in the data or checkpoint that they read, or in the source that
 computed them are separate rows; only seeds are averaged over. An unfinished run is listed until
@@ -44,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     _require_files(arguments)
-    summaries, damaged = read_summaries(arguments.paths)
+    page = _page_of(arguments)
+    found = read_summaries(arguments.paths)
+    summaries, damaged = found
     if not summaries:
         return _complain_of_nothing(arguments.paths, damaged)
     rows, open_ = aggregate(summaries, by_seed=arguments.runs), unfinished(summaries)
@@ -55,7 +58,32 @@ def _report(arguments: argparse.Namespace) -> int:
         if path:
             _write(path, table(rows))
             _warn_of_left_out(path, damaged)
+    if page is not None:
+        _write_page(page, arguments, found)
     return 0
+
+
+def _page_of(arguments: argparse.Namespace) -> ModuleType | None:
+    """What makes pages and figures, if any are asked for: its libraries take a second to load."""
+    if not (arguments.html or arguments.figures):
+        if arguments.tsne:
+            raise UserError("Expected --tsne with --html or --figures, but got neither")
+        return None
+    if arguments.figures and arguments.figures.exists() and not arguments.figures.is_dir():
+        raise UserError(f"Expected the name of a folder, but '{arguments.figures}' is a file")
+    try:
+        from src.report.page import render
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(str(error.name), "train") from error
+    return render
+
+
+def _write_page(page: ModuleType, arguments: argparse.Namespace, found: Found) -> None:
+    sections = page.sections_of(found.summaries, arguments.tsne)
+    if arguments.html:
+        _write(arguments.html, page.html(sections, found.summaries, found.damaged))
+    if arguments.figures:
+        page.save_figures(sections, arguments.figures)
 
 
 def _require_files(arguments: argparse.Namespace) -> None:
@@ -92,7 +120,8 @@ def _complain_of_nothing(paths: Sequence[Path], damaged: Sequence[Damaged]) -> i
 
 
 def _discard(arguments: argparse.Namespace) -> int:
-    if arguments.runs or any(getattr(arguments, option) for option in _FILES):
+    others = ("runs", "figures", "tsne", *_FILES)
+    if any(getattr(arguments, option) for option in others):
         raise UserError("Expected --discard-failed alone, but got options of the table too")
     done = discard_failed(arguments.paths)
     for folder in done.folders:
@@ -134,6 +163,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the rows as CSV")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write Markdown")
     parser.add_argument("--latex", type=Path, metavar="FILE", help="also write LaTeX (booktabs)")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="also write one page with tables and figures"
+    )
+    parser.add_argument(
+        "--figures", type=Path, metavar="FOLDER", help="also write its figures: PNG, PDF and SVG"
+    )
+    parser.add_argument(
+        "--tsne", action="store_true", help="with a figure of the students' features; seconds more"
+    )
     parser.add_argument("--runs", action="store_true", help="one row per run instead of means")
     parser.add_argument(
         "--discard-failed",

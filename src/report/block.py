@@ -10,8 +10,9 @@ from src.report.gain import LEAST_FOR_INTERVAL, LEAST_FOR_TEST, Gain
 
 EMPTY = "-"
 TOO_SMALL = "n too small"
+ACCURACIES, GAINS, COST = "Accuracies", "Gains", "Cost"  # names of the tables
 
-_NAMES = ("baseline", "KDCI", "N", "settings")
+NAMES = ("baseline", "KDCI", "N", "settings")
 _ACCURACY = ("seeds", "last", "best", "comp.")
 _GAIN = ("pairs", "gain", "95% interval", "p", "n for\n1 point")
 _COST = tuple(
@@ -38,13 +39,15 @@ class Part:
     """One table: what was reached, what was gained, or what it cost.
 
     Attributes:
+        name: What it shows, in a word.
         header: Names of the columns; a line break stands where a narrow one may be broken.
         lines: Cells of every row; the first is the baseline.
         text_columns: Number of leading columns that hold words.
     """
 
+    name: str
     header: tuple[str, ...]
-    lines: list[tuple[str, ...]]
+    lines: Sequence[tuple[str, ...]]
     text_columns: int
 
 
@@ -65,8 +68,9 @@ def blocks(rows: Sequence[Row]) -> Iterator[Block]:
     for title, group in groupby(rows, key=_title):
         block = list(group)
         paired = [row for row in block if row.gain.pairs]
-        gains = [_part(_GAIN, paired, _gain)] if paired else []
-        parts = [_part(_ACCURACY, block, _accuracy), *gains, _part(_COST, block, _cost)]
+        gains = [_part(GAINS, _GAIN, paired, _gain)] if paired else []
+        accuracies = _part(ACCURACIES, _ACCURACY, block, _accuracy)
+        parts = [accuracies, *gains, _part(COST, _COST, block, _cost)]
         yield Block(title, block, parts)
 
 
@@ -92,26 +96,37 @@ def _title(row: Row) -> str:
 
 
 def _part(
-    columns: Sequence[str], rows: Sequence[Row], cells: Callable[[Row], tuple[str, ...]]
+    name: str,
+    columns: Sequence[str],
+    rows: Sequence[Row],
+    cells: Callable[[Row], tuple[str, ...]],
 ) -> Part:
-    header = (*_NAMES, *columns)
-    lines = [(*_names(row), *cells(row)) for row in rows]
+    lines = [(*names(row), *cells(row)) for row in rows]
+    return part_of(name, (*NAMES, *columns), lines, len(NAMES))
+
+
+def part_of(
+    name: str, header: Sequence[str], lines: Sequence[tuple[str, ...]], text_columns: int
+) -> Part:
+    """A table without the columns that have no value in any line."""
     shown = [n for n in range(len(header)) if any(line[n] != EMPTY for line in lines)]
     return Part(
+        name,
         tuple(header[n] for n in shown),
         [tuple(line[n] for n in shown) for line in lines],
-        sum(n < len(_NAMES) for n in shown),
+        sum(n < text_columns for n in shown),
     )
 
 
-def _names(row: Row) -> tuple[str, ...]:
+def names(row: Row) -> tuple[str, str, str, str]:
+    """Baseline, compensation, N and settings: what tells a row from the others of its block."""
     settings = " ".join(row.settings)
     return (row.baseline, row.kdci, row.num_prototypes or EMPTY, settings or EMPTY)
 
 
 def _accuracy(row: Row) -> tuple[str, ...]:
     seeds = len(row.seeds)
-    last = _spread(number(row.last_mean), row.last_std)
+    last = spread(number(row.last_mean), row.last_std)
     return (str(seeds), last, number(row.best_mean), number(row.compensated_mean))
 
 
@@ -119,7 +134,7 @@ def _gain(row: Row) -> tuple[str, ...]:
     gain = row.gain
     return (
         str(gain.pairs),
-        _spread(_signed(gain.mean), gain.std),
+        spread(_signed(gain.mean), gain.std),
         _interval(gain),
         TOO_SMALL if gain.pairs < LEAST_FOR_TEST else _p(gain.p),
         TOO_SMALL if gain.pairs < LEAST_FOR_INTERVAL else number(gain.pairs_for_one_point, 0),
@@ -142,7 +157,8 @@ def _cost_cells(cost: Cost, runs: int) -> tuple[str, str, str]:
     return number(cost.seconds, 1), number(cost.peak_memory_mb, 0), made
 
 
-def _spread(mean: str, std: float | None) -> str:
+def spread(mean: str, std: float | None) -> str:
+    """Mean and standard deviation, or that there is only one value."""
     return f"{mean} (n=1)" if std is None else f"{mean} ± {number(std)}"
 
 

@@ -30,7 +30,7 @@ def run_table(summary: Summary, folder: Path) -> RenderableType:
     title = f"{summary['dataset']}, {summary['baseline']}, KDCI {kdci}, seed {summary['seed']}"
     heading = Text(f"{title}, budget {summary['budget']}: {summary['status']}", style="bold")
     if summary["status"] != "finished":
-        return Group(heading, Text(_first_line(summary.get("error"))))
+        return Group(heading, Text(first_line(summary.get("error"))))
     device = Text(f"Measured on: {summary['device']}")
     where = Text(f"Folder: {folder}", no_wrap=True, overflow="ignore")
     files = Text("Files: " + ", ".join([FILE_NAME, *summary.get("files", {}).values()]))
@@ -194,10 +194,11 @@ def _failure(summary: Summary) -> str:
     run = f"{' '.join(names)} seed {summary['seed']} ({summary.get('folder', '?')})"
     if summary["status"] == "running":
         return f"{run}: running"
-    return f"{run}: {summary['status']}, {_first_line(summary.get('error'))}"
+    return f"{run}: {summary['status']}, {first_line(summary.get('error'))}"
 
 
-def _first_line(error: str | None) -> str:
+def first_line(error: str | None) -> str:
+    """Of what went wrong."""
     return error.strip().splitlines()[0] if error and error.strip() else "no error recorded"
 
 

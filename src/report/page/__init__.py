@@ -1,0 +1,1 @@
+"""One self-contained page of many runs, and its figures as files."""

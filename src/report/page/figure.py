@@ -1,0 +1,254 @@
+"""Figures: numbers in, a matplotlib ``Figure`` out. Call these within ``draw.style()``."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+# Okabe and Ito's, told apart by the colour-blind, without its yellow, which is faint on white.
+# Vanilla has the colour of the text, which `draw` adapts to dark pages.
+INK, SOFT = "#1b1b1d", "#8c8c90"
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_DASHES = ("-", ":", "-.", "--")
+_MARKERS = "osD^vP"
+_WIDTH = 4.1  # inches; small, so that letters stay readable where a phone shrinks the figure
+_BARS = 30  # classes; more are drawn as one outline
+_LETTERS = 40  # of all class names, that fit beside each other
+
+
+class Effect(NamedTuple):
+    """Paired gains of one setting, in points; the ends are None where pairs are too few."""
+
+    label: str
+    gains: Sequence[float]
+    mean: float
+    low: float | None
+    high: float | None
+
+
+class Line(NamedTuple):
+    """A curve with its band; ``low`` and ``high`` are NaN where nothing is known of the spread."""
+
+    label: str
+    is_vanilla: bool
+    x: Sequence[float]
+    mean: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+class Look(NamedTuple):
+    """How a curve is told from the others, in colour and without."""
+
+    color: str
+    dash: str
+    marker: str
+
+
+def looks(are_vanilla: Sequence[bool]) -> list[Look]:
+    """One look each: the ink for vanilla, the palette for the others."""
+    others = iter(cycle(zip(PALETTE, _MARKERS, strict=True)))
+    # Dashed and on top, vanilla leaves what lies below to be seen.
+    dashes = {True: iter(cycle(_DASHES[::-1])), False: iter(cycle(_DASHES))}
+    found = []
+    for vanilla in are_vanilla:
+        color, marker = (INK, "o") if vanilla else next(others)
+        found.append(Look(color, next(dashes[vanilla]), marker))
+    return found
+
+
+def forest(effects: Sequence[Effect]) -> Figure:
+    """Paired gains, one row each: every pair's dot, their mean and its 95% interval."""
+    figure, axes = _blank(0.9 + 0.42 * len(effects))
+    for place, effect in enumerate(effects):
+        spread = _spread_out(len(effect.gains))
+        axes.plot(effect.gains, place + 0.16 + spread, "o", color=SOFT, markersize=3.2)
+        if effect.low is not None and effect.high is not None:
+            axes.plot([effect.low, effect.high], [place - 0.16] * 2, color=PALETTE[0], lw=2)
+        axes.plot(effect.mean, place - 0.16, "D", color=PALETTE[0], markersize=5.5)
+    axes.axvline(0, color=INK, lw=0.8, zorder=0)
+    axes.set_yticks(range(len(effects)), [effect.label for effect in effects])
+    axes.set_ylim(len(effects) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    axes.set_xlabel("gain over vanilla, percentage points")
+    return figure
+
+
+def over_prototypes(bands: Sequence[Line], lines: Sequence[Line]) -> Figure:
+    """Accuracy over N: a line with intervals each, vanilla as horizontal bands.
+
+    Args:
+        bands: Vanilla runs; of each only the first point counts.
+        lines: ``x`` is N.
+    """
+    figure, axes = _blank(2.9)
+    styles = looks([line.is_vanilla for line in (*bands, *lines)])
+    for band, look in zip(bands, styles, strict=False):
+        axes.axhline(band.mean[0], color=look.color, ls=look.dash, lw=1.2, label=band.label)
+        if np.isfinite(band.low[0]):
+            axes.axhspan(band.low[0], band.high[0], color=look.color, alpha=0.12, lw=0)
+    for line, look in zip(lines, styles[len(bands) :], strict=True):
+        mean = np.asarray(line.mean)
+        error = np.vstack([mean - np.asarray(line.low), np.asarray(line.high) - mean])
+        axes.errorbar(
+            line.x, mean, yerr=error, color=look.color, ls=look.dash, marker=look.marker,
+            markersize=4, capsize=2.5, lw=1.4, label=line.label,
+        )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    ticks = sorted({x for line in lines for x in line.x})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("prototypes, N")
+    axes.set_ylabel("test accuracy, %")
+    axes.grid(axis="y")
+    _legend(axes, len(bands) + len(lines))
+    return figure
+
+
+def learning_curves(lines: Sequence[Line]) -> Figure:
+    """Test accuracy over epochs: mean of the seeds and their range."""
+    figure, axes = _blank(2.9)
+    for line, look in zip(lines, looks([line.is_vanilla for line in lines]), strict=True):
+        axes.plot(
+            line.x, line.mean, color=look.color, ls=look.dash, lw=1.4, label=line.label,
+            marker=look.marker if len(line.x) < 3 else "", markersize=4,
+            zorder=3 if line.is_vanilla else 2,
+        )  # fmt: skip
+        if np.isfinite(line.low).any():
+            axes.fill_between(line.x, line.low, line.high, color=look.color, alpha=0.15, lw=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.set_xlabel("epoch of the student")
+    axes.set_ylabel("test accuracy, %")
+    axes.grid(axis="y")
+    _legend(axes, len(lines))
+    return figure
+
+
+def class_bars(
+    names: Sequence[str], original: Sequence[float], substitution: Sequence[float]
+) -> Figure:
+    """Shares of the K classes in the substitution images, beside those of the original ones."""
+    figure, axes = _blank(2.5)
+    values = {"original": original, "substitution": substitution}
+    for place, (label, shares) in enumerate(values.items()):
+        color, alpha = ((INK, 0.45), (PALETTE[0], 1.0))[place]
+        if len(names) > _BARS:
+            edges = np.arange(len(names) + 1) - 0.5
+            axes.stairs(shares, edges, color=color, lw=1.1, label=label, alpha=alpha)
+        else:
+            at = np.arange(len(names)) + 0.4 * place - 0.2
+            axes.bar(at, shares, 0.4, color=color, label=label, alpha=alpha)
+    axes.set_ylabel("share of the images")
+    _name_classes(axes, names)
+    _legend(axes, len(values))
+    return figure
+
+
+def class_dots(names: Sequence[str], values: Mapping[str, Sequence[float]], unit: str) -> Figure:
+    """Values of the K classes, a mark for each label."""
+    figure, axes = _blank(2.9)
+    width = 0.6 / len(values)
+    for place, (look, (label, found)) in enumerate(
+        zip(looks([False] * len(values)), values.items(), strict=True)
+    ):
+        at = np.arange(len(names)) + (place - (len(values) - 1) / 2) * width
+        axes.plot(at, found, look.marker, color=look.color, markersize=3.5, label=label)
+    axes.set_ylabel(unit)
+    _name_classes(axes, names)
+    _legend(axes, len(values))
+    return figure
+
+
+def prototypes(
+    prior: Sequence[float], attention: Sequence[float] | None, classes: NDArray[np.float64]
+) -> Figure:
+    """Prior of each prototype, the attention it got, and below them the classes it stands for.
+
+    Args:
+        prior: N shares.
+        attention: N shares, or None.
+        classes: ``[N, K]`` shares of the classes in a prototype's cluster.
+    """
+    figure = _figure(3.4)
+    top, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.4))
+    place = np.arange(len(prior)) + 1
+    top.bar(place, prior, 0.8, color=PALETTE[0], label="prior")
+    if attention is not None:
+        top.plot(place, attention, "D", color=PALETTE[1], markersize=3.5, label="mean attention")
+    top.set_ylabel("share")
+    top.grid(axis="y")
+    _legend(top, 1 + (attention is not None))
+    image = below.imshow(
+        classes.T, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest",
+        extent=(0.5, len(prior) + 0.5, classes.shape[1] - 0.5, -0.5),
+    )  # fmt: skip
+    below.set_xlabel("prototype")
+    below.set_ylabel("class")
+    for axis in (below.xaxis, below.yaxis):
+        axis.set_major_locator(MaxNLocator(8, integer=True))
+    figure.colorbar(image, ax=below, location="bottom", aspect=40, label="share of the prototype")
+    return figure
+
+
+def scatter(
+    panels: Mapping[str, NDArray[np.float64]], labels: Mapping[str, NDArray[np.int64]]
+) -> Figure:
+    """Points in the plane, coloured by class.
+
+    Args:
+        panels: Title to ``[n, 2]``.
+        labels: Title to classes ``[n]``.
+    """
+    figure = _figure(2.7)
+    for axes, (title, points) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        found = labels[title]
+        # Ten classes have colours of their own; more are only shades.
+        few = int(found.max(initial=0)) < 10
+        axes.scatter(
+            *points.T, c=found, s=4, linewidths=0, cmap="tab10" if few else "viridis",
+            vmin=-0.5 if few else None, vmax=9.5 if few else None, rasterized=True,
+        )  # fmt: skip
+        axes.set_title(title)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return figure
+
+
+def _figure(height: float) -> Figure:
+    return Figure(figsize=(_WIDTH, height), layout="constrained")
+
+
+def _blank(height: float) -> tuple[Figure, Axes]:
+    figure = _figure(height)
+    return figure, figure.add_subplot()
+
+
+def _spread_out(count: int) -> NDArray[np.float64]:
+    """Small steps up and down, so that equal dots are seen to be several."""
+    return 0.05 * (np.arange(count, dtype=np.float64) % 3 - 1)
+
+
+def _name_classes(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("class")
+    axes.grid(axis="y")
+    if len(names) <= _BARS:
+        is_long = sum(map(len, names)) > _LETTERS
+        axes.set_xticks(range(len(names)), names, rotation=90 if is_long else 0)
+
+
+def _legend(axes: Axes, count: int) -> None:
+    if count > 1:
+        axes.legend(
+            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2,
+            frameon=False,
+        )  # fmt: skip

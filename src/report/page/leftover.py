@@ -1,0 +1,202 @@
+"""What a run leaves beside its summary, as far as it is there and whole."""
+
+import base64
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+INSIDE, FEATURES = "inside.json", "features.safetensors"
+_MOST_WIDTH, _MOST_PIXELS = 640, 64_000_000
+_QUALITY = 85
+
+
+class Classes(NamedTuple):
+    """Shares ``[K]`` of the classes in the substitution data and in the original."""
+
+    names: list[str]
+    substitution: list[float]
+    original: list[float]
+    divergence: float
+
+
+class Fid(NamedTuple):
+    """Distance of the substitution images from the original ones, by an extractor's features."""
+
+    extractor: str
+    value: float
+    images: int
+    originals: int
+
+
+class Agreement(NamedTuple):
+    """How often student and teacher agree, as a share, over all and for each of the K classes."""
+
+    overall: float
+    per_class: list[float]
+
+
+class Prototypes(NamedTuple):
+    """Shares: ``prior`` and ``attention`` ``[N]``, ``classes`` ``[N, K]``."""
+
+    prior: list[float]
+    attention: list[float] | None
+    classes: NDArray[np.float64]
+
+
+class Inside(NamedTuple):
+    """What is known of a run's inside; None where it is absent or not as described."""
+
+    classes: Classes | None = None
+    fid: Fid | None = None
+    agreement: Agreement | None = None
+    prototypes: Prototypes | None = None
+
+
+def read_inside(folder: Path) -> Inside:
+    """``inside.json`` of a run; whatever part of it is absent or of another form is None."""
+    try:
+        content = json.loads((folder / INSIDE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return Inside()
+    if not isinstance(content, dict):
+        return Inside()
+    return Inside(
+        _part(content, "classes", _classes),
+        _part(content, "fid", _fid),
+        _part(content, "agreement", _agreement),
+        _part(content, "prototypes", _prototypes),
+    )
+
+
+def read_curve(folder: Path) -> dict[float, float]:
+    """Test accuracy of the plain student in percent, by epoch, over all attempts of a run.
+
+    Accuracy and epoch stand in two lines of one step; the last attempt at an epoch counts.
+    """
+    curve: dict[float, float] = {}
+    files = (folder / "metrics").glob("stage_b*/metrics.csv")
+    for path in sorted(files, key=lambda path: _attempt(path.parent.name)):
+        by_step: dict[str | None, dict[str, float]] = {}
+        for line in _lines(path):
+            by_step.setdefault(line.get("step"), {}).update(_numbers(line))
+        for values in by_step.values():
+            if {"student/epoch", "student/acc"} <= values.keys():
+                curve[values["student/epoch"]] = values["student/acc"]
+    return dict(sorted(curve.items()))
+
+
+def read_features(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+    """Features ``[n, d]`` and labels ``[n]`` of a run; None if there are none, or damaged ones."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        found = load_file(folder / FEATURES)
+    except (OSError, SafetensorError, TypeError, KeyError):  # the latter: a type NumPy lacks
+        return None
+    features, labels = found.get("features"), found.get("labels")
+    if features is None or labels is None or features.ndim != 2 or not len(features):
+        return None
+    if labels.shape != features.shape[:1] or not np.isfinite(features).all():
+        return None
+    return features.astype(np.float64), labels.astype(np.int64)
+
+
+def read_picture(path: Path) -> tuple[str, int, int] | None:
+    """An image as a ``data:`` address, its width and height; None if there is no whole one.
+
+    At most 640 pixels wide, and a JPEG: noise, which substitution images are full of, takes five
+    times as much as a PNG.
+    """
+    try:
+        with Image.open(path) as found:
+            if found.width * found.height > _MOST_PIXELS:
+                return None
+            picture = found.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    picture.thumbnail((_MOST_WIDTH, 4 * _MOST_WIDTH))
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=_QUALITY, subsampling=0)
+    text = base64.b64encode(stream.getvalue()).decode("ascii")
+    return f"data:image/jpeg;base64,{text}", picture.width, picture.height
+
+
+def _part(content: dict[str, Any], key: str, read: Any) -> Any:
+    try:
+        return read(content[key])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _classes(part: Any) -> Classes:
+    names = [str(name) for name in part["names"]]
+    substitution, original = (
+        _finite(part[key], len(names)) for key in ("substitution", "original")
+    )
+    return Classes(names, substitution, original, _number(part["divergence"]))
+
+
+def _fid(part: Any) -> Fid:
+    value = _number(part["value"])
+    return Fid(str(part["extractor"]), value, int(part["images"]), int(part["originals"]))
+
+
+def _agreement(part: Any) -> Agreement:
+    return Agreement(_number(part["overall"]), _finite(part["per_class"]))
+
+
+def _prototypes(part: Any) -> Prototypes:
+    prior = _finite(part["prior"])
+    attention = part.get("attention")
+    classes = np.asarray(part["classes"], dtype=np.float64)
+    if classes.ndim != 2 or len(classes) != len(prior) or not np.isfinite(classes).all():
+        raise ValueError("Expected classes [N, K]")
+    return Prototypes(prior, attention and _finite(attention, len(prior)), classes)
+
+
+def _finite(values: Any, count: int | None = None) -> list[float]:
+    """Finite numbers, and ``count`` of them, or ValueError or TypeError."""
+    found = [float(value) for value in values]
+    if not found or not all(map(isfinite, found)) or count not in (None, len(found)):
+        raise ValueError("Expected finite numbers")
+    return found
+
+
+def _number(value: Any) -> float:
+    (found,) = _finite([value])
+    return found
+
+
+def _attempt(name: str) -> int:
+    number = re.fullmatch(r"stage_b\.(\d+)", name)
+    return int(number[1]) if number else 0
+
+
+def _lines(path: Path) -> Sequence[dict[str, Any]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error):
+        return []
+
+
+def _numbers(line: dict[str, Any]) -> dict[str, float]:
+    found = {}
+    for key in ("student/epoch", "student/acc"):
+        try:
+            value = float(line.get(key) or "nan")
+        except (TypeError, ValueError):
+            continue
+        if isfinite(value):
+            found[key] = value
+    return found

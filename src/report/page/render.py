@@ -1,0 +1,94 @@
+"""From summaries to a page, and to its figures as files."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from src.report.aggregate import aggregate
+from src.report.block import blocks
+from src.report.collection import Damaged, unfinished
+from src.report.page.draw import inline_svg, save, style
+from src.report.page.inside import insides
+from src.report.page.model import Plot, Section, Topic
+from src.report.page.provenance import provenance
+from src.report.page.results import cost, results
+from src.report.page.tsne import tsne
+from src.report.summary import Summary
+
+_TEMPLATE = "page.html.j2"
+
+
+def sections_of(summaries: Sequence[Summary], with_tsne: bool = False) -> list[Section]:
+    """A section for each group of finished runs that can be compared, its figures not drawn yet.
+
+    Args:
+        summaries: Runs, in any order; unfinished ones are passed over.
+        with_tsne: Also the plane of the students' features, which takes seconds.
+
+    Raises:
+        UserError: If two runs are the same in everything, seed included, but their results.
+    """
+    rows = aggregate(summaries)
+    singles = {row.folders[0]: row for row in aggregate(summaries, by_seed=True)}
+    sections = []
+    with style():
+        for place, block in enumerate(blocks(rows), start=1):
+            topics = [*results(block, singles), *insides(block)]
+            if with_tsne:
+                topics.append(tsne(block))
+            name = f"{place}_{_file_name(block.title)}"
+            sections.append(Section(block.title, name, _filled([*topics, cost(block)])))
+    return sections
+
+
+def html(
+    sections: Sequence[Section], summaries: Sequence[Summary], damaged: Sequence[Damaged] = ()
+) -> str:
+    """The page: one file, no script, and nothing that a browser would have to fetch."""
+    finished = [run for run in summaries if run["status"] == "finished"]
+    ran = _filled(provenance(finished, unfinished(summaries), damaged))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template(_TEMPLATE).render(
+        sections=[*sections, Section("What ran", "ran", ran)],
+        runs=len(finished),
+        damaged=len(damaged),
+        svg=inline_svg,
+    )
+    # Names of folders may hold bytes that are no text.
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def save_figures(sections: Sequence[Section], folder: Path) -> list[Path]:
+    """Write every figure as PNG, PDF and SVG, and return the files.
+
+    Raises:
+        UserError: If the disk does not take them.
+    """
+    return [
+        path
+        for section in sections
+        for plot in _plots(section)
+        for path in save(plot.figure, folder / f"{section.name}_{_file_name(plot.name)}")
+    ]
+
+
+def _plots(section: Section) -> Iterator[Plot]:
+    for topic in section.topics:
+        yield from topic.plots
+
+
+def _filled(topics: Sequence[Topic]) -> list[Topic]:
+    return [topic for topic in topics if not topic.is_empty]
+
+
+def _file_name(title: str) -> str:
+    """Letters, digits and underscores of a title, which comes from users."""
+    return re.sub(r"\W+", "_", title, flags=re.ASCII).strip("_")[:80]

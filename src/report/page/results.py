@@ -1,0 +1,154 @@
+"""Topics of what was reached: gains, accuracies over N, learning curves, cost."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from math import nan
+from pathlib import Path
+from statistics import fmean
+from textwrap import fill
+
+from src.report.aggregate import Row
+from src.report.apart import VANILLA
+from src.report.block import ACCURACIES, COST, GAINS, Block, names, notes, number
+from src.report.gain import LEAST_FOR_INTERVAL, t_interval
+from src.report.page.figure import Effect, Line, forest, learning_curves, over_prototypes
+from src.report.page.leftover import read_curve
+from src.report.page.model import Plot, Topic
+
+Singles = Mapping[str, Row]  # rows of single runs, by folder
+_MOST_LINES = 8  # in one figure; more cannot be told apart
+_LABEL = 26  # characters in a line
+
+
+def results(block: Block, singles: Singles) -> list[Topic]:
+    """Everything that the accuracies of a block say, tables first; topics may be empty."""
+    by_name = {part.name: part for part in block.parts}
+    tables = [by_name[name] for name in (GAINS, ACCURACIES) if name in by_name]
+    return [
+        Topic("Gains and accuracies", tables, notes=notes(block.rows)),
+        Topic("Paired gains", plots=_forest(block, singles)),
+        Topic("Accuracy over N", plots=_each_baseline(block, _over_prototypes, singles)),
+        Topic("Learning curves", plots=_each_baseline(block, _curves, singles)),
+    ]
+
+
+def cost(block: Block) -> Topic:
+    """What each stage cost."""
+    return Topic("Cost per stage", [part for part in block.parts if part.name == COST])
+
+
+def label_of(row: Row, with_baseline: bool = False) -> str:
+    """What a figure calls a row, broken into short lines."""
+    baseline, kdci, count, settings = names(row)
+    kind = "vanilla" if row.kdci == VANILLA else f"{kdci}, N={count}"
+    parts = [baseline] * with_baseline + [kind] + [settings] * bool(row.settings)
+    return fill(" ".join(parts), _LABEL, max_lines=3, placeholder=" ...")
+
+
+def _forest(block: Block, singles: Singles) -> list[Plot]:
+    effects = []
+    for row in block.rows:
+        if row.gain.mean is not None:
+            found = [singles[folder].gain.mean for folder in row.folders]
+            gains = [gain for gain in found if gain is not None]
+            label = label_of(row, with_baseline=True)
+            effects.append(Effect(label, gains, row.gain.mean, row.gain.t_low, row.gain.t_high))
+    if not effects:
+        return []
+    caption = (
+        "Gain of each pair of runs of one seed (dots), their mean (diamond) and its 95% interval "
+        "by Student's t (bar), where there are two pairs or more."
+    )
+    said = "; ".join(f"{' '.join(each.label.split())}: {each.mean:+.2f}" for each in effects)
+    alt = f"Forest plot of the gain over vanilla in percentage points. Means: {said}."
+    return [Plot("gains", caption, alt, forest(effects))]
+
+
+def _each_baseline(
+    block: Block, plot: Callable[[str, list[Row], Singles], Plot | None], singles: Singles
+) -> list[Plot]:
+    plots = [
+        plot(baseline, list(rows), singles)
+        for baseline, rows in groupby(block.rows, key=lambda row: row.baseline)
+    ]
+    return [each for each in plots if each is not None]
+
+
+def _over_prototypes(baseline: str, rows: list[Row], singles: Singles) -> Plot | None:
+    """One line for all N of the same compensation and settings."""
+    series: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        if row.kdci != VANILLA and row.num_prototypes.isdecimal():
+            series.setdefault((row.kdci, *row.settings), []).append(row)
+    series = {key: found for key, found in series.items() if len(found) > 1}
+    if not series:
+        return None
+    bands = [_series("vanilla", [row], singles) for row in rows if row.kdci == VANILLA]
+    lines = [_series(" ".join(key), found, singles) for key, found in series.items()]
+    shown = [*bands, *lines][:_MOST_LINES]
+    caption = (
+        f"{baseline}: accuracy of the last epoch over the number of prototypes, mean and 95% "
+        "interval by Student's t over seeds; vanilla as a horizontal line and band."
+        f"{_undrawn(len(bands) + len(lines))}"
+    )
+    said = "; ".join(
+        f"{line.label}{f', N={x:g}' if not line.is_vanilla else ''}: {mean:.2f}"
+        for line in shown
+        for x, mean in zip(line.x, line.mean, strict=True)
+    )
+    figure = over_prototypes(shown[: len(bands)], shown[len(bands) :])
+    return Plot(f"over_n_{baseline}", caption, f"Accuracy in percent. {said}.", figure)
+
+
+def _series(label: str, rows: Sequence[Row], singles: Singles) -> Line:
+    ends = [_ends([singles[folder].last_mean for folder in row.folders]) for row in rows]
+    return Line(
+        fill(label, _LABEL, max_lines=3, placeholder=" ..."),
+        rows[0].kdci == VANILLA,
+        [float(row.num_prototypes or nan) for row in rows],
+        [row.last_mean for row in rows],
+        [low for low, _ in ends],
+        [high for _, high in ends],
+    )
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    return t_interval(values) if len(values) >= LEAST_FOR_INTERVAL else (nan, nan)
+
+
+def _curves(baseline: str, rows: list[Row], singles: Singles) -> Plot | None:
+    curves = [(row, [read_curve(Path(folder)) for folder in row.folders]) for row in rows]
+    lines = [_curve(label_of(row), row, found) for row, found in curves if any(found)]
+    if not lines:
+        return None
+    caption = (
+        f"{baseline}: accuracy of the plain student on the test split after each epoch; mean and, "
+        f"as a band, the range of the seeds.{_undrawn(len(lines))}"
+    )
+    lines = lines[:_MOST_LINES]
+    ends = [f"{' '.join(line.label.split())}: {line.mean[-1]:.2f} at the end" for line in lines]
+    alt = f"Learning curves in percent. {'; '.join(ends)}."
+    return Plot(f"curves_{baseline}", caption, alt, learning_curves(lines))
+
+
+def _curve(label: str, row: Row, curves: Iterable[Mapping[float, float]]) -> Line:
+    """Over the epochs that all runs have which have any: a mean of fewer would jump."""
+    known = [curve for curve in curves if curve]
+    counts = Counter(epoch for curve in known for epoch in curve)
+    x = sorted(epoch for epoch, count in counts.items() if count == len(known))
+    values = [[curve[epoch] for curve in known] for epoch in x]
+    is_one = len(known) == 1
+    return Line(
+        label,
+        row.kdci == VANILLA,
+        x,
+        [fmean(each) for each in values],
+        [nan if is_one else min(each) for each in values],
+        [nan if is_one else max(each) for each in values],
+    )
+
+
+def _undrawn(count: int) -> str:
+    more = count - _MOST_LINES
+    return f" {number(more, 0)} more settings are not drawn." if more > 0 else ""
