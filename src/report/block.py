@@ -157,9 +157,9 @@ def _cost_cells(cost: Cost, runs: int) -> tuple[str, str, str]:
     return number(cost.seconds, 1), number(cost.peak_memory_mb, 0), made
 
 
-def spread(mean: str, std: float | None) -> str:
+def spread(mean: str, std: float | None, digits: int = 2) -> str:
     """Mean and standard deviation, or that there is only one value."""
-    return f"{mean} (n=1)" if std is None else f"{mean} ± {number(std)}"
+    return f"{mean} (n=1)" if std is None else f"{mean} ± {number(std, digits)}"
 
 
 def _signed(value: float | None) -> str:

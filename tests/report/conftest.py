@@ -51,7 +51,7 @@ FINISHED: dict[str, Any] = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_summary() -> MakeSummary:
     """A finished vanilla run; keyword arguments replace top-level values, dicts are merged.
 
@@ -79,7 +79,7 @@ def make_summary() -> MakeSummary:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_kdci(make_summary: MakeSummary) -> MakeSummary:
     """The same run with compensation; ``kdci`` options are merged into the defaults."""
 

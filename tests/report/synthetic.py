@@ -21,17 +21,16 @@ epoch,step,student/acc,student/acc_best,student/distillation,student/epoch
 """
 
 
-def write_run(folder: Path, summary: Summary, inside: bool = True) -> Path:
-    """One run; ``inside``: with all that a run may leave of its inside, by its seed."""
+def write_run(folder: Path, summary: Summary, left: bool = True) -> Path:
+    """One run; ``left``: with all that one may leave beside its summary, drawn by its seed."""
     (folder / "metrics" / "stage_b").mkdir(parents=True)
     write_summary(summary, folder)
-    if summary["status"] != "finished":
+    if summary["status"] != "finished" or not left:
         return folder
     last = summary["acc1"]["last"]
     curve = METRICS.format(last - 10, last)
     (folder / "metrics" / "stage_b" / "metrics.csv").write_text(curve)
-    if inside:
-        _write_inside(folder, summary["seed"], summary["kdci"]["N"])
+    _write_inside(folder, summary["seed"], summary["kdci"]["N"])
     return folder
 
 

@@ -18,6 +18,7 @@ _DASHES = ("-", ":", "-.", "--")
 _MARKERS = "osD^vP"
 _WIDTH = 4.1  # inches; small, so that letters stay readable where a phone shrinks the figure
 _BARS = 30  # classes; more are drawn as one outline
+_LEGEND = 18  # letters in a label, two of which fit beside each other
 _LETTERS = 40  # of all class names, that fit beside each other
 
 
@@ -108,7 +109,7 @@ def over_prototypes(bands: Sequence[Line], lines: Sequence[Line]) -> Figure:
     axes.set_xlabel("prototypes, N")
     axes.set_ylabel("test accuracy, %")
     axes.grid(axis="y")
-    _legend(axes, len(bands) + len(lines))
+    _legend(axes)
     return figure
 
 
@@ -127,7 +128,7 @@ def learning_curves(lines: Sequence[Line]) -> Figure:
     axes.set_xlabel("epoch of the student")
     axes.set_ylabel("test accuracy, %")
     axes.grid(axis="y")
-    _legend(axes, len(lines))
+    _legend(axes)
     return figure
 
 
@@ -147,7 +148,7 @@ def class_bars(
             axes.bar(at, shares, 0.4, color=color, label=label, alpha=alpha)
     axes.set_ylabel("share of the images")
     _name_classes(axes, names)
-    _legend(axes, len(values))
+    _legend(axes)
     return figure
 
 
@@ -162,7 +163,7 @@ def class_dots(names: Sequence[str], values: Mapping[str, Sequence[float]], unit
         axes.plot(at, found, look.marker, color=look.color, markersize=3.5, label=label)
     axes.set_ylabel(unit)
     _name_classes(axes, names)
-    _legend(axes, len(values))
+    _legend(axes)
     return figure
 
 
@@ -184,7 +185,7 @@ def prototypes(
         top.plot(place, attention, "D", color=PALETTE[1], markersize=3.5, label="mean attention")
     top.set_ylabel("share")
     top.grid(axis="y")
-    _legend(top, 1 + (attention is not None))
+    _legend(top)
     image = below.imshow(
         classes.T, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest",
         extent=(0.5, len(prior) + 0.5, classes.shape[1] - 0.5, -0.5),
@@ -200,7 +201,7 @@ def prototypes(
 def scatter(
     panels: Mapping[str, NDArray[np.float64]], labels: Mapping[str, NDArray[np.int64]]
 ) -> Figure:
-    """Points in the plane, coloured by class.
+    """Points in the plane, coloured by class; of few classes, each has its number at its middle.
 
     Args:
         panels: Title to ``[n, 2]``.
@@ -211,15 +212,13 @@ def scatter(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
         found = labels[title]
-        # Ten classes have colours of their own; more are only shades.
-        few = int(found.max(initial=0)) < 10
-        axes.scatter(
-            *points.T, c=found, s=4, linewidths=0, cmap="tab10" if few else "viridis",
-            vmin=-0.5 if few else None, vmax=9.5 if few else None, rasterized=True,
-        )  # fmt: skip
+        colors = [PALETTE[label % len(PALETTE)] for label in found]
+        axes.scatter(*points.T, c=colors, s=4, linewidths=0, rasterized=True)
+        _write_labels(axes, points, found)
         axes.set_title(title)
         axes.set_xticks([])
         axes.set_yticks([])
+        axes.spines[:].set_visible(False)
     return figure
 
 
@@ -237,6 +236,13 @@ def _spread_out(count: int) -> NDArray[np.float64]:
     return 0.05 * (np.arange(count, dtype=np.float64) % 3 - 1)
 
 
+def _write_labels(axes: Axes, points: NDArray[np.float64], labels: NDArray[np.int64]) -> None:
+    classes = np.unique(labels)
+    for label in classes if len(classes) <= _BARS else ():
+        x, y = np.median(points[labels == label], axis=0)
+        axes.text(x, y, str(label), ha="center", va="center", weight="bold")
+
+
 def _name_classes(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("class")
@@ -246,9 +252,15 @@ def _name_classes(axes: Axes, names: Sequence[str]) -> None:
         axes.set_xticks(range(len(names)), names, rotation=90 if is_long else 0)
 
 
-def _legend(axes: Axes, count: int) -> None:
-    if count > 1:
+def _legend(axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > 1:
+        is_long = max(len(line) for label in labels for line in label.split("\n")) > _LEGEND
         axes.legend(
-            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2,
+            handles,
+            labels,
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.0),
+            ncols=1 if is_long else 2,
             frameon=False,
-        )  # fmt: skip
+        )

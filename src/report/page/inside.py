@@ -113,14 +113,14 @@ def _agreements(block: Block, known: dict[str, Inside]) -> list[Part]:
     for row, insides_ in _of_rows(block, known):
         values = [each.agreement.overall for each in insides_ if each.agreement]
         if values:
-            lines.append((*names(row), str(len(values)), _mean(values, 4)))
+            lines.append((*names(row), str(len(values)), _mean(values, 3)))
     header = (*NAMES, "runs", "agreement")
     return _part("Share of test images that student and teacher call the same", header, lines)
 
 
 def _agreement_plots(examples: Sequence[_Example]) -> list[Plot]:
     found = {
-        example.title: example.inside.agreement.per_class
+        example.row.baseline: example.inside.agreement.per_class
         for example in examples
         if example.inside.agreement
     }
@@ -130,11 +130,12 @@ def _agreement_plots(examples: Sequence[_Example]) -> list[Plot]:
     known = [example.inside.classes.names for example in examples if example.inside.classes]
     labels = next((each for each in known if len(each) in counts), None)
     labels = labels or [str(place) for place in range(*counts)]
-    ranges = [f"{title}: {min(each):.3f} to {max(each):.3f}" for title, each in found.items()]
+    ranges = [f"{name}: {min(each):.3f} to {max(each):.3f}" for name, each in found.items()]
+    of = "; ".join(example.title for example in examples if example.inside.agreement)
     return [
         Plot(
             "agreement",
-            "Share of agreement by class, of one run a baseline.",
+            f"Share of agreement by class: {of}.",
             f"Dots by class. {'; '.join(ranges)}.",
             class_dots(labels, found, "share of agreement"),
         )
@@ -165,7 +166,8 @@ def _of_rows(block: Block, known: dict[str, Inside]) -> Iterator[tuple[Row, list
 
 
 def _mean(values: Sequence[float], digits: int = 2) -> str:
-    return spread(number(fmean(values), digits), stdev(values) if len(values) > 1 else None)
+    std = stdev(values) if len(values) > 1 else None
+    return spread(number(fmean(values), digits), std, digits)
 
 
 def _part(

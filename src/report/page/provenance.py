@@ -54,7 +54,7 @@ def command_of(summary: Summary) -> str:
 
 
 def _runs(summaries: Sequence[Summary]) -> Part:
-    header = ("command", "folder", "started", "code revision", "last", "seconds")
+    header = ("command", "folder", "started (UTC)", "code revision", "last", "seconds")
     lines = [
         (
             command_of(run),
@@ -100,7 +100,7 @@ def _facts(run: Summary) -> list[tuple[str, str]]:
 
 
 def _unfinished(summaries: Sequence[Summary]) -> Part:
-    header = ("run", "folder", "status", "started", "reason")
+    header = ("run", "folder", "status", "started (UTC)", "reason")
     lines = [
         (
             command_of(run),
@@ -115,7 +115,7 @@ def _unfinished(summaries: Sequence[Summary]) -> Part:
 
 
 def _started(run: Summary) -> str:
-    return str(run.get("started") or EMPTY)
+    return str(run.get("started") or EMPTY)[:16].replace("T", " ")
 
 
 def _short(value: Any) -> str:

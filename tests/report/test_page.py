@@ -1,0 +1,279 @@
+import re
+import sys
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.report.__main__ import main
+from src.report.collection import read_summaries
+from src.report.page.render import sections_of
+from tests.report.synthetic import write_run, write_runs
+
+VOID = {"meta", "link", "img", "br", "path", "use", "image", "rect"}
+HOSTILE = "<script>alert(1)</script> & $x_1$ \"q\" 'p'"
+
+
+class Page(HTMLParser):
+    """What a page holds: headings, tables by caption, figures and addresses; tags must close."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+        self.headings: list[tuple[int, str]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.scopes: list[str | None] = []
+        self.labels: list[str | None] = []
+        self.captions: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.tags: set[str] = set()
+        self._open: list[str] = []
+        self._words = ""
+        self._rows: list[list[str]] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        values = dict(attrs)
+        self.tags.add(tag)
+        self.addresses += [values[key] for key in ("src", "href") if key in values]
+        self.ids += [values["id"]] if "id" in values else []
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag in ("h1", "h2", "h3", "caption", "th", "td", "figcaption"):
+            self._words = ""
+        if tag == "th":
+            self.scopes.append(values.get("scope"))
+        if tag == "table":
+            self._rows = []
+            self._name = ""
+        if tag == "tr":
+            self._rows.append([])
+        if values.get("role") == "img":
+            self.labels.append(values.get("aria-label"))
+        if tag == "img":
+            self.labels.append(values.get("alt"))
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        assert self._open.pop() == tag
+        if tag in ("h1", "h2", "h3"):
+            self.headings.append((int(tag[1]), self._words))
+        elif tag == "caption":
+            self._name = self._words
+        elif tag == "figcaption":
+            self.captions.append(self._words)
+        elif tag in ("th", "td"):
+            self._rows[-1].append(self._words)
+        elif tag == "table":
+            self.tables.setdefault(self._name, []).extend(self._rows)
+
+    def handle_data(self, data: str) -> None:
+        self._words += data
+
+
+def page_of(folder: Path, *options: str) -> Page:
+    path = folder.parent / "page.html"
+    assert main([str(folder), "--html", str(path), *options]) == 0
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def write(root: Path, *runs: Any) -> Path:
+    """Runs that left nothing beside their summaries."""
+    for run in runs:
+        write_run(root / str(len(list(root.glob("*")))), run, left=False)
+    return root
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory, make_summary: Any, make_kdci: Any) -> Path:
+    """Runs of two seeds and two N that left everything."""
+    root = tmp_path_factory.mktemp("page") / "outputs"
+    runs = [make_summary(80.0), make_summary(82.0, seed=1), make_kdci(81.0)]
+    runs += [make_kdci(85.0, seed=1), make_kdci(86.0, kdci={"N": 32})]
+    for number, run in enumerate(runs):
+        write_run(root / str(number), run)
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(outputs: Path) -> Page:
+    return page_of(outputs)
+
+
+def test_tables_and_figures_are_there_with_their_numbers(page: Page) -> None:
+    gains = page.tables["Gains"]
+    assert ["dafl", "backdoor", "16", "2", "+2.00 ± 1.41"] in [row[:5] for row in gains]
+    assert ["dafl", "backdoor", "32", "1", "+6.00 (n=1)"] in [row[:5] for row in gains]
+    assert ["dafl", "none", "-", "2", "81.00 ± 1.41", "81.00"] in page.tables["Accuracies"]
+    assert ["dafl", "none", "-", "20.0"] in [row[:4] for row in page.tables["Cost"]]
+    fid = next(rows for name, rows in page.tables.items() if "FID" in name)
+    assert ["dafl", "none", "-", "teacher", "256", "360", "2", "40.50 ± 0.71"] in fid
+    assert [name for level, name in page.headings if level == 3] == [
+        "Gains and accuracies",
+        "Paired gains",
+        "Accuracy over N",
+        "Learning curves",
+        "Substitution images",
+        "Classes",
+        "Distance from the original images",
+        "Agreement with the teacher",
+        "Prototypes",
+        "Cost per stage",
+        "Runs",
+        "Machines, versions and data",
+    ]
+    text = " | ".join(str(label) for label in page.labels)
+    assert "dafl backdoor, N=16: +2.00; dafl backdoor, N=32: +6.00" in text
+    assert "vanilla: 81.00; backdoor, N=16: 83.00; backdoor, N=32: 86.00" in text
+    assert "vanilla: 81.00 at the end" in text
+    assert "Least frequent class zero: 0.100; most frequent class three: 0.400" in text
+    assert "t-SNE" not in page.text
+
+
+def test_what_ran_is_told(page: Page) -> None:
+    runs = page.tables["Finished runs"]
+    assert len(runs) == 6
+    assert "kdci=backdoor kdci.N=32 seed=0" in runs[5][0]
+    assert ["machine", "cpu", "5"] in page.tables["What the finished runs have in common"]
+
+
+def test_nothing_outside_is_named_and_everything_is_labelled(page: Page) -> None:
+    assert not re.search(r"https?:|//|@import|url\((?!#)", re.sub("data:[^\"']*", "", page.text))
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert "script" not in page.tags
+    assert len(page.ids) == len(set(page.ids))
+    inner = {address[1:] for address in page.addresses if address.startswith("#")}
+    assert inner <= set(page.ids)
+    assert set(page.scopes) == {"col", "row"}
+    assert all(page.labels)
+    assert len(page.labels) == len(page.captions) == 8
+    levels = [level for level, _ in page.headings]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+    assert {"main", "nav", "header", "footer"} <= page.tags
+
+
+def test_names_from_users_are_text(tmp_path: Path, make_summary: Any, make_kdci: Any) -> None:
+    names = {"dataset": HOSTILE, "baseline": HOSTILE}
+    runs = (make_summary(80.0, **names), make_kdci(81.0, **names))
+    page = page_of(write(tmp_path / "outputs", *runs))
+    assert "script" not in page.tags
+    assert page.tables["Gains"][1][0] == HOSTILE
+    assert any(HOSTILE in name for level, name in page.headings if level == 2)
+
+
+def test_budgets_get_sections_of_their_own(
+    tmp_path: Path, make_summary: Any, make_kdci: Any
+) -> None:
+    runs = (make_summary(80.0), make_summary(10.0, budget="paper"))
+    page = page_of(write(tmp_path / "outputs", *runs))
+    title = "digits: convnet_m (97.25) -> convnet_s, budget"
+    sections = [name for level, name in page.headings if level == 2]
+    assert sections == [f"{title} laptop, replay", f"{title} paper, replay", "What ran"]
+    first, second = page.text.split("budget paper, replay</h2>")
+    assert ("80.00 (n=1)" in first, "10.00 (n=1)" in first) == (True, False)
+    assert ("80.00 (n=1)" in second, "10.00 (n=1)" in second) == (False, True)
+
+
+def test_what_did_not_end_is_named(tmp_path: Path, make_summary: Any) -> None:
+    runs = (make_summary(80.0), make_summary(status="failed", error="no memory\nat all", seed=7))
+    root = write(tmp_path / "outputs", *runs, make_summary(70.0, seed=3))
+    (root / "2/summary.json").write_text("{")
+    page = page_of(root)
+    (failed,) = page.tables["Failed, interrupted and running runs"][1:]
+    assert failed[1:] == [str(root / "1"), "failed", "no memory"]
+    assert "1 finished run; 1 damaged summary left out" in page.text
+    (left,) = page.tables["Summaries that cannot be used"][1:]
+    assert left[0] == str(root / "2/summary.json")
+
+
+def test_only_failures_make_a_page_too(tmp_path: Path, make_summary: Any) -> None:
+    page = page_of(write(tmp_path / "outputs", make_summary(status="failed", error="boom")))
+    assert [name for _, name in page.headings][1:] == ["What ran", "Not finished"]
+
+
+def test_without_anything_beside_the_summaries_only_tables_and_gains_are_left(
+    tmp_path: Path, make_summary: Any, make_kdci: Any
+) -> None:
+    page = page_of(write(tmp_path / "outputs", make_summary(80.0), make_kdci(81.0)))
+    names = [name for level, name in page.headings if level == 3]
+    assert names[:3] == ["Gains and accuracies", "Paired gains", "Cost per stage"]
+
+
+def test_a_folder_without_runs_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path), "--html", str(tmp_path / "page.html")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Error: Expected at least one summary.json below")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_missing_library_is_one_line(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "src.report.page.render", raising=False)
+    monkeypatch.delattr("src.report.page.render", raising=False)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert main([str(outputs), "--html", "page.html"]) == 2
+    error = capsys.readouterr().err
+    cure = "run `pip install -e '.[train]'` in the program's folder"
+    assert error == f"Error: Expected jinja2 to be installed; {cure}\n"
+
+
+def test_tsne_needs_something_to_stand_on(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(outputs), "--tsne"]) == 2
+    assert "Expected --tsne with --html or --figures" in capsys.readouterr().err
+
+
+def test_figures_as_files(tmp_path: Path, make_summary: Any, make_kdci: Any) -> None:
+    root, folder = tmp_path / "outputs", tmp_path / "new/figures"
+    write(root, make_summary(80.0), make_kdci(81.0))
+    assert main([str(root), "--figures", str(folder)]) == 0
+    stem = "1_digits_convnet_m_97_25_convnet_s_budget_laptop_replay_gains"
+    assert {path.name for path in folder.iterdir()} == {
+        f"{stem}.{kind}" for kind in ("png", "pdf", "svg")
+    }
+
+
+def test_every_figure_of_the_page_has_a_file_name_of_its_own(outputs: Path) -> None:
+    (section,) = sections_of(read_summaries([outputs]).summaries)
+    assert [plot.name for topic in section.topics for plot in topic.plots] == [
+        "gains", "over_n_dafl", "curves_dafl", "classes_dafl", "agreement", "prototypes_dafl"
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_tsne_is_shown_where_it_is_asked_for(outputs: Path) -> None:
+    page = page_of(outputs, "--tsne")
+    assert any(caption.startswith("dafl, seed 0: features of up") for caption in page.captions)
+
+
+def test_figures_want_a_folder(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(outputs), "--figures", str(outputs / "0/summary.json")]) == 2
+    assert "Expected the name of a folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_hundred_runs_are_all_there(tmp_path: Path, make_summary: Any, make_kdci: Any) -> None:
+    folders = write_runs(tmp_path / "outputs", make_summary, make_kdci, 200)
+    page = page_of(tmp_path / "outputs")
+    rows = page.tables["Finished runs"][1:]
+    assert {row[1] for row in rows} == set(map(str, folders))
+    assert len(page.tables["Accuracies"]) == 2 + 40  # two heads
+    assert len(page.text) < 5_000_000
