@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from src.common.files import atomic_write
@@ -25,6 +26,8 @@ _STYLE: dict[str, Any] = {
     "axes.edgecolor": SOFT,
     "xtick.color": INK,
     "ytick.color": INK,
+    "figure.facecolor": "none",  # a page's own; files are white
+    "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
@@ -70,7 +73,8 @@ def inline_svg(figure: Figure, prefix: str) -> str:
     """
     stream = io.StringIO()
     with style("none"):
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+        # `savefig` would draw everything twice.
+        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})  # type: ignore[no-untyped-call]
     text = _HEAD.sub("", stream.getvalue())
     text = _NAMESPACE.sub("", _SIZE.sub(r"\1", text))
     text = _REFERENCE.sub(rf"\g<1>{prefix}-", text).replace("xlink:href", "href")
@@ -87,6 +91,6 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     for suffix, options in _FORMATS.items():
         path = stem.with_name(f"{stem.name}.{suffix}")
         with style(), atomic_write(path) as temporary:
-            figure.savefig(temporary, format=suffix, **options)
+            figure.savefig(temporary, format=suffix, facecolor="white", **options)
         written.append(path)
     return written
