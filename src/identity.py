@@ -52,10 +52,11 @@ _DICTIONARY, _RUN = Moment.DICTIONARY, Moment.RUN
 _TABLE: tuple[tuple[str, Moment, str | None, Moment], ...] = (
     # What is done, shown, or where files lie; content stands in the place of paths.
     *((name, _NEVER, None, _NEVER) for name in ("task", "force", "logger.*", "paths.*")),
-    *((f"{group}.root", _NEVER, None, _NEVER) for group in ("dataset", "pool")),
-    *((f"{group}.cache_dir", _NEVER, None, _NEVER) for group in ("dataset", "pool")),
-    *((f"{group}.download", _NEVER, None, _NEVER) for group in ("dataset", "pool")),
-    *((f"{group}.allow_overlap", _NEVER, None, _NEVER) for group in ("dataset", "pool")),
+    *(
+        (f"{group}.{name}", _NEVER, None, _NEVER)
+        for group in ("dataset", "pool", "pool.of", "pool.other")
+        for name in ("root", "cache_dir", "download", "allow_overlap")
+    ),
     ("teacher.checkpoint", _NEVER, None, _NEVER),
     ("trainer.progress", _NEVER, None, _NEVER),
     ("trainer.accelerator", _NEVER, None, _NEVER),  # the device that it finds counts

@@ -59,7 +59,11 @@ def test_every_experiment(path: Path) -> None:
 
 
 def test_every_data_set_has_a_setting() -> None:
-    assert set(options("setting")) == set(options("dataset")) - {"photo_patches", "folder_pool"}
+    assert set(options("setting")) == set(options("dataset")) - {
+        "photo_patches",
+        "folder_pool",
+        "controlled",
+    }
 
 
 # Budgets of one's own, and what a run is called.

@@ -1,0 +1,90 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from src.common.errors import UserError
+from src.dataset.controlled_pool import ControlledPool
+from src.dataset.digits import Digits
+from src.dataset.photo_patches import PhotoPatches
+
+DIGITS = Digits()
+
+
+def make(**options: Any) -> ControlledPool:
+    return ControlledPool(of=DIGITS, **({"num_images": 300} | options))
+
+
+def labels_of(images: Tensor) -> list[int]:
+    """Classes of training images, found again by their pixels."""
+    train = DIGITS.train()
+    by_pixels = {
+        image.numpy().tobytes(): int(label)
+        for image, label in zip(train.images, train.labels, strict=True)
+    }
+    return [by_pixels[image.numpy().tobytes()] for image in images]
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 5, 20, 100])
+def test_classes_have_their_shares(ratio: float) -> None:
+    images = make(class_ratio=ratio).unlabeled(32)
+    counts = torch.bincount(torch.tensor(labels_of(images)), minlength=10)
+    shares = ratio ** -(torch.arange(10) / 9)
+    expected = 300 * shares / shares.sum()
+    assert len(images) == 300
+    assert ((counts - expected).abs() < 1).all()
+    assert counts[0] / counts[9] == pytest.approx(ratio, rel=0.35)
+
+
+def test_no_image_comes_twice_and_classes_are_mixed() -> None:
+    images = make(class_ratio=5).unlabeled(32)
+    assert len(images.flatten(1).unique(dim=0)) > 0.97 * len(images)  # some digits are twins
+    assert len(set(labels_of(images[:40]))) > 5
+
+
+def test_an_even_pool_keeps_its_images_whatever_the_noise() -> None:
+    sharp, noisy = make().unlabeled(32), make(noise=20.0).unlabeled(32)
+    error = noisy.float() - sharp.float()
+    inner = (sharp > 80) & (sharp < 175)
+    assert error[inner].std() == pytest.approx(20, rel=0.1)
+    assert torch.equal(noisy, make(noise=20.0).unlabeled(32))
+
+
+def test_blur_takes_away_detail_but_not_brightness() -> None:
+    sharp, blurred = (make(blur=blur).unlabeled(32).float() for blur in (0.0, 2.0))
+    assert blurred.mean() == pytest.approx(float(sharp.mean()), rel=0.05)
+    assert blurred.diff(dim=3).abs().mean() < 0.9 * sharp.diff(dim=3).abs().mean()
+
+
+def test_foreign_images_stand_in_the_place_of_some() -> None:
+    other = PhotoPatches(num_images=200)
+    pure, mixed = make().unlabeled(32), make(foreign=0.25, other=other).unlabeled(32)
+    assert torch.equal(mixed[75:], pure[75:])
+    patches = {patch.numpy().tobytes() for patch in other.unlabeled(32)}
+    assert all(image.numpy().tobytes() in patches for image in mixed[:75])
+
+
+def test_what_cannot_be_cut_is_refused() -> None:
+    with pytest.raises(UserError, match=r"of class 0 for pool.class_ratio=100 and pool.num_ima"):
+        make(num_images=600, class_ratio=100).unlabeled(32)
+    with pytest.raises(UserError, match=r"pool.other with pool.foreign=0.5"):
+        make(foreign=0.5)
+    with pytest.raises(UserError, match=r"at least 150 images in pool.other"):
+        make(foreign=0.5, other=PhotoPatches(num_images=100)).unlabeled(32)
+
+
+def test_every_option_shapes_the_fingerprint() -> None:
+    other = PhotoPatches(num_images=100)
+    changed: list[dict[str, Any]] = [
+        {},
+        {"num_images": 200},
+        {"class_ratio": 2.0},
+        {"blur": 1.0},
+        {"noise": 1.0},
+        {"foreign": 0.1, "other": other},
+        {"foreign": 0.1, "other": PhotoPatches(num_images=101)},
+        {"seed": 1},
+    ]
+    assert len({make(**options).fingerprint() for options in changed}) == len(changed)
+    assert make(other=other).fingerprint() == make().fingerprint()
