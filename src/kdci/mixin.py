@@ -11,6 +11,8 @@ from src.common.systematic import resampled
 from src.kdci.adjustment import Adjustment
 from src.objective.distillation import StudentOutput
 
+_TINY = 1e-12  # below any logits' size; a student that says 0 of everything has a ratio, too
+
 
 class KDCIMixin:
     """Put before a student module: ``class KDCIStudent(KDCIMixin, StudentModule)``.
@@ -61,6 +63,17 @@ class KDCIMixin:
     def plain_logits(self, raw_logits: Tensor) -> Tensor:
         """What the deployed student predicts, ``[B, K]``."""
         return self.adjustment.plain(raw_logits)
+
+    @torch.no_grad()
+    def watched(self, output: StudentOutput) -> dict[str, Tensor]:
+        """Mean size of the compensation relative to the logits, ``|s~ - W_h s| / |s|``."""
+        watched: dict[str, Tensor] = super().watched(output)  # type: ignore[misc]
+        if not self.is_compensated:
+            return watched
+        raw_logits = output.raw_logits.float()
+        added = (output.logits - self.plain_logits(raw_logits)).norm(dim=1).mean()
+        size = raw_logits.norm(dim=1).mean().clamp_min(_TINY)
+        return watched | {"compensation_ratio": added / size}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The student's groups and one for the adjustment."""

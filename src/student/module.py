@@ -17,6 +17,12 @@ from src.network.classifier import Classifier
 from src.objective.distillation import StudentOutput
 from src.teacher.frozen import FrozenTeacher
 
+_CURVES = {
+    "last": "student/acc",
+    "best": "student/acc_best",
+    "compensated": "student/acc_compensated",
+}
+
 
 def student_logits(network: Classifier, images: Tensor) -> Tensor:
     """Logits ``[B, K]`` in float32; the last layer too, also under autocast."""
@@ -73,6 +79,7 @@ class StudentModule(LightningModule):
         self.plain_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.compensated_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self._monitor, self._logits = LossMonitor(), FiniteWatch()
+        self._watched = LossMonitor()  # apart: where both are not finite, the loss is named
 
     def student_output(self, images: Tensor) -> StudentOutput:
         """What meets the teacher, and the plain prediction, for ``images`` ``[B, C, H, W]``."""
@@ -86,6 +93,10 @@ class StudentModule(LightningModule):
     def plain_logits(self, raw_logits: Tensor) -> Tensor:
         """What the deployed student predicts, ``[B, K]``."""
         return raw_logits
+
+    def watched(self, output: StudentOutput) -> dict[str, Tensor]:
+        """Scalars of one step beside the loss, before its update; their means are logged."""
+        return {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameter groups of the student's optimiser."""
@@ -103,7 +114,9 @@ class StudentModule(LightningModule):
         """One student step on substitution ``images`` ``[B, C, H, W]``."""
         with torch.no_grad():
             images, teacher_logits = self.drawn(images, self.teacher(images).logits)
-        loss = self.objective(self.student_output(images), teacher_logits)
+        output = self.student_output(images)
+        loss = self.objective(output, teacher_logits)
+        watched = self.watched(output)
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         for optimizer in optimizers:
@@ -112,6 +125,7 @@ class StudentModule(LightningModule):
         for optimizer in optimizers:
             optimizer.step()
         self._monitor.update(self.student_step, {"distillation": loss})
+        self._watched.update(self.student_step, watched)
         self.student_step += 1
         if self.scheduler_steps and self.student_step % self.scheduler_steps == 0:
             self._step_schedule()
@@ -153,24 +167,25 @@ class StudentModule(LightningModule):
         last = _percent(self.plain_accuracy)
         best = max(last, self.acc1["best"] or 0.0)
         self.acc1 = {"last": last, "best": best, "compensated": None}
-        values = {"student/acc": last, "student/acc_best": best}
         if self.is_compensated:
-            compensated = _percent(self.compensated_accuracy)
-            self.acc1["compensated"] = values["student/acc_compensated"] = compensated
+            self.acc1["compensated"] = _percent(self.compensated_accuracy)
             self.compensated_accuracy.reset()
         self.plain_accuracy.reset()
-        self.log_dict(values, sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
-        """Log the losses of the epoch and step an epoch-wise schedule.
+        """Log losses and accuracies of the epoch and step an epoch-wise schedule.
+
+        All in one row: validation comes before this, and a row of its own would lack the epoch,
+        which W&B then takes from the row before.
 
         Raises:
             FloatingPointError: If a loss or what is trained here is not finite.
         """
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        losses = self._monitor.flush("student step")
+        means = self._monitor.flush("student step") | self._watched.flush("student step")
         require_finite(self, "student")
-        values = {f"student/{name}": value for name, value in losses.items()}
+        values = {f"student/{name}": value for name, value in means.items()}
+        values |= {_CURVES[name]: value for name, value in self.acc1.items() if value is not None}
         self.epochs_done += 1
         if self.scheduler_steps is None:
             self._step_schedule()

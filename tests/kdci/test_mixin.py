@@ -1,3 +1,4 @@
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ from torch import Tensor
 from src.common.augment import Augmentation
 from src.dataset.contract import ImageSpec
 from src.kdci.adjustment import Adjustment
-from src.objective.distillation import DistillationObjective
+from src.kdci.compensation import BackdoorCompensation
+from src.objective.distillation import DistillationObjective, StudentOutput
 from src.student.kdci_student import KDCIStudent
 from src.student.module import StudentModule
 from src.substitution.batches import ReplayBatches
@@ -167,3 +169,70 @@ def test_only_what_changes_the_prediction_is_evaluated_compensated(
 ) -> None:
     assert kdci_student(tiny_spec, tiny_teacher).is_compensated
     assert not weighing(tiny_spec, tiny_teacher, 0).is_compensated
+
+
+@pytest.mark.parametrize("fusion", ["residual", "linear"])
+def test_what_is_watched_is_the_size_of_the_compensation_beside_the_logits(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, fusion: str
+) -> None:
+    _, module = pair(tiny_spec, tiny_teacher, fusion=fusion, strength=3.0)
+    compensation = module.adjustment
+    assert isinstance(compensation, BackdoorCompensation)
+    if compensation.fuse is not None:
+        compensation.fuse.data.mul_(2)
+    output = module.student_output(torch.randn(5, 3, 8, 8))
+    logits = output.raw_logits.detach()
+    expected = compensation.expect(compensation.log_attention(logits) + compensation.prior.log())
+    assert compensation.project is not None
+    added = 3 * expected @ compensation.project.T
+    ratio = module.watched(output)["compensation_ratio"]
+    assert not ratio.requires_grad
+    assert ratio.item() == pytest.approx(
+        (added.norm(dim=1).sum() / logits.norm(dim=1).sum()).item()
+    )
+
+
+def test_the_ratio_of_every_epoch_is_the_mean_of_its_steps(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, tmp_path: Path
+) -> None:
+    seen: list[float] = []
+
+    class Watching(KDCIStudent):
+        def watched(self, output: StudentOutput) -> dict[str, Tensor]:
+            found = super().watched(output)
+            seen.append(found["compensation_ratio"].item())
+            return found
+
+    _, module = pair(tiny_spec, tiny_teacher)
+    module.__class__ = Watching
+    trained(module, tiny_spec, tmp_path)
+    with (tmp_path / "metrics/stage_b/metrics.csv").open() as file:
+        logged = [float(row["student/compensation_ratio"]) for row in csv.DictReader(file)]
+    assert logged == pytest.approx([sum(seen[:4]) / 4, sum(seen[4:]) / 4])
+
+
+def test_watching_changes_no_weight(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, tmp_path: Path
+) -> None:
+    class Blind(KDCIStudent):
+        def watched(self, output: StudentOutput) -> dict[str, Tensor]:
+            return {}
+
+    torch.manual_seed(0)
+    loaded = dictionary()
+    students = []
+    for kind in (KDCIStudent, Blind):
+        torch.manual_seed(0)
+        module = kdci_student(tiny_spec, tiny_teacher, loaded=loaded, fusion="linear")
+        module.__class__ = kind
+        students.append(trained(module, tiny_spec, tmp_path / kind.__name__))
+    assert states_equal(*students)
+
+
+def test_a_student_that_says_zero_of_everything_has_a_finite_ratio(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
+) -> None:
+    _, module = pair(tiny_spec, tiny_teacher)
+    zero = torch.zeros(2, tiny_spec.num_classes)
+    watched = module.watched(StudentOutput(module.adjustment(zero), zero))
+    assert watched["compensation_ratio"].isfinite()

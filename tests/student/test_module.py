@@ -138,13 +138,10 @@ class Scripted(nn.Module):
 def test_last_and_best_are_kept_apart(
     tiny_spec: ImageSpec,
     tiny_teacher: FrozenTeacher,
-    monkeypatch: pytest.MonkeyPatch,
     compensated: bool,
 ) -> None:
     make = kdci_student if compensated else student
     module: Any = make(tiny_spec, tiny_teacher)
-    written: dict[str, float] = {}
-    monkeypatch.setattr(module, "log_dict", lambda values, **_: written.update(values))
     module.plain_accuracy = Scripted(0.5, 0.75, 0.25)
     module.compensated_accuracy = Scripted(0.1, 0.2, 0.3)
     seen = []
@@ -153,7 +150,38 @@ def test_last_and_best_are_kept_apart(
         seen.append((module.acc1["last"], module.acc1["best"]))
     assert seen == [(50, 50), (75, 75), (25, 75)]
     assert module.acc1["compensated"] == (pytest.approx(30) if compensated else None)
-    assert ("student/acc_compensated" in written) == compensated
+
+
+@pytest.mark.parametrize("compensated", [False, True])
+def test_the_accuracy_after_an_epoch_stands_in_the_row_of_its_loss(
+    tiny_spec: ImageSpec,
+    tiny_teacher: FrozenTeacher,
+    bank: ImageBank,
+    tmp_path: Path,
+    compensated: bool,
+) -> None:
+    make = kdci_student if compensated else student
+    module: Any = make(tiny_spec, tiny_teacher)
+
+    class Steps(nn.Module):
+        """Stands for an accuracy: one percent for each step that the student has taken."""
+
+        def update(self, logits: Tensor, labels: Tensor) -> None: ...
+
+        def compute(self) -> Tensor:
+            return torch.tensor(module.student_step / 100)
+
+        def reset(self) -> None: ...
+
+    module.plain_accuracy = module.compensated_accuracy = Steps()
+    fit(module, bank, tiny_spec, tmp_path)
+    with (tmp_path / "metrics" / "stage_b" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["student/epoch"]) for row in rows] == [1, 2, 3]
+    assert [float(row["student/acc"]) for row in rows] == pytest.approx([4, 8, 12])
+    assert all(row["student/distillation"] for row in rows)
+    compensation = {"student/acc_compensated", "student/compensation_ratio"}
+    assert compensation & rows[0].keys() == (compensation if compensated else set())
 
 
 @pytest.mark.parametrize(
