@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -38,7 +39,7 @@ from src.report.table import run_table
 
 _log = logging.getLogger(__name__)
 POINT = "point.json"
-_PARENT, _FOUND, _TOLD = "KDCI_PARENT", "KDCI_FOUND", "KDCI_POINT"
+_PARENT, _FOUND, _TOLD, _TYPED = "KDCI_PARENT", "KDCI_FOUND", "KDCI_POINT", "KDCI_TYPED"
 
 
 def follow_parent() -> None:
@@ -82,6 +83,7 @@ def start_ranks(count: int, overrides: Sequence[str], folder: Path, found: Any) 
         monitor_interval=0.1,
     )
     os.environ[_PARENT], os.environ[_FOUND] = str(os.getpid()), json.dumps(found)
+    os.environ[_TYPED] = shlex.join(sys.orig_argv)
     try:
         elastic_launch(launch, sys.executable)("-m", "src.run", *overrides)
     except ChildFailedError as error:
@@ -129,7 +131,9 @@ def _run(
     elif checked.task == "teacher":
         run_teacher(checked, folder, found["contents"])
     else:
-        run(checked, folder, name, found["contents"])
+        # A rank's own command line is nothing that anybody has typed.
+        typed = os.environ.get(_TYPED) if is_rank() else None
+        run(checked, folder, name, found["contents"], typed or shlex.join(sys.orig_argv))
 
 
 def _is_shown(plain: Any, folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from src.naming import RunName
 from src.pipeline.dictionary import make_dictionary
 from src.pipeline.identify import identify, plain
 from src.pipeline.job import Job, locked, remove
+from src.pipeline.log import written_down
 from src.pipeline.outcome import write_outcome
 from src.pipeline.stage_a import make_substitution_data
 from src.pipeline.stage_b import train_student
@@ -59,7 +61,11 @@ def run_teacher(
 
 
 def run(
-    config: RunConfig, folder: Path, name: RunName, contents: Mapping[str, str] | None = None
+    config: RunConfig,
+    folder: Path,
+    name: RunName,
+    contents: Mapping[str, str] | None = None,
+    command: str | None = None,
 ) -> None:
     """Run all moments; leave ``summary.json`` in ``folder``, also when one fails.
 
@@ -68,6 +74,7 @@ def run(
         folder: The run's folder.
         name: What the run is called.
         contents: Hashes of the data and files that it reads, where they are known.
+        command: The command line that asked for it, quoted for a shell, for the record.
     """
     device = device_of(config.trainer.accelerator, config.trainer.devices)
     with joined_ranks(device), locked(folder):
@@ -78,9 +85,14 @@ def run(
         on_rank_zero(lambda: remove_leftovers(folder))
         on_rank_zero(lambda: _set_aside(folder))
         summary = _opening(config, name, device, identity)
-        recipe, protocol = name.recipe or "none, generic lengths", summary["protocol"]
-        _log.info("Recipe: %s; budget: %s; protocol: %s", recipe, name.budget, protocol)
-        with _recorded(summary, folder), _mirrored(config, name, folder, identity) as wandb_run:
+        summary["command"] = command
+        with (
+            written_down(folder, command),
+            _recorded(summary, folder),
+            _mirrored(config, name, folder, identity) as wandb_run,
+        ):
+            recipe, protocol = name.recipe or "none, generic lengths", summary["protocol"]
+            _log.info("Recipe: %s; budget: %s; protocol: %s", recipe, name.budget, protocol)
             dataset: Dataset = build(config.dataset)
             job = Job(config, folder, dataset, device, identity, wandb_run)
             _moments(job, summary)
@@ -134,6 +146,7 @@ def _opening(
         "config": options,
         "versions": versions(),
         "device": _device_name(device),
+        "host": platform.node(),
         "git_revision": git_revision(),
         "precision": config.trainer.precision,
         "world_size": world_size(),

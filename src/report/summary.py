@@ -92,10 +92,13 @@ class Summary(TypedDict, total=False):
     """One run. Before it has finished, results are absent; ``folder`` is never stored.
 
     Seconds and peak memory (MiB) are keyed by stage: ``teacher``, ``stage_a``, ``dictionary``,
-    ``stage_b``, and for seconds ``total``; a stage that did not run has no entry or ``None``.
-    An ``interrupted`` run was stopped or killed: the same command goes on with it. ``started``
-    is ISO 8601, UTC. ``checksums`` are digests of files of the folder, by name. ``recipe`` is None
-    where the lengths are no recipe's; ``protocol`` is the mode, and the published one if another.
+    ``stage_b``, ``inside`` (the measures at the end), and for seconds ``total``; a stage that did
+    not run has no entry or ``None``. An ``interrupted`` run was stopped or killed: the same
+    command goes on with it. ``started``, of the last attempt, and ``finished`` are ISO 8601, UTC.
+    ``command`` is what was typed, quoted for a shell, and ``host`` where. ``inside_error`` says
+    why there is no ``inside.json``. ``checksums`` are digests of files of the folder, by name.
+    ``recipe`` is None where the lengths are no recipe's; ``protocol`` is the mode, and the
+    published one if another.
 
     ``identity`` is what makes a run the same as another: ``settings``, the values of the
     configuration that shape the result, by dotted name; ``contents``, hashes of the data and
@@ -116,6 +119,10 @@ class Summary(TypedDict, total=False):
     recipe: str | None
     protocol: str
     started: str
+    finished: str
+    command: str | None
+    host: str
+    inside_error: str | None
     identity: dict[str, Any]
     acc1: AccuracySummary
     substitution: SubstitutionSummary

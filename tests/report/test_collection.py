@@ -113,7 +113,8 @@ def test_the_time_of_the_file_stands_in_for_a_start_that_is_not_told(
 
 def test_only_failed_runs_are_discarded(tmp_path: Path, make_summary: Any) -> None:
     for status in ("failed", "interrupted", "running", "finished"):
-        write(tmp_path / status, make_summary(status=status))
+        folder = write(tmp_path / status, make_summary(status=status))
+        (folder / "run.log").write_text("what the console said")
     assert discard_failed([tmp_path]) == ([tmp_path / "failed"], [])
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "finished",
