@@ -1,5 +1,7 @@
 """Whole runs: what they leave behind, what they reuse, and what they do about trouble."""
 
+import platform
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -27,15 +29,15 @@ BASELINES = sorted(path.stem for path in (naming.CONF / "baseline").glob("*.yaml
 SMALL_POOL = "pool.num_images=300"
 KEYS = {
     "": "status error baseline dataset seed budget recipe protocol identity started device "
-    "precision world_size checksums",
+    "precision world_size checksums finished command host inside_error",
     "identity": "run settings contents code",
     "teacher": "name acc1 seed checkpoint sha256",
     "student": "name",
     "kdci": "name N",
     "acc1": "last best compensated stage_a",
     "substitution": "mode images reused artifact",
-    "seconds": "teacher stage_a dictionary stage_b total",
-    "peak_memory_mb_by_stage": "teacher stage_a dictionary stage_b",
+    "seconds": "teacher stage_a dictionary stage_b inside total",
+    "peak_memory_mb_by_stage": "teacher stage_a dictionary stage_b inside",
     "versions": "python torch lightning faiss-cpu",
     "config": "seed baseline distill kdci",
     "dictionary": "prior inertia",
@@ -105,6 +107,115 @@ def test_the_same_command_again_only_shows_the_result(smoke: Smoke) -> None:
     assert (again.exit_code, again.stderr) == (0, "")
     assert again.stdout == smoke.default.stdout
     assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, modified)
+
+
+# What it looks like from inside.
+
+
+def inside(finished: Finished) -> dict[str, Any]:
+    return read_sealed(finished.folder / "inside.json")
+
+
+def test_what_was_measured_inside_agrees_with_the_record(smoke: Smoke) -> None:
+    found, summary, labels = inside(smoke.default), smoke.default.summary, Digits().test().labels
+    assert found.keys() == {"classes", "fid", "agreement", "accuracy_per_class", "prototypes"}
+    counts = torch.bincount(labels, minlength=10).double()
+    right = (counts * torch.tensor(found["accuracy_per_class"])).sum() / counts.sum()
+    assert right.item() == pytest.approx(summary["acc1"]["last"], abs=1e-4)
+    same = (counts * torch.tensor(found["agreement"]["per_class"])).sum() / counts.sum()
+    assert same.item() == pytest.approx(found["agreement"]["overall"])
+    assert found["classes"]["names"] == list(Digits().class_names)
+    assert found["classes"]["substitution"] == summary["class_proportions"]
+    assert found["classes"]["original"] == pytest.approx((counts / counts.sum()).tolist())
+    assert found["fid"]["extractor"] == "teacher convnet_m, penultimate features"
+    assert (found["fid"]["images"], found["fid"]["originals"]) == (256, len(labels))
+    assert found["fid"]["value"] > 0
+    assert summary["seconds"]["inside"] > 0
+    assert summary["inside_error"] is None
+    assert all((smoke.default.folder / name).exists() for name in summary["files"].values())
+
+
+def test_prototypes_are_those_of_the_dictionary(smoke: Smoke) -> None:
+    found, summary = inside(smoke.default)["prototypes"], smoke.default.summary
+    assert found["prior"] == pytest.approx(summary["dictionary"]["prior"])
+    assert sum(found["attention"]) == pytest.approx(1)
+    assert [len(rows) for rows in found["nearest"]] == [8] * 16
+    assert {row for rows in found["nearest"] for row in rows} <= set(range(256))
+    mix = torch.tensor([row or [0.0] * 10 for row in found["classes"]])
+    shares = torch.tensor(found["prior"]) @ mix
+    # Exactly the shares of the data where k-means has converged.
+    assert shares.tolist() == pytest.approx(summary["class_proportions"], abs=0.1)
+
+
+def test_features_of_the_student_are_kept(smoke: Smoke) -> None:
+    kept, test = load_file(smoke.default.folder / "features.safetensors"), Digits().test()
+    assert torch.equal(kept["labels"], test.labels)
+    network = load_student(smoke.default.folder).network
+    batches = LabelledBatches(test, Digits().spec, 360, CPU)
+    with torch.no_grad():
+        expected = network.embed(next(iter(batches))[0])
+    assert kept["features"].dtype == torch.float16
+    assert torch.allclose(kept["features"].float(), expected, rtol=1e-2, atol=1e-2)
+
+
+def test_a_vanilla_run_has_no_prototypes(smoke: Smoke, tmp_path: Path) -> None:
+    vanilla = smoke.here(tmp_path, "kdci=none")
+    assert "prototypes" not in inside(vanilla)
+    assert "prototypes" not in vanilla.summary["files"]
+    assert not (vanilla.folder / "prototypes.png").exists()
+
+
+@pytest.mark.parametrize("option", ["kdci.dictionary.space=features", "kdci.dictionary.pca_dim=3"])
+def test_neighbours_are_sought_where_was_clustered(
+    smoke: Smoke, tmp_path: Path, option: str
+) -> None:
+    found = inside(smoke.here(tmp_path, option))["prototypes"]
+    assert [len(rows) for rows in found["nearest"]] == [8] * 16
+
+
+def test_a_measure_that_fails_is_reported_and_the_run_is_finished(
+    smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = smoke.here(tmp_path)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no such\nmeasure")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("src.pipeline.inside.class_mix", fail)
+        second = smoke.here(tmp_path, "force=true")
+    assert second.summary["status"] == "finished"
+    assert second.summary["inside_error"] == "RuntimeError: no such measure"
+    assert "Looking inside failed (RuntimeError: no such measure; traceback in" in caplog.text
+    assert "Looking inside failed" in (second.folder / "run.log").read_text()
+    names = {path.name for path in second.folder.iterdir()}
+    assert not names & {"inside.json", "prototypes.png", "features.safetensors"}
+    assert "in fail" in (second.folder / "traceback_inside.txt").read_text()
+    assert_same_student(second, first)
+    third = smoke.here(tmp_path, "force=true")
+    assert third.summary["inside_error"] is None
+    assert not (third.folder / "traceback_inside.txt").exists()
+
+
+def test_who_typed_what_where_is_recorded_and_shapes_nothing(
+    smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = smoke.default.summary
+    words = shlex.split(typed["command"])
+    assert words[1:4] == ["-m", "src.run", "budget=smoke"]
+    assert typed["host"] == platform.node()
+    assert typed["started"] <= typed["finished"]
+    monkeypatch.setattr(platform, "node", lambda: "elsewhere")
+    other = smoke.here(tmp_path).summary
+    assert (other["host"], other["command"]) == ("elsewhere", None)
+    assert other["identity"] == typed["identity"]
+
+
+def test_the_log_holds_what_the_console_said(smoke: Smoke) -> None:
+    lines = (smoke.default.folder / "run.log").read_text().splitlines()
+    said = [line.split(" ", 3)[3] for line in lines]
+    command = smoke.default.summary["command"]
+    assert said == [f"Command: {command}", *smoke.default.stderr.splitlines(), "Finished"]
 
 
 # What is reused, and what is not.
@@ -342,7 +453,10 @@ def test_a_killed_run_goes_on_when_it_is_started_again(smoke: Smoke, tmp_path: P
     metrics = {path.name for path in (again.folder / "metrics").iterdir()}
     assert metrics == {"stage_b", "stage_b.1"}
     resumed = (again.folder / "metrics/stage_b.1/metrics.csv").read_text()
-    assert len(resumed.splitlines()) < 1 + 2 * epochs  # two lines an epoch
+    assert len(resumed.splitlines()) < 1 + epochs  # one line an epoch
+    said = (again.folder / "run.log").read_text().splitlines()
+    assert [" Command: " in line for line in said].count(True) == 2
+    assert said[-1].endswith(" INFO Finished")
 
 
 # Trouble.

@@ -1,22 +1,23 @@
 """What a finished run leaves in its folder."""
 
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
+from src.common.measure import Measurement, measured
 from src.common.sealed import digests
-from src.dataset.normalisation import Normalisation
 from src.deploy.save import save_student
 from src.kdci.dictionary import ConfounderDictionary
 from src.kdci.mixin import KDCIMixin
-from src.pipeline.job import STAGES, Job
+from src.pipeline.inside import look_inside
+from src.pipeline.job import Job
+from src.pipeline.pictures import evenly_spaced, shown
 from src.pipeline.stage_a import Substitution
 from src.report.dashboard import log_summary
 from src.report.grid import save_image_grid
 from src.report.summary import Summary, write_summary
 from src.student.module import StudentModule
-from src.substitution.image_bank import ImageBank
 from src.teacher.frozen import FrozenTeacher
 
 _GRID_IMAGES, _GRID_COLUMNS = 64, 16
@@ -31,8 +32,14 @@ def write_outcome(
     dictionary: ConfounderDictionary | None,
     student: StudentModule,
 ) -> None:
-    """Write student, card, image grid and, last, the finished summary; mirror it."""
+    """Write student, card, pictures, measures and, last, the finished summary; mirror it."""
+    # No stage of the job: its source would shape the identity of every teacher.
+    job.costs["inside"] = Measurement()
+    with measured(job.costs["inside"]):
+        files, error = look_inside(job, teacher, substitution, dictionary, student)
     finished = {**summary, **_results(job, teacher, substitution, student)}
+    finished["files"] |= files
+    finished["inside_error"] = error
     finished["dictionary"] = _dictionary(job, substitution, dictionary)
     _write_student(job, student, finished)
     _write_grid(job, substitution)
@@ -46,10 +53,11 @@ def _results(
     job: Job, teacher: FrozenTeacher, substitution: Substitution, student: StudentModule
 ) -> dict[str, Any]:
     options, info = job.config.teacher, substitution.info
-    seconds = {stage: round(job.costs[stage].seconds, 3) for stage in STAGES}
-    memory = {stage: round(job.costs[stage].peak_memory_mb, 1) for stage in STAGES}
+    seconds = {stage: round(cost.seconds, 3) for stage, cost in job.costs.items()}
+    memory = {stage: round(cost.peak_memory_mb, 1) for stage, cost in job.costs.items()}
     return {
         "status": "finished",
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "teacher": {
             "name": options.name,
             "acc1": _rounded(teacher.acc1),
@@ -113,16 +121,7 @@ def _write_student(job: Job, student: StudentModule, finished: dict[str, Any]) -
 def _write_grid(job: Job, substitution: Substitution) -> None:
     banks = substitution.recording.banks
     each = _GRID_IMAGES // len(banks)
-    images = torch.cat([_preview(bank, each, job) for bank in banks])
+    spec = job.dataset.spec
+    images = torch.cat([shown(bank, evenly_spaced(len(bank), each), spec) for bank in banks])
     caption = substitution.attribution
     save_image_grid(images, job.folder / "substitution.png", _GRID_COLUMNS, caption)
-
-
-def _preview(bank: ImageBank, count: int, job: Job) -> Tensor:
-    """Evenly spaced images as uint8; whitened ones through the data set's statistics."""
-    index = torch.linspace(0, len(bank) - 1, min(count, len(bank))).long()
-    images = bank.images[index].cpu()
-    if bank.pixels:
-        return images
-    pixels = Normalisation.of(job.dataset.spec).inverse(images.float())
-    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)

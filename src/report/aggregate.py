@@ -39,6 +39,7 @@ class Row:
         stage_a: Cost of stage (a) in the runs that made it.
         dictionary: Cost of the confounder dictionary in the runs that built it.
         stage_b: Cost of stage (b).
+        inside: Cost of the measures at the end, no part of a method.
         devices: What the runs were measured on.
         folders: The run folders.
         copies: Folders that hold a run of ``folders`` once more, with the same result; they are
@@ -65,6 +66,7 @@ class Row:
     stage_a: Cost
     dictionary: Cost
     stage_b: Cost
+    inside: Cost
     devices: tuple[str, ...]
     folders: tuple[str, ...]
     copies: tuple[str, ...] = ()
@@ -145,6 +147,7 @@ def _row(runs: Sequence[Run], gains: Sequence[float], seed_label: tuple[str, ...
         stage_a=cost_of("stage_a", summaries),
         dictionary=cost_of("dictionary", summaries),
         stage_b=cost_of("stage_b", summaries),
+        inside=cost_of("inside", summaries),
         devices=tuple(sorted({summary["device"] for summary in summaries})),
         folders=tuple(map(folder_of, summaries)),
         copies=tuple(copy for run in runs for copy in run.copies),

@@ -7,7 +7,7 @@ from typing import Literal
 
 from src.report.summary import Summary
 
-Stage = Literal["stage_a", "dictionary", "stage_b"]
+Stage = Literal["stage_a", "dictionary", "stage_b", "inside"]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from src.report.block import TOO_SMALL, Part, blocks, notes, number
 from src.report.collection import Damaged
 from src.report.summary import FILE_NAME, Summary
 
-_STAGES = ("teacher", "stage_a", "dictionary", "stage_b", "total")
+_STAGES = ("teacher", "stage_a", "dictionary", "stage_b", "inside", "total")
 
 
 def run_table(summary: Summary, folder: Path) -> RenderableType:

@@ -1,0 +1,1 @@
+"""What a finished run looks like from inside: tensors in, numbers out."""
