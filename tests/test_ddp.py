@@ -1,5 +1,6 @@
 """Two gloo processes: the collectives, and whole runs."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from src.common.sealed import read_sealed
 from src.kdci.clustering import KMeans
 from tests.smoke import LIMIT, Smoke, on_two_ranks
 from tests.two_ranks import network, rows
@@ -108,6 +110,11 @@ def test_a_run_of_two_processes_finishes(smoke: Smoke, tmp_path: Path, baseline:
     shards = sorted(Path(summary["substitution"]["artifact"]).glob("predictions_rank*"))
     counts = [len(load_file(shard)["logits"]) for shard in shards]
     assert counts == [128, 128]
+    assert summary["inside_error"] is None
+    found = read_sealed(finished.folder / "inside.json")
+    assert (found["fid"]["images"], found["fid"]["originals"]) == (128, 360)
+    assert shlex.split(summary["command"])[1:4] == ["-m", "src.run", "budget=smoke"]
+    assert (finished.folder / "run.log").read_text().count("Command: ") == 1
 
 
 @pytest.mark.slow
