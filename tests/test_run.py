@@ -71,6 +71,7 @@ def test_the_main_job_leaves_a_complete_record(smoke: Smoke) -> None:
     assert summary["substitution"]["reused"] is False
     assert len(summary["class_proportions"]) == 10
     assert sum(summary["dictionary"]["prior"]) == pytest.approx(1)
+    assert summary["adjustment"] == {"strength": 1.0}
     assert 30 < summary["teacher"]["acc1"] <= 100
     assert summary["acc1"]["compensated"] is not None
     assert summary["acc1"]["last"] <= summary["acc1"]["best"]

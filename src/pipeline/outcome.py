@@ -41,6 +41,7 @@ def write_outcome(
     finished["files"] |= files
     finished["inside_error"] = error
     finished["dictionary"] = _dictionary(job, substitution, dictionary)
+    finished["adjustment"] = student.adjustment.facts if isinstance(student, KDCIMixin) else None
     _write_student(job, student, finished)
     _write_grid(job, substitution)
     finished["checksums"] = digests(job.folder, [finished["files"][name] for name in _CHECKED])

@@ -97,6 +97,7 @@ class Summary(TypedDict, total=False):
     command goes on with it. ``started``, of the last attempt, and ``finished`` are ISO 8601, UTC.
     ``command`` is what was typed, quoted for a shell, and ``host`` where. ``inside_error`` says
     why there is no ``inside.json``. ``checksums`` are digests of files of the folder, by name.
+    ``adjustment`` is what it found for itself, such as an automatic strength.
     ``recipe`` is None where the lengths are no recipe's; ``protocol`` is the mode, and the
     published one if another.
 
@@ -137,6 +138,7 @@ class Summary(TypedDict, total=False):
     world_size: int
     class_proportions: list[float]
     dictionary: dict[str, Any] | None
+    adjustment: dict[str, float] | None
     files: dict[str, str]
     checksums: dict[str, str]
     folder: str
