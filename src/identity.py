@@ -57,7 +57,7 @@ _TABLE: tuple[tuple[str, Moment, str | None, Moment], ...] = (
         for group in ("dataset", "pool", "pool.of", "pool.other")
         for name in ("root", "cache_dir", "download", "allow_overlap")
     ),
-    ("teacher.checkpoint", _NEVER, None, _NEVER),
+    *((f"teacher.{name}", _NEVER, None, _NEVER) for name in ("checkpoint", "class_map")),
     ("trainer.progress", _NEVER, None, _NEVER),
     ("trainer.accelerator", _NEVER, None, _NEVER),  # the device that it finds counts
     ("substitution.log_every", _NEVER, None, _NEVER),
@@ -83,7 +83,8 @@ _TABLE: tuple[tuple[str, Moment, str | None, Moment], ...] = (
     *((f"kdci.{name}", _DICTIONARY, "is_compensated", _NEVER) for name in ("N", "dictionary.*")),
     ("kdci.*", _RUN, "is_compensated", _NEVER),
 )
-_CONTENTS = {"dataset": _TEACHER, "teacher.checkpoint": _TEACHER}  # all others: stage (a)
+# All others: stage (a).
+_CONTENTS = dict.fromkeys(("dataset", "teacher.checkpoint", "teacher.class_map"), _TEACHER)
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -29,7 +29,8 @@ EXPECTED = (
     ("substitution.log_every substitution.published_mode", NOTHING),
     ("trainer.progress trainer.accelerator", NOTHING),
     ("dataset.root dataset.cache_dir dataset.download dataset.allow_overlap", NOTHING),
-    ("pool.root pool.cache_dir pool.download pool.allow_overlap teacher.checkpoint", NOTHING),
+    ("pool.root pool.cache_dir pool.download pool.allow_overlap", NOTHING),
+    ("teacher.checkpoint teacher.class_map", NOTHING),
     ("budget teacher.name student.name kdci.name teacher.expected_acc1 teacher.strict", RUN),
     ("dataset. teacher.network. trainer.", TEACHER),
     ("seed baseline. substitution.", STAGE_A),
@@ -134,13 +135,14 @@ def test_with_a_checkpoint_the_training_of_a_teacher_shapes_nothing() -> None:
     [
         ("dataset", TEACHER),
         ("teacher.checkpoint", TEACHER),
+        ("teacher.class_map", TEACHER),
         ("pool", STAGE_A),
         ("baseline.initial_images", STAGE_A),
     ],
 )
 def test_content_counts_where_it_is_read(name: str, shaped: list[str]) -> None:
     contents = {"dataset": "a", "teacher.checkpoint": "b", "pool": "c"}
-    contents["baseline.initial_images"] = "d"
+    contents |= {"teacher.class_map": "d", "baseline.initial_images": "e"}
     before = made("baseline=cmi", contents=contents)
     assert changed(before, replace(before, contents=contents | {name: "other"})) == shaped
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -24,8 +25,10 @@ from src.deploy.student import load_student
 from src.naming import RunName
 from src.pipeline import outcome as pipeline_outcome
 from src.pipeline import run as pipeline_run
-from src.pipeline.identify import find
-from src.pipeline.teacher import refuse_misfit
+from src.pipeline.identify import find, identify
+from src.pipeline.job import Job
+from src.pipeline.teacher import prepare_teacher, refuse_misfit
+from src.teacher.evaluate import accuracy
 from src.teacher.known import KnownCheckpoint
 from tests.compose import plain
 from tests.smoke import LIMIT, Finished, Smoke
@@ -116,6 +119,75 @@ def test_a_baseline_without_a_generator_makes_any_size(
     baseline: str, cats: Path, tmp_path: Path
 ) -> None:
     refuse_misfit(folder_config(cats, tmp_path, f"baseline={baseline}", "dataset.image_size=33"))
+
+
+# A teacher of more classes than the folder has.
+
+
+def seven_ways(root: Path, tmp_path: Path, text: str) -> tuple[RunConfig, torch.nn.Module]:
+    """A folder, a teacher of 7 classes and a class map; the teacher's network."""
+    weights, path = tmp_path / "teacher.safetensors", tmp_path / "map.csv"
+    path.write_text(text)
+    given = [f"teacher.checkpoint={weights}", f"teacher.class_map={path}"]
+    config = folder_config(root, tmp_path, *given)
+    network = build(config.teacher.network, num_classes=7)
+    save_file(network.state_dict(), weights)
+    return config, network
+
+
+@torch.no_grad()
+def test_a_class_map_cuts_the_teacher_as_one_would_by_hand(tmp_path: Path) -> None:
+    columns = [4, 6, 1]
+    root, cpu = images(tmp_path / "data", "ant", "bee", "cat"), torch.device("cpu")
+    config, network = seven_ways(root, tmp_path, "cat,1\nant,4\nbee,6\n")
+    job = Job(config, tmp_path, build(config.dataset), cpu, identify(config, cpu))
+    pixels, labels = next(iter(job.test_batches()))
+    # Right on all images in these columns, surer of another class in the whole.
+    features, wanted = network.eval().embed(pixels), torch.eye(3)[labels]
+    network.head.weight[columns] = torch.linalg.lstsq(features, wanted).solution.T
+    network.head.bias.copy_(10.0 * torch.tensor([i not in columns for i in range(7)]))
+    assert accuracy(network, job.test_batches()) < 40
+    save_file(network.state_dict(), tmp_path / "teacher.safetensors")
+    by_hand = build(config.teacher.network, num_classes=3)
+    state = network.state_dict()
+    cut = {k: v[columns] if k.startswith(network.head_name) else v for k, v in state.items()}
+    by_hand.load_state_dict(cut)
+    job.to_device(by_hand)
+    refuse_misfit(config)
+    teacher = prepare_teacher(job)
+    assert teacher.acc1 == accuracy(by_hand, job.test_batches()) == 100.0
+    assert torch.equal(teacher(pixels).logits, by_hand.eval()(pixels))
+    torch.testing.assert_close(
+        teacher(pixels).logits, network(pixels)[:, columns], atol=1e-5, rtol=0
+    )
+
+
+def test_a_misfitting_class_map_is_refused_before_any_image_is_read(
+    cats: Path, tmp_path: Path
+) -> None:
+    config, _ = seven_ways(cats, tmp_path, "cat,3\ndog,7\n")
+    with pytest.raises(UserError, match="the teacher has 7 outputs, but 'dog' has 7"):
+        refuse_misfit(config)
+
+
+def test_with_a_class_map_no_order_is_in_doubt(tmp_path: Path) -> None:
+    root = images(tmp_path / "numbers", "9", "10")
+    refuse_misfit(seven_ways(root, tmp_path, "9,0\n10,1\n")[0])
+
+
+def test_a_changed_class_map_is_another_run(cats: Path, tmp_path: Path) -> None:
+    def found(text: str) -> str:
+        seven_ways(cats, tmp_path, text)
+        files = {"checkpoint": "teacher.safetensors", "class_map": "map.csv"}
+        given = [f"teacher.{key}={tmp_path / name}" for key, name in files.items()]
+        return place(cats, tmp_path, *given)
+
+    torch.manual_seed(0)
+    first = found("cat,3\ndog,5\n")
+    torch.manual_seed(0)
+    assert found("cat,5\ndog,3\n") != first
+    torch.manual_seed(0)
+    assert found("cat,3\ndog,5\n") == first
 
 
 # Identity: what is read counts by its content.

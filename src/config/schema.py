@@ -82,10 +82,20 @@ class Teacher(_Model):
     name: str
     network: Node
     checkpoint: str | None
+    class_map: str | None
     expected_acc1: float | None = Field(ge=0, le=100)
     strict: bool
     seed: Seed
     fit: TeacherFit
+
+    @model_validator(mode="after")
+    def _mapped_only_if_given(self) -> "Teacher":
+        if self.class_map is not None and self.checkpoint is None:
+            raise ValueError(
+                "teacher.class_map needs teacher.checkpoint: a teacher that is trained here has "
+                "the classes of the data"
+            )
+        return self
 
 
 class Student(_Model):

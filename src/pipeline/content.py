@@ -54,7 +54,8 @@ def _pool(config: RunConfig) -> Pool:
 
 def _files(config: RunConfig) -> dict[str, Path]:
     """Files that options of teacher and baseline name, by option."""
-    named: dict[str, Any] = {"teacher.checkpoint": config.teacher.checkpoint}
+    teacher = config.teacher.model_dump(include={"checkpoint", "class_map"})
+    named: dict[str, Any] = dict(leaves(teacher, "teacher"))
     named |= dict(leaves(config.baseline, "baseline"))
     paths = {option: Path(value) for option, value in named.items() if isinstance(value, str)}
     return {option: path for option, path in paths.items() if _is_regular(path)}

@@ -22,7 +22,7 @@ from src.dataset.loader import LabelledBatches
 from src.network.classifier import Classifier
 from src.pipeline.job import Job, locked, remove
 from src.substitution.contract import Baseline
-from src.teacher.checkpoint import load_into, load_trained, save_trained
+from src.teacher.checkpoint import load_given, load_trained, save_trained
 from src.teacher.evaluate import accuracy
 from src.teacher.frozen import FrozenTeacher
 from src.teacher.known import published, recognise
@@ -55,15 +55,15 @@ def refuse_misfit(config: RunConfig) -> None:
 
     Raises:
         UserError: If the checkpoint is missing, damaged, or of another network or number of
-            classes; if its classes may be in another order; or if a generator cannot make
-            images of the data set's size.
+            classes; if its classes may be in another order, or their map does not fit; or if a
+            generator cannot make images of the data set's size.
     """
     dataset: Dataset = build(config.dataset)
     if config.teacher.checkpoint is not None:
         path = Path(config.teacher.checkpoint)
-        network = build(config.teacher.network, num_classes=len(dataset.class_names))
-        load_into(network, path, quiet=True)
-        _refuse_permuted(dataset, path)
+        _load(config, dataset, path, quiet=True)
+        if config.teacher.class_map is None:  # which says what each class is
+            _refuse_permuted(dataset, path)
     if config.task == "distill":
         check_size("baseline", config.baseline, "baseline", dataset.geometry.size)
 
@@ -118,24 +118,36 @@ def _refuse_permuted(dataset: Dataset, checkpoint: Path) -> None:
         raise UserError(
             f"Expected class folders named by WordNet identifier (n01440764) for '{checkpoint}', "
             f"a teacher of ImageNet, but got {', '.join(names[:3])}, ...: by name their labels "
-            "would be permuted; rename them, or use dataset=imagenet"
+            "would be permuted; rename them, say which is which with teacher.class_map=FILE, or "
+            "use dataset=imagenet"
         )
 
 
 def _given_teacher(job: Job, path: Path) -> tuple[Classifier, float, float | None]:
     """Network, measured accuracy, and the expected one where somebody states it."""
     options, dataset = job.config.teacher, job.dataset.name
-    network = job.network(options.network)
     known = recognise(path)
     if known is not None:
         _log.info(
             "Recognised the checkpoint: %s on %s, %s", known.network, known.dataset, known.source
         )
-    load_into(network, path)
+    network = _load(job.config, job.dataset, path)
+    job.to_device(network)
     expected = options.expected_acc1
     if expected is None and known is not None and known.dataset == dataset:
         expected = known.acc1
     return network, accuracy(network, job.test_batches()), expected
+
+
+def _load(config: RunConfig, dataset: Dataset, path: Path, *, quiet: bool = False) -> Classifier:
+    options = config.teacher
+    class_map = None if options.class_map is None else Path(options.class_map)
+
+    def make(count: int) -> Classifier:
+        network: Classifier = build(options.network, num_classes=count)
+        return network
+
+    return load_given(make, path, dataset.class_names, class_map, quiet=quiet)
 
 
 def _own_teacher(job: Job) -> tuple[Classifier, float]:

@@ -16,7 +16,11 @@ _KDCI = "kdci."
 _COLUMNS = {"kdci.name", "kdci.N"}  # options that need no label
 # Code that a run with compensation shares with its vanilla run.
 _SHARED_CODE = ("teacher", "stage_a", "stage_b")
-_CONTENT_LABELS = {"dataset": "data", "teacher.checkpoint": "checkpoint"}
+_CONTENT_LABELS = {
+    "dataset": "data",
+    "teacher.checkpoint": "checkpoint",
+    "teacher.class_map": "class map",
+}
 _SHOWN_DIGITS = 7  # of hashes; whole ones are compared
 
 

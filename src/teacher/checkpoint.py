@@ -1,14 +1,17 @@
 """A teacher's weights: loaded from any file, and written and found again as our own."""
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 
 from src.common.files import atomic_write
 from src.common.sealed import digests, read_own, verify, write_sealed
 from src.network.classifier import Classifier
-from src.teacher.fit import fit
+from src.teacher.class_map import keep_columns, read_columns
+from src.teacher.fit import count_classes, fit
 from src.teacher.read import read
 
 _WEIGHTS, _CARD = "teacher.safetensors", "teacher.json"
@@ -27,7 +30,46 @@ def load_into(network: Classifier, path: Path, *, quiet: bool = False) -> None:
         UserError: If the file cannot be read safely, or its weights are of another architecture
             or class count, or not finite; the message names the cure.
     """
-    state, notes = fit(network, read(path), path)
+    _load(network, read(path), path, quiet=quiet)
+
+
+def load_given(
+    make: Callable[[int], Classifier],
+    path: Path,
+    class_names: Sequence[str],
+    class_map: Path | None,
+    *,
+    quiet: bool = False,
+) -> Classifier:
+    """A network with the weights of a file and one output for each class.
+
+    Args:
+        make: An untrained network of so many classes.
+        path: The file, see :func:`load_into`.
+        class_names: Names of the classes, in label order.
+        class_map: Which outputs they are, of a network with more; None where it has as many.
+        quiet: Whether to keep what was left out or chosen from the log.
+
+    Raises:
+        UserError: If the file does not fit, or the class map does not; see
+            :func:`src.teacher.class_map.read_columns`.
+    """
+    network, stored = make(len(class_names)), read(path)
+    if class_map is None:
+        _load(network, stored, path, quiet=quiet)
+        return network
+    outputs = count_classes(network, stored, path)
+    columns = read_columns(class_map, class_names, outputs)
+    network = make(outputs)
+    _load(network, stored, path, quiet=quiet)
+    keep_columns(network, columns)
+    if not quiet:
+        _log.info("Kept %d of the teacher's %d outputs", len(columns), outputs)
+    return network
+
+
+def _load(network: Classifier, stored: Any, path: Path, *, quiet: bool) -> None:
+    state, notes = fit(network, stored, path)
     network.load_state_dict(state)
     for note in () if quiet else notes:
         _log.info("%s", note)

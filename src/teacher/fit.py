@@ -94,6 +94,37 @@ def fit(network: Classifier, stored: Any, path: Path) -> tuple[dict[str, Tensor]
         UserError: If no weights in the file are the network's, several different ones are, or
             they are not finite.
     """
+    whole = _whole(network, stored, path)
+    fitting = [place for place in whole if not place.misshaped()]
+    if not fitting:
+        raise _other_shapes(network, min(whole, key=lambda p: len(p.misshaped())), path)
+    place = _chosen(fitting, path)
+    return _converted(network, place, path), _notes(place, fitting, path)
+
+
+def count_classes(network: Classifier, stored: Any, path: Path) -> int:
+    """Outputs that a network has as a file has it: the rows of its last layer.
+
+    Args:
+        network: The same but for its number of classes.
+        stored: What the file holds.
+        path: The file, for messages.
+
+    Raises:
+        UserError: If no weights in the file are the network's, or several different ones are.
+    """
+    head = f"{without_shells(network.head_name)}."
+    whole = _whole(network, stored, path)
+    bodies = [p for p in whole if all(name.startswith(head) for name in p.misshaped())]
+    place = _chosen(bodies, path) if bodies else whole[0]
+    rows = place[f"{head}weight"].shape
+    if not bodies or len(rows) != 2:
+        raise _other_shapes(network, place, path)
+    return rows[0]
+
+
+def _whole(network: Classifier, stored: Any, path: Path) -> list[_Place]:
+    """Where a file has all entries of the network and no others, whatever their shapes."""
     shapes = required(network)
     found = candidates(stored)
     if not found:
@@ -102,14 +133,10 @@ def fit(network: Classifier, stored: Any, path: Path) -> tuple[dict[str, Tensor]
         )
     places = [place for candidate in found for place in _places(candidate, shapes)]
     whole = [place for place in places if not place.missing() and not place.foreign()]
-    fitting = [place for place in whole if not place.misshaped()]
     if not whole:
         best = min(places, key=_distance, default=_Place(found[-1], "", shapes))
         raise _other_entries(network, best, stored, path)
-    if not fitting:
-        raise _other_shapes(network, min(whole, key=lambda p: len(p.misshaped())), path)
-    place = _chosen(fitting, path)
-    return _converted(network, place, path), _notes(place, fitting, path)
+    return whole
 
 
 def _places(candidate: Candidate, shapes: Shapes) -> list[_Place]:
@@ -222,9 +249,13 @@ def _other_shapes(network: Classifier, place: _Place, path: Path) -> UserError:
     name = place.misshaped()[0]
     wanted, got = place.shapes[name], place[name].shape
     if len(got) == len(wanted) and got[1:] == wanted[1:]:
+        some = (
+            ", or say which of its classes the data has: teacher.class_map=FILE with one line "
+            "'class,column' for each"
+        )
         return UserError(
             f"Expected the checkpoint '{path}' to have {wanted[0]} classes, but it has {got[0]}; "
-            "choose the matching dataset=..."
+            f"choose the matching dataset=...{some if got[0] > wanted[0] else ''}"
         )
     return UserError(
         f"Expected '{name}' of shape {tuple(wanted)} in the checkpoint '{path}', but got "

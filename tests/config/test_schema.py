@@ -188,6 +188,11 @@ def test_rebuilding_the_dictionary_needs_new_images() -> None:
     assert "kdci.refresh_every needs substitution.mode=online" in message
 
 
+def test_a_class_map_needs_a_checkpoint() -> None:
+    message = complaint(changed(teacher__class_map="map.csv"))
+    assert "teacher.class_map needs teacher.checkpoint" in message
+
+
 HOSTILE = ["os.system", "subprocess.Popen", "builtins.eval", "torch.hub.load", "srcx.y.Z", "", 3]
 
 

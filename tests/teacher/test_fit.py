@@ -265,7 +265,11 @@ def test_another_width_is_told_by_its_shape(tmp_path: Path) -> None:
 
 def test_another_class_count_is_told_by_both_numbers(tmp_path: Path) -> None:
     path = written(tmp_path / "c.pt", {"net": network(classes=7).state_dict()})
-    refused(path, "have 4 classes, but it has 7; choose the matching dataset")
+    refused(
+        path, r"have 4 classes, but it has 7; choose .* dataset=\.\.\., .* teacher\.class_map=FILE"
+    )
+    path = written(tmp_path / "c.pt", {"net": network(classes=3).state_dict()})
+    refused(path, r"have 4 classes, but it has 3; choose the matching dataset=\.\.\.$")
 
 
 def test_another_kind_of_last_layer_is_told_by_its_shape(tmp_path: Path) -> None:
