@@ -27,7 +27,7 @@ from src.pipeline import outcome as pipeline_outcome
 from src.pipeline import run as pipeline_run
 from src.pipeline.identify import find, identify
 from src.pipeline.job import Job
-from src.pipeline.teacher import prepare_teacher, refuse_misfit
+from src.pipeline.teacher import prepare_teacher, refuse_misfit, refuse_unfit_networks
 from src.teacher.evaluate import accuracy
 from src.teacher.known import KnownCheckpoint
 from tests.compose import plain
@@ -119,6 +119,30 @@ def test_a_baseline_without_a_generator_makes_any_size(
     baseline: str, cats: Path, tmp_path: Path
 ) -> None:
     refuse_misfit(folder_config(cats, tmp_path, f"baseline={baseline}", "dataset.image_size=33"))
+
+
+def tiny_job(root: Path, tmp_path: Path, *more: str) -> Job:
+    """A folder of images that a VGG cannot take."""
+    config, cpu = folder_config(root, tmp_path, "dataset.image_size=4", *more), torch.device("cpu")
+    return Job(config, tmp_path / "run", build(config.dataset), cpu, identify(config, cpu))
+
+
+def test_a_teacher_that_cannot_take_the_images_is_refused_where_only_it_is_trained(
+    cats: Path, tmp_path: Path
+) -> None:
+    config = tiny_job(cats, tmp_path, "task=teacher", "teacher=vgg8").config
+    with pytest.raises(UserError, match="Cannot use the teacher 'vgg8' on images of 4 pixels"):
+        pipeline_run.run_teacher(config, tmp_path / "run")
+    assert not (tmp_path / "cache" / "teacher").exists()
+
+
+def test_where_only_a_teacher_is_trained_student_and_method_do_not_count(
+    cats: Path, tmp_path: Path
+) -> None:
+    options = ("student=vgg8", "baseline=deepinv")
+    refuse_unfit_networks(tiny_job(cats, tmp_path, "task=teacher", *options))
+    with pytest.raises(UserError, match="Cannot use the student 'vgg8' on images of 4 pixels"):
+        refuse_unfit_networks(tiny_job(cats, tmp_path, *options))
 
 
 # A teacher of more classes than the folder has.

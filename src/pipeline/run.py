@@ -56,6 +56,7 @@ def run_teacher(
     with joined_ranks(device), locked(folder), interruptible():
         identity = identify(config, device, contents)
         job = Job(config, folder, build(config.dataset), device, identity)
+        refuse_unfit_networks(job)
         teacher = prepare_teacher(job)
     _log.info("Teacher %s: %.2f%% on the test split", config.teacher.name, teacher.acc1)
 

@@ -15,7 +15,7 @@ from src.common.files import remove_leftovers
 from src.common.sealed import DamagedError
 from src.common.seeding import derive_seed, seed_all
 from src.config.node import build, build_partial
-from src.config.schema import RunConfig
+from src.config.schema import RunConfig, Student, Teacher
 from src.config.trial import check_size
 from src.dataset.contract import Dataset
 from src.dataset.loader import LabelledBatches
@@ -71,12 +71,18 @@ def refuse_misfit(config: RunConfig) -> None:
 def refuse_unfit_networks(job: Job) -> None:
     """Refuse networks that cannot do their part, before either is trained.
 
+    Of a run that only trains a teacher, the teacher; what the method needs of it is then open.
+
     Raises:
         UserError: If images are too small or too large for one of them, or the teacher lacks the
             BatchNorm layers that the method reads.
     """
     size, config = job.dataset.geometry.size, job.config  # of the spec, images had to be read
-    for role, chosen in (("teacher", config.teacher), ("student", config.student)):
+    is_whole_run = config.task == "distill"
+    choices: dict[str, Teacher | Student] = {"teacher": config.teacher}
+    if is_whole_run:
+        choices["student"] = config.student
+    for role, chosen in choices.items():
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             network: Classifier = build(chosen.network, num_classes=len(job.dataset.class_names))
             try:
@@ -88,11 +94,13 @@ def refuse_unfit_networks(job: Job) -> None:
                     f"Cannot use the {role} '{chosen.name}' on images of {size} pixels "
                     f"({error}); choose another dataset.image_size or network"
                 ) from error
-        if role == "teacher" and not any(isinstance(m, nn.BatchNorm2d) for m in network.modules()):
-            _refuse_without_statistics(config)
+        if role == "teacher" and is_whole_run:
+            _refuse_without_statistics(config, network)
 
 
-def _refuse_without_statistics(config: RunConfig) -> None:
+def _refuse_without_statistics(config: RunConfig, network: Classifier) -> None:
+    if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+        return
     method = cast("type[Baseline]", get_class(config.baseline["_target_"]))
     if method.reads_statistics:
         raise UserError(
