@@ -23,7 +23,7 @@ from src.dataset.contract import ImageSpec
 from src.network.convnet import ConvNet
 from src.objective.distillation import StudentOutput
 from src.pipeline.job import build
-from src.substitution.contract import Baseline, advance
+from src.substitution.contract import Baseline, Extent, advance
 from src.substitution.image_bank import banks_of
 from src.substitution.module import predict
 from src.teacher.frozen import FrozenTeacher
@@ -126,6 +126,15 @@ def test_a_method_that_does_not_say_so_leaves_the_teacher_s_statistics_alone(mak
     baseline = make()
     play(baseline, None, 1)
     assert bool(listened) == baseline.reads_statistics
+
+
+def test_no_more_is_recorded_than_was_said_beforehand(name, make):
+    baseline = make()
+    extent = Extent(rounds=3, num_images=6, pool=len(NoisePool().images))
+    said = baseline.most_recorded(smoke_node(name), extent)
+    play(baseline, None, 3)
+    recorded = sum(map(len, baseline.substitution_data()))
+    assert recorded <= sum(said.values()) or not said
 
 
 def test_the_student_is_left_alone(make, student):

@@ -137,9 +137,8 @@ def test_ranks_do_not_outlive_a_parent_that_was_killed(smoke: Smoke, tmp_path: P
 
 
 def test_a_failure_ends_both_and_says_why(smoke: Smoke, tmp_path: Path) -> None:
-    failed = smoke.command(tmp_path, "kdci.N=1000", *DDP)
+    failed = smoke.command(tmp_path, "kdci.dictionary.pca_dim=10", *DDP)
     assert failed.exit_code not in (0, None)
-    assert "Error: Expected kdci.N <= number of distinct teacher predictions" in failed.stderr
-    assert "1000 > 256 of 256" in failed.stderr
+    assert "Error: Expected kdci.dictionary.pca_dim to be below the width 10" in failed.stderr
     assert failed.summary["status"] == "failed"
     assert not list(tmp_path.rglob("student.*"))

@@ -509,6 +509,7 @@ BAD_INPUT = {
         ["dataset=cifar10", "dataset.root=/nonexistent", "teacher=convnet_s", "student=convnet_s"],
         "/nonexistent",
     ),
+    "too many prototypes": (["kdci.N=257"], "but got 257 > 256 by substitution.num_images"),
     "a missing checkpoint": (["teacher.checkpoint=/nonexistent.pt"], "'/nonexistent.pt'"),
     "a hostile target": (["baseline._target_=os.system"], "'baseline._target_=os.system'"),
     "an option that is not there": (["experiments=nothing"], "'experiments=nothing'"),
@@ -526,12 +527,16 @@ def test_bad_input_is_one_line_and_exit_code_2(smoke: Smoke, tmp_path: Path, kin
     assert not list((tmp_path / "o").rglob("student.*"))
 
 
-def test_too_many_prototypes_are_one_line_and_exit_code_2(smoke: Smoke, tmp_path: Path) -> None:
+def test_a_dictionary_that_cannot_be_is_one_line_and_exit_code_2(
+    smoke: Smoke, tmp_path: Path
+) -> None:
     assert smoke.default
-    failed = smoke.command(tmp_path, "kdci.N=1000")
+    failed = smoke.command(tmp_path, "kdci.dictionary.pca_dim=10")
     assert failed.exit_code == 2
-    assert failed.stderr.splitlines()[-1].startswith("Error: Expected kdci.N <= number of dist")
-    assert "1000 > 256 of 256" in failed.stderr
+    assert failed.stderr.splitlines()[-1].startswith(
+        "Error: Expected kdci.dictionary.pca_dim to be below"
+    )
+    assert "width 10 of the predictions, but got 10" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert failed.summary["status"] == "failed"
 

@@ -121,6 +121,52 @@ def test_a_baseline_without_a_generator_makes_any_size(
     refuse_misfit(folder_config(cats, tmp_path, f"baseline={baseline}", "dataset.image_size=33"))
 
 
+@pytest.mark.parametrize(
+    ("baseline", "options", "said"),
+    [
+        ("dafl", "substitution.num_images=20", "20 by substitution.num_images"),
+        ("fast", "substitution.rounds=2 baseline.batch_size=10", "20 by the rounds of stage"),
+        (
+            "fast",
+            "substitution.mode=online substitution.warmup_rounds=0 baseline.batch_size=20",
+            "20 by the rounds of stage (a)",
+        ),
+        ("cmi", "substitution.rounds=5 baseline.batch_size=4", "20 by the rounds of stage (a)"),
+        (
+            "deepinv",
+            "substitution.rounds=1 trainer.devices=2 baseline.batch_size=10",
+            "20 by the rounds of stage (a)",
+        ),
+        ("dfnd", "pool.num_images=200 baseline.num_select=0.1", "20 by baseline.num_select of"),
+        ("dfnd", "pool.num_images=20", "20 by baseline.num_select of a pool of 20"),
+        (
+            "mosaickd",
+            "substitution.num_images=5 pool.num_images=15",
+            "5 by substitution.num_images and 15 by baseline.subset of a pool of 15",
+        ),
+        ("mosaickd", "substitution.num_images=5 pool.num_images=150 baseline.subset=0.1", "5 by"),
+    ],
+)
+def test_more_prototypes_than_there_will_be_images_are_refused(
+    baseline: str, options: str, said: str, cats: Path, tmp_path: Path
+) -> None:
+    config = folder_config(cats, tmp_path, f"baseline={baseline}", *options.split(), "kdci.N=20")
+    refuse_misfit(config)
+    more = {"kdci": config.kdci.model_copy(update={"N": 21})}
+    auto = {"kdci": config.kdci.model_copy(update={"N": "auto"})}
+    for other in ({"kdci": None}, auto, more | {"task": "teacher"}):
+        refuse_misfit(config.model_copy(update=other))
+    with pytest.raises(UserError, match=re.escape(f"but got 21 > {said}")):
+        refuse_misfit(config.model_copy(update=more))
+
+
+def test_a_folder_as_a_pool_is_counted_before_it_is_decoded(cats: Path, tmp_path: Path) -> None:
+    pool = ["baseline=dfnd", "dataset@pool=folder_pool", f"pool.root={cats / 'train'}"]
+    with pytest.raises(UserError, match=r"but got 7 > 6 by baseline.num_select of a pool of 6"):
+        refuse_misfit(folder_config(cats, tmp_path, *pool, "kdci.N=7"))
+    assert not (tmp_path / "cache").exists()
+
+
 def tiny_job(root: Path, tmp_path: Path, *more: str) -> Job:
     """A folder of images that a VGG cannot take."""
     config, cpu = folder_config(root, tmp_path, "dataset.image_size=4", *more), torch.device("cpu")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from src.network.generator import ImageGenerator
 from src.objective.adversarial import decision_disagreement_loss
 from src.objective.contrastive import ContrastiveHead, contrastive_loss
 from src.objective.inversion import bn_statistics_loss, class_loss
-from src.substitution.contract import Baseline
+from src.substitution.contract import Baseline, Extent
 from src.substitution.feature_bank import FeatureBank
 from src.substitution.image_bank import ImageBank
 from src.teacher.frozen import FrozenTeacher
@@ -119,6 +119,13 @@ class CMI(Baseline):
         self.bank = ImageBank.of(spec, augmentation=spec.augmentation)
         if initial_images is not None:
             self.bank.append(_read_share(initial_images, self.bank.image_shape))
+
+    @classmethod
+    def most_recorded(cls, options: Mapping[str, Any], extent: Extent) -> dict[str, int]:
+        """A batch a round; with initial images, more."""
+        if options.get("initial_images") is not None:
+            return {}
+        return {"the rounds of stage (a)": extent.rounds * options["batch_size"]}
 
     def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
         """Make one batch of images."""

@@ -16,7 +16,7 @@ from src.common.freezing import mode
 from src.dataset.contract import ImageSpec
 from src.network.generator import ImageGenerator
 from src.objective.inversion import activation_loss, balance_loss, one_hot_loss
-from src.substitution.contract import Baseline
+from src.substitution.contract import Baseline, Extent
 from src.substitution.image_bank import ImageBank
 from src.teacher.frozen import FrozenTeacher
 
@@ -89,6 +89,11 @@ class DAFL(Baseline):
 
     def _to_teacher(self, images: Tensor) -> Tensor:
         return images.float() if self.whitened else self.normalisation(images.float())
+
+    @classmethod
+    def most_recorded(cls, options: Mapping[str, Any], extent: Extent) -> dict[str, int]:
+        """What a generator records."""
+        return {"substitution.num_images": extent.num_images}
 
     def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
         """One generator step; DAFL never looks at the student."""

@@ -1,9 +1,9 @@
 """DeepInversion: images optimised pixel by pixel, without a generator."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -23,7 +23,7 @@ from src.objective.inversion import (
     total_variation_l1,
     total_variation_l2,
 )
-from src.substitution.contract import Baseline
+from src.substitution.contract import Baseline, Extent
 from src.substitution.image_bank import ImageBank
 from src.teacher.frozen import FrozenTeacher
 from src.teacher.tap import BNTap, tap
@@ -145,6 +145,11 @@ class DeepInv(Baseline):
             "l2": l2_weight,
         }
         self.bank = ImageBank.of(spec, augmentation=spec.augmentation)
+
+    @classmethod
+    def most_recorded(cls, options: Mapping[str, Any], extent: Extent) -> dict[str, int]:
+        """A batch a round."""
+        return {"the rounds of stage (a)": extent.rounds * options["batch_size"]}
 
     def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
         """Make one batch of images. Ranks make theirs alone: nothing learnt outlives a round."""

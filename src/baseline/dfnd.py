@@ -14,9 +14,9 @@ from src.common.seeding import global_generator
 from src.dataset.contract import ImageSpec, Pool
 from src.dataset.normalisation import Normalisation
 from src.objective.noise import NoisyDistillationObjective, class_weights
-from src.substitution.contract import Baseline
+from src.substitution.contract import Baseline, Extent
 from src.substitution.image_bank import ImageBank
-from src.substitution.selection import PoolShare, selected_count
+from src.substitution.selection import PoolShare, count_of, selected_count
 from src.teacher.frozen import FrozenTeacher
 
 _Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -86,6 +86,14 @@ class DFND(Baseline):
         )
         self.selected: Tensor | None = None
         self.class_counts: Tensor | None = None
+
+    @classmethod
+    def most_recorded(cls, options: Mapping[str, Any], extent: Extent) -> dict[str, int]:
+        """The selection."""
+        if extent.pool is None:
+            return {}
+        selected = count_of(options["num_select"], extent.pool)
+        return {f"baseline.num_select of a pool of {extent.pool}": selected}
 
     def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
         """Select in the first round; nothing is left to do in later ones."""

@@ -17,7 +17,7 @@ from src.dataset.contract import ImageSpec
 from src.network.generator import Generator, ImageGenerator
 from src.objective.adversarial import decision_disagreement_loss
 from src.objective.inversion import BNStatistics, bn_statistics_loss, class_loss
-from src.substitution.contract import Baseline
+from src.substitution.contract import Baseline, Extent
 from src.substitution.image_bank import ImageBank
 from src.teacher.frozen import FrozenTeacher
 from src.teacher.tap import BNTap, tap
@@ -120,6 +120,11 @@ class Fast(Baseline):
 
     def _new_latents(self) -> Tensor:
         return torch.randn(self.batch_size, *self.generator.latent_shape, device=self.device)
+
+    @classmethod
+    def most_recorded(cls, options: Mapping[str, Any], extent: Extent) -> dict[str, int]:
+        """A batch a round."""
+        return {"the rounds of stage (a)": extent.rounds * options["batch_size"]}
 
     def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
         """Make one batch and move the meta-generator; the loss terms of the last inner step."""

@@ -23,9 +23,9 @@ from src.objective.adversarial import (
     patch_generator_loss,
 )
 from src.objective.inversion import align_loss, balance_loss
-from src.substitution.contract import Baseline
+from src.substitution.contract import Baseline, Extent
 from src.substitution.image_bank import ImageBank
-from src.substitution.selection import PoolShare, selected_count
+from src.substitution.selection import PoolShare, count_of, selected_count
 from src.teacher.frozen import FrozenTeacher
 
 _FLIP_PROBABILITY = 0.5
@@ -120,6 +120,16 @@ class MosaicKD(Baseline):
             if augment
             else Augmentation(),
         )
+
+    @classmethod
+    def most_recorded(cls, options: Mapping[str, Any], extent: Extent) -> dict[str, int]:
+        """What the generator records, and the pool or a subset of it."""
+        if extent.pool is None:
+            return {}
+        share = options.get("subset") or extent.pool
+        kept = count_of(share, extent.pool)
+        generated = {"substitution.num_images": extent.num_images}
+        return generated | {f"baseline.subset of a pool of {extent.pool}": kept}
 
     def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
         """Train the discriminator, then the generator, one step each."""

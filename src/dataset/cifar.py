@@ -86,6 +86,10 @@ class _Cifar(FolderDataset):
             return Dataset.unlabeled(self, image_size)
         return super().unlabeled(image_size)
 
+    def count(self) -> int | None:
+        """How many training images there are, unreadable ones included."""
+        return super().count() if self._archive is None else self.official_counts["train"]
+
     @cached_property
     def _archive(self) -> Path | None:
         """The original batches, downloaded if that was asked for, or ``None``."""

@@ -68,6 +68,10 @@ class Pool(ABC):
     def unlabeled(self, image_size: int) -> Tensor:
         """All images ``[N, 3, image_size, image_size]`` uint8, resized, in a fixed order."""
 
+    def count(self) -> int | None:
+        """How many images there are at most; None where only decoding them would tell."""
+        return None
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Content hash of the data, for cache keys; equal content gives an equal hash."""

@@ -47,6 +47,10 @@ class Digits(Dataset):
         """The test split, for evaluation."""
         return self._splits[1]
 
+    def count(self) -> int:
+        """How many training images there are."""
+        return len(self.train().labels)
+
     def fingerprint(self) -> str:
         """Content hash of both splits."""
         return sha256_tensors(*(t for split in self._splits for t in (split.images, split.labels)))

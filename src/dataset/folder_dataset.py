@@ -91,6 +91,11 @@ class FolderDataset(Dataset):
             return self.train().images
         return self._decode("train", Geometry(image_size)).images
 
+    def count(self) -> int | None:
+        """How many training images there are, unreadable ones included."""
+        files = self._list("train")
+        return None if files is None else len(files.names)
+
     def fingerprint(self) -> str:
         """Content hash of the splits that are there; equal copies have equal hashes."""
         found = {split: self._fingerprint(split) for split in _SPLITS}

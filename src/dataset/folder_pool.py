@@ -65,6 +65,10 @@ class FolderPool(Pool):
         )
         return decoded.images
 
+    def count(self) -> int:
+        """How many images there are, unreadable ones included."""
+        return len(self._list().names)
+
     def fingerprint(self) -> str:
         """Content hash of the files; equal copies have equal hashes."""
         return content_of(self._list(), self.cache_dir, self.name)

@@ -73,6 +73,10 @@ class PhotoPatches(Pool):
                     patches[index] = self._finish(cut, image_size)
         return patches
 
+    def count(self) -> int:
+        """How many patches there are."""
+        return self.num_images
+
     def fingerprint(self) -> str:
         """Hash of the options: with the photographs they fix every patch."""
         return content_hash([self.name, self.num_images, self.seed, self.grey, self.stretch])

@@ -17,11 +17,11 @@ from src.common.seeding import derive_seed, seed_all
 from src.config.node import build, build_partial
 from src.config.schema import RunConfig, Student, Teacher
 from src.config.trial import check_size
-from src.dataset.contract import Dataset
+from src.dataset.contract import Dataset, Pool
 from src.dataset.loader import LabelledBatches
 from src.network.classifier import Classifier
 from src.pipeline.job import Job, locked, remove
-from src.substitution.contract import Baseline
+from src.substitution.contract import Baseline, Extent
 from src.teacher.checkpoint import load_given, load_trained, save_trained
 from src.teacher.evaluate import accuracy
 from src.teacher.frozen import FrozenTeacher
@@ -51,12 +51,13 @@ def prepare_teacher(job: Job) -> FrozenTeacher:
 
 
 def refuse_misfit(config: RunConfig) -> None:
-    """Refuse a given checkpoint or a generator that does not fit, before any image is read.
+    """Refuse a checkpoint, generator or dictionary that cannot fit, before an image is decoded.
 
     Raises:
         UserError: If the checkpoint is missing, damaged, or of another network or number of
             classes; if its classes may be in another order, or their map does not fit; or if a
-            generator cannot make images of the data set's size.
+            generator cannot make images of the data set's size, or the dictionary has more
+            prototypes than there will be images.
     """
     dataset: Dataset = build(config.dataset)
     if config.teacher.checkpoint is not None:
@@ -66,6 +67,7 @@ def refuse_misfit(config: RunConfig) -> None:
             _refuse_permuted(dataset, path)
     if config.task == "distill":
         check_size("baseline", config.baseline, "baseline", dataset.geometry.size)
+        _refuse_few_images(config)
 
 
 def refuse_unfit_networks(job: Job) -> None:
@@ -101,13 +103,39 @@ def refuse_unfit_networks(job: Job) -> None:
 def _refuse_without_statistics(config: RunConfig, network: Classifier) -> None:
     if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
         return
-    method = cast("type[Baseline]", get_class(config.baseline["_target_"]))
+    method = _method(config)
     if method.reads_statistics:
         raise UserError(
             f"Expected a teacher with BatchNorm layers, whose statistics {method.__name__} reads, "
             f"but '{config.teacher.name}' has none; choose another teacher, or a baseline without "
             "`reads_statistics`"
         )
+
+
+def _refuse_few_images(config: RunConfig) -> None:
+    """Stage (a) may record fewer; the dictionary then counts distinct predictions."""
+    wanted = config.kdci.N if config.kdci else None
+    if not isinstance(wanted, int):  # vanilla, or as many as are found
+        return
+    method, options = _method(config), config.substitution
+    pool: Pool | None = build(config.pool) if method.reads_pool else None
+    rounds = max(1, options.warmup_rounds) if options.mode == "online" else options.rounds
+    extent = Extent(
+        rounds=rounds * config.trainer.devices,
+        num_images=options.num_images,
+        pool=None if pool is None else pool.count(),
+    )
+    found = method.most_recorded(config.baseline, extent)
+    if found and sum(found.values()) < wanted:
+        parts = " and ".join(f"{count} by {what}" for what, count in found.items())
+        raise UserError(
+            f"Expected kdci.N <= number of images that {method.__name__} records, but got "
+            f"{wanted} > {parts}; lower kdci.N, or have more images recorded"
+        )
+
+
+def _method(config: RunConfig) -> "type[Baseline]":
+    return cast("type[Baseline]", get_class(config.baseline["_target_"]))
 
 
 def _refuse_permuted(dataset: Dataset, checkpoint: Path) -> None:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,20 @@ from src.dataset.normalisation import Normalisation
 from src.objective.distillation import DistillationObjective
 from src.substitution.image_bank import ImageBank, banks_of
 from src.teacher.frozen import FrozenTeacher
+
+
+class Extent(NamedTuple):
+    """How much stage (a) does, over all ranks.
+
+    Attributes:
+        rounds: Its rounds, times the number of ranks.
+        num_images: Images that a generator records.
+        pool: Images of the unlabeled pool at most; None if that is not known.
+    """
+
+    rounds: int
+    num_images: int
+    pool: int | None
 
 
 class Baseline(nn.Module, ABC):
@@ -47,6 +61,18 @@ class Baseline(nn.Module, ABC):
         self.spec = spec
         self.temperature = temperature
         self.normalisation = Normalisation.of(spec)
+
+    @classmethod
+    def most_recorded(cls, options: Mapping[str, Any], extent: Extent) -> dict[str, int]:
+        """How many images will have been recorded at most, by what decides on it, in words.
+
+        Only to refuse early what cannot end well: nothing where it is not known.
+
+        Args:
+            options: Arguments of the constructor that the configuration gives.
+            extent: How much stage (a) does.
+        """
+        return {}
 
     @abstractmethod
     def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:

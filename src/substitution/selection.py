@@ -16,8 +16,13 @@ def selected_count(share: PoolShare, pool_size: int) -> int:
 
     More than there are is the whole pool, with a warning.
     """
-    if isinstance(share, float):
-        return max(1, round(share * pool_size))
     if share > pool_size:
         _log.warning("The pool has %d images, %d were asked for", pool_size, share)
+    return count_of(share, pool_size)
+
+
+def count_of(share: PoolShare, pool_size: int) -> int:
+    """The same without a warning."""
+    if isinstance(share, float):
+        return max(1, round(share * pool_size))
     return min(share, pool_size)
