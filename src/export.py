@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from src.common.errors import UserError
+from src.common.errors import MissingExtraError, UserError
 from src.common.files import atomic_folder, writing
 from src.common.sealed import DamagedError, digests, read_sealed, write_sealed
 from src.dataset.walk import walk
@@ -133,10 +133,8 @@ def _images(arguments: argparse.Namespace, student: DeployedStudent) -> verify.I
     try:
         return _images_of(arguments.run)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"Cannot read the test images of the run without '{error.name}', of the training "
-            "part: pip install 'kdci[train]', or give images with --images FOLDER"
-        ) from error
+        library = str(error.name).partition(".")[0]
+        raise MissingExtraError(library, "train", "give images with --images FOLDER") from error
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"Cannot use the test images of the run ({error}); bring them back, or give images "

@@ -14,12 +14,18 @@ class UserError(ValueError):
 
 
 class MissingExtraError(UserError):
-    """A library that only some options need is not installed."""
+    """A library that only some options need is not installed.
 
-    def __init__(self, library: str, extra: str) -> None:
+    Args:
+        library: What is missing.
+        extra: What brings it.
+        otherwise: How to do without, if that can be.
+    """
+
+    def __init__(self, library: str, extra: str, otherwise: str | None = None) -> None:
         super().__init__(
             f"Expected {library} to be installed; run `pip install -e '.[{extra}]'` in the "
-            "program's folder"
+            f"program's folder{f', or {otherwise}' if otherwise else ''}"
         )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
-from src.common.errors import UserError
+from src.common.errors import MissingExtraError
 from src.deploy.student import DeployedStudent
 
 INPUT, OUTPUT = "images", "logits"
@@ -42,14 +42,11 @@ def require_onnx() -> None:
     """Refuse what cannot be done without the extra ``export``.
 
     Raises:
-        UserError: If one of its packages is not installed.
+        MissingExtraError: If one of its packages is not installed.
     """
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
-        raise UserError(
-            f"Expected {' and '.join(missing)} for ONNX, but nothing of that name is installed: "
-            "pip install 'kdci[export]'"
-        )
+        raise MissingExtraError(" and ".join(missing), "export")
 
 
 def trace(student: DeployedStudent) -> ExportedProgram:

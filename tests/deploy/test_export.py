@@ -1,6 +1,6 @@
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.fixture
-def echo(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+def echo(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Programs that are the student itself plus an offset, since converting takes seconds."""
     offset = {"by": 0.0}
 
@@ -48,6 +48,13 @@ def echo(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     monkeypatch.setattr(program, "trace", trace)
     monkeypatch.setattr(program, "save_torch", save)
     return offset
+
+
+@pytest.fixture
+def exporting(run: Path, images: Path, echo: dict[str, Any]) -> Callable[..., int]:
+    """The command that writes such a program to a folder."""
+    always = [str(run), "--torch-export", f"--images={images}"]
+    return lambda output, *more: main([*always, f"--output={output}", *more])
 
 
 # What is asked, and refused.
@@ -65,19 +72,19 @@ def test_without_the_extra(
     monkeypatch.setattr(program, "find_spec", lambda name: None if name == "onnxscript" else 1)
     assert main([str(run), word]) == 2
     line = complaint(capsys)
-    assert "Expected onnxscript for ONNX" in line
-    assert line.endswith("pip install 'kdci[export]'")
+    assert "Expected onnxscript to be installed" in line
+    assert "pip install -e '.[export]'" in line
 
 
 def test_what_is_written_and_said(
     run: Path,
     images: Path,
     tmp_path: Path,
-    echo: dict[str, Any],
+    exporting: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     output = tmp_path / "out"
-    assert main([str(run), "--torch-export", f"--images={images}", f"--output={output}"]) == 0
+    assert exporting(output) == 0
     card = read_sealed(output / "export.json")
     verify(output, card["checksums"])
     assert {path.name for path in output.iterdir()} == {"export.json", "student.pt2"}
@@ -97,41 +104,37 @@ def test_what_is_written_and_said(
 
 
 def test_a_program_that_differs_leaves_nothing(
-    run: Path,
-    images: Path,
     tmp_path: Path,
     echo: dict[str, Any],
+    exporting: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     echo["by"] = 0.01
-    arguments = [str(run), "--torch-export", f"--images={images}", f"--output={tmp_path / 'out'}"]
-    assert main(arguments) == 2
+    assert exporting(tmp_path / "out") == 2
     assert "logits of student.pt2 to differ from the student's" in complaint(capsys)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_only_an_earlier_export_is_replaced_and_only_by_force(
-    run: Path,
-    images: Path,
     tmp_path: Path,
     echo: dict[str, Any],
+    exporting: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     mine, output = tmp_path / "mine", tmp_path / "out"
     mine.mkdir()
-    arguments = [str(run), "--torch-export", f"--images={images}"]
-    assert main([*arguments, f"--output={mine}", "--force"]) == 2
+    assert exporting(mine, "--force") == 2
     assert "not to exist or to be an earlier export" in complaint(capsys)
-    assert main([*arguments, f"--output={output}"]) == 0
+    assert exporting(output) == 0
     before = (output / "student.pt2").stat().st_ino
     capsys.readouterr()
-    assert main([*arguments, f"--output={output}"]) == 2
+    assert exporting(output) == 2
     assert "replace it with --force" in complaint(capsys)
     echo["by"] = 1.0
-    assert main([*arguments, f"--output={output}", "--force"]) == 2
+    assert exporting(output, "--force") == 2
     assert (output / "student.pt2").stat().st_ino == before
     echo["by"] = 0.0
-    assert main([*arguments, f"--output={output}", "--force"]) == 0
+    assert exporting(output, "--force") == 0
     assert (output / "student.pt2").stat().st_ino != before
 
 
@@ -165,7 +168,9 @@ def test_the_run_s_images_without_its_data_or_the_training_part(
     monkeypatch.setitem(sys.modules, "hydra.utils", None)
     monkeypatch.delitem(sys.modules, "src.config.node", raising=False)
     assert main([str(run), "--torch-export"]) == 2
-    assert "pip install 'kdci[train]', or give images with --images FOLDER" in complaint(capsys)
+    line = complaint(capsys)
+    assert "Expected hydra to be installed; run `pip install -e '.[train]'`" in line
+    assert line.endswith(", or give images with --images FOLDER")
 
 
 def test_too_few_images_to_calibrate(
