@@ -121,6 +121,10 @@ class ControlledPool(Pool):
         rows = torch.randperm(len(foreign), generator=draws)[:count]
         return torch.cat([foreign[rows], images[count:]])
 
+    def count(self) -> int:
+        """The number of images, without reading them."""
+        return self.num_images
+
     def fingerprint(self) -> str:
         """Hash of the options and of what the images are taken from."""
         other = self.other.fingerprint() if self.other and self.foreign else None
