@@ -42,7 +42,7 @@ format: $(READY)  ## Format the code
 	$(BIN)/ruff format .
 
 bench: $(READY)  ## Paired timings
-	$(BIN)/python -m experiments.benchmark
+	$(BIN)/python -m benchmarks.paired_timings
 
 clean:  ## Remove the virtual environment, caches and outputs
 	rm -rf $(VENV) cache outputs
