@@ -65,6 +65,7 @@ _TABLE: tuple[tuple[str, Moment, str | None, Moment], ...] = (
     # Names that a record shows, and demands that a finished run was held to.
     *((name, _RUN, None, _RUN) for name in ("budget", "teacher.name", "student.name")),
     *((name, _RUN, None, _RUN) for name in ("teacher.expected_acc1", "teacher.strict")),
+    ("distill.repeat", _RUN, None, _RUN),  # of stage (b) alone, companion or not
     # The teacher.
     ("dataset.*", _TEACHER, None, _TEACHER),
     ("trainer.*", _TEACHER, None, _TEACHER),

@@ -20,6 +20,8 @@ from src.dataset.digits import Digits
 from src.dataset.loader import LabelledBatches
 from src.deploy.student import load_student
 from src.pipeline import job as pipeline_job
+from src.report.aggregate import aggregate
+from src.report.summary import read_summary
 from src.teacher.evaluate import accuracy
 from src.teacher.known import KnownCheckpoint
 from tests.smoke import LIMIT, Finished, Smoke
@@ -242,6 +244,25 @@ def test_a_reused_stage_a_gives_the_student_of_a_fresh_one(smoke: Smoke, tmp_pat
     again = smoke.here(tmp_path)
     assert again.summary["substitution"]["reused"] is True
     assert_same_student(again, smoke.default)
+
+
+def test_a_repeat_is_another_student_on_the_same_stage_a(smoke: Smoke, tmp_path: Path) -> None:
+    first, second = (smoke.here(tmp_path / f"{n}", f"distill.repeat={n}") for n in (1, 2))
+    same = ("teacher", "substitution", "dictionary", "seed")
+    assert [first.summary[key] for key in same] == [second.summary[key] for key in same]
+    assert first.summary["substitution"]["reused"] is True
+    ones, others, plain = (weights(each) for each in (first, second, smoke.default))
+    for left, right in ((ones, others), (ones, plain)):
+        assert any(not torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_repeat_pairs_with_its_vanilla_run(smoke: Smoke, tmp_path: Path) -> None:
+    for kdci in ("none", "backdoor"):
+        smoke.here(
+            tmp_path / kdci, f"kdci={kdci}", "distill.repeat=1", "kdci.adjustment.strength=0.0"
+        )
+    _, compensated = aggregate([read_summary(path) for path in tmp_path.rglob("summary.json")])
+    assert (compensated.gain.pairs, compensated.gain.mean) == (1, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ _OPTIONAL = {"recipe": CONF / "recipe", "experiments": ROOT / "experiments"}
 # Groups of which every run has one option, which Hydra lets nobody remove in plain words.
 _REQUIRED = ("dataset", "baseline", "teacher", "student", "kdci", "trainer", "logger", "paths")
 _WITHIN = ("kdci/dictionary", "kdci/adjustment")
-_CHOSEN = (*_REQUIRED, *_WITHIN, "setting", "budget")
+_CHOSEN = (*_REQUIRED, *_WITHIN, "setting", "pair", "budget")
 _WIDTH, _INDENT = 80, 12
 _NO_NAME = re.compile(r"|null|true|false|[-+]?([\d.]+|nan|inf|infinity)|[\[{].*", re.IGNORECASE)
 

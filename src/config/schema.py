@@ -60,6 +60,7 @@ class Distill(_Model):
     steps_per_epoch: Count
     steps_per_round: Count
     batch_size: BatchSize
+    repeat: Seed
     objective_lr: PositiveFloat
     scheduler_steps: Count | None
     optimizer: Node

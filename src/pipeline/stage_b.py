@@ -37,9 +37,10 @@ def train_student(
         dictionary: The confounders; None for a vanilla student.
     """
     options, baseline = job.config.distill, substitution.baseline
-    seed_all(derive_seed(job.config.seed, "stage_b"))
+    seed = _seed(job)
+    seed_all(derive_seed(seed, "stage_b"))
     module = _student(job, teacher, baseline.objective(), dictionary)
-    seed_all(derive_seed(job.config.seed, "stage_b", "rank", rank()))
+    seed_all(derive_seed(seed, "stage_b", "rank", rank()))
     online = job.config.substitution.mode == "online"
     batches: OnlineBatches | ReplayBatches
     if online:
@@ -49,7 +50,7 @@ def train_student(
             substitution.recording.banks,
             options.batch_size,
             options.steps_per_epoch,
-            job.config.seed,
+            seed,
             inclusion=_inclusion(module, substitution.recording),
         )
     job.fit(
@@ -63,6 +64,12 @@ def train_student(
         outside={"baseline": baseline} if online else {},
     )
     return module
+
+
+def _seed(job: Job) -> int:
+    """The run's; of a repeat one of its own, so that no two stages (a) share it."""
+    seed, repeat = job.config.seed, job.config.distill.repeat
+    return derive_seed(seed, "repeat", repeat) if repeat else seed
 
 
 def _student(
@@ -87,14 +94,14 @@ def _student(
         kdci.adjustment,
         dictionary=dictionary,
         num_classes=job.dataset.spec.num_classes,
-        seed=job.config.seed,
+        seed=_seed(job),
     )
     online = job.config.substitution.mode == "online"
     return KDCIStudent(
         **common,
         adjustment=adjustment,
         lr_scale=kdci.lr_scale,
-        resampling_seed=job.config.seed if online else None,
+        resampling_seed=_seed(job) if online else None,
     )
 
 
