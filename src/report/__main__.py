@@ -3,22 +3,41 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
+from rich.console import Group
+
 from src.common.errors import MissingExtraError, UserError
 from src.common.files import atomic_write
+from src.report import ablation, dictionary_size, variance
 from src.report.aggregate import aggregate
+from src.report.block import Block
 from src.report.collection import Damaged, Found, read_summaries, unfinished
 from src.report.console import console
 from src.report.discard import discard_failed
 from src.report.latex import latex_table
-from src.report.summary import FILE_NAME
-from src.report.table import csv_table, left_out, markdown_table, terminal_table
+from src.report.summary import FILE_NAME, Summary
+from src.report.table import (
+    csv_table,
+    left_out,
+    markdown_blocks,
+    markdown_table,
+    terminal_blocks,
+    terminal_table,
+)
 
 _FILES = ("csv", "markdown", "latex", "html")
+_ELEMENTS: dict[str, tuple[Callable[[Sequence[Summary]], Iterator[Block]], str]] = {
+    "ablation": (ablation.ablation, ablation.NOTE),
+    "fig4_dictionary_size": (
+        lambda runs: dictionary_size.dictionary_size(aggregate(runs)),
+        dictionary_size.NOTE,
+    ),
+    "variance": (variance.variance, variance.NOTE),
+}
 _EPILOG = """\
 Runs that differ in a setting, in the data or checkpoint that they read, or in the source that
 computed them are separate rows; only seeds are averaged over. An unfinished run is listed until
@@ -50,6 +69,8 @@ def _report(arguments: argparse.Namespace) -> int:
     summaries, damaged = found
     if not summaries:
         return _complain_of_nothing(arguments.paths, damaged)
+    if arguments.experiment:
+        return _report_element(arguments, summaries, damaged)
     rows, open_ = aggregate(summaries, by_seed=arguments.runs), unfinished(summaries)
     console().print(terminal_table(rows, open_, damaged))
     if arguments.markdown:
@@ -86,8 +107,28 @@ def _write_page(page: ModuleType, arguments: argparse.Namespace, found: Found) -
         page.save_figures(sections, arguments.figures)
 
 
+def _report_element(
+    arguments: argparse.Namespace, summaries: Sequence[Summary], damaged: Sequence[Damaged]
+) -> int:
+    """Print what one experiment shows instead of the tables of everything."""
+    element, note = _ELEMENTS[arguments.experiment]
+    shown = list(element(summaries))
+    if not shown:
+        runs = f"experiments={arguments.experiment}"
+        raise UserError(f"None of these runs belong together as those of {runs} do; run it first")
+    console().print(Group(*terminal_blocks(shown, [note])))
+    if damaged:
+        sys.stderr.write(f"Warning: {left_out(damaged)}\n")
+    if arguments.markdown:
+        _write(arguments.markdown, "\n".join(markdown_blocks(shown, [note])))
+    return 0
+
+
 def _require_files(arguments: argparse.Namespace) -> None:
     """Refuse what no file can be written to, before anything is read."""
+    others = ("csv", "latex", "html", "figures", "runs")
+    if arguments.experiment and any(getattr(arguments, option) for option in others):
+        raise UserError("Expected --experiment alone or with --markdown, but got other options")
     named: dict[Path, str] = {}
     for option in _FILES:
         path = getattr(arguments, option)
@@ -120,7 +161,7 @@ def _complain_of_nothing(paths: Sequence[Path], damaged: Sequence[Damaged]) -> i
 
 
 def _discard(arguments: argparse.Namespace) -> int:
-    others = ("runs", "figures", "tsne", *_FILES)
+    others = ("runs", "experiment", "figures", "tsne", *_FILES)
     if any(getattr(arguments, option) for option in others):
         raise UserError("Expected --discard-failed alone, but got options of the table too")
     done = discard_failed(arguments.paths)
@@ -171,6 +212,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--tsne", action="store_true", help="with a figure of the students' features; seconds more"
+    )
+    parser.add_argument(
+        "--experiment",
+        choices=_ELEMENTS,
+        help="print what this experiment shows, from the runs that belong to it, instead of all "
+        "tables; of the other experiments these are the tables",
     )
     parser.add_argument("--runs", action="store_true", help="one row per run instead of means")
     parser.add_argument(

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +31,7 @@ class Run:
     Attributes:
         summary: The run.
         shared: Hash of all that it shares with its vanilla run: settings, data, code, teacher.
-        kdci: Hash of the compensation.
+        kdci: Hash of the compensation, see :func:`kdci_hash`.
         copies: Other folders that hold it.
         others: ``key=value`` of what differs in its block and is shared with the vanilla run.
         options: The same of what differs among runs of this kind of compensation.
@@ -67,6 +67,32 @@ def folder_of(summary: Summary) -> str:
     return summary.get("folder", "?")
 
 
+def shared_hash(summary: Summary, drawn: Collection[str] = ()) -> str:
+    """Of what a run shares with its vanilla run: settings, data and code; not the weights.
+
+    Args:
+        summary: A finished run.
+        drawn: Settings that do not count, as ``seed`` never does.
+    """
+    names = [*table_of(summary), summary["baseline"]]
+    settings = {key: v for key, v in _shared_settings(summary).items() if key not in drawn}
+    return content_hash([names, settings, summary["identity"]["contents"], _shared_code(summary)])
+
+
+def kdci_hash(summary: Summary, changed: Mapping[str, Any] | None = None) -> str:
+    """Of the compensation, or of the same with ``changed`` options."""
+    if summary["kdci"]["name"] == VANILLA:  # of which no option is read
+        return VANILLA
+    code = summary["identity"]["code"].get("kdci")
+    return content_hash([kdci_settings(summary) | dict(changed or {}), code])
+
+
+def kdci_settings(summary: Summary) -> dict[str, Any]:
+    """Options of the compensation by dotted name."""
+    settings = sorted(summary["identity"]["settings"].items())
+    return {key: value for key, value in settings if key.startswith(_KDCI)}
+
+
 def tell_apart(summaries: Iterable[Summary]) -> list[Run]:
     """Every finished run once, with labels of what differs.
 
@@ -92,13 +118,8 @@ def tell_apart(summaries: Iterable[Summary]) -> list[Run]:
 def _distinct(summaries: Iterable[Summary]) -> list[Run]:
     runs: dict[tuple[str, str, int], Run] = {}
     for summary in summaries:
-        names, identity = [*table_of(summary), summary["baseline"]], summary["identity"]
-        parts = [names, _shared_settings(summary), identity["contents"], _shared_code(summary)]
-        shared = content_hash([*parts, summary["teacher"]["sha256"]])
-        kdci = [summary["kdci"]["name"]]
-        if kdci != [VANILLA]:  # of which no option is read
-            kdci += [_kdci_settings(summary), identity["code"].get("kdci")]
-        run = Run(summary, shared, content_hash(kdci))
+        shared = content_hash([shared_hash(summary), summary["teacher"]["sha256"]])
+        run = Run(summary, shared, kdci_hash(summary))
         first = runs.setdefault((run.shared, run.kdci, summary["seed"]), run)
         if first is not run:
             _require_equal(first.summary, summary)
@@ -171,15 +192,10 @@ def _shared_settings(summary: Summary) -> dict[str, Any]:
     return {key: v for key, v in settings if key != "seed" and not key.startswith(_KDCI)}
 
 
-def _kdci_settings(summary: Summary) -> dict[str, Any]:
-    settings = sorted(summary["identity"]["settings"].items())
-    return {key: value for key, value in settings if key.startswith(_KDCI)}
-
-
 def _options(summary: Summary) -> dict[str, Any]:
     if summary["kdci"]["name"] == VANILLA:
         return {}
-    settings = _kdci_settings(summary).items()
+    settings = kdci_settings(summary).items()
     options = {key.removeprefix(_KDCI): v for key, v in settings if key not in _COLUMNS}
     code = summary["identity"]["code"].get("kdci", "")[:_SHOWN_DIGITS]
     return options | ({"kdci_code": code} if code else {})

@@ -14,7 +14,7 @@ ACCURACIES, GAINS, COST = "Accuracies", "Gains", "Cost"  # names of the tables
 
 NAMES = ("baseline", "KDCI", "N", "settings")
 _ACCURACY = ("seeds", "last", "best", "comp.")
-_GAIN = ("pairs", "gain", "95% interval", "p", "n for\n1 point")
+GAIN_COLUMNS = ("pairs", "gain", "95% interval", "p", "n for\n1 point")
 _COST = tuple(
     f"{stage}\n{what}" for stage in ("(a)", "dict.", "(b)") for what in ("s", "MiB", "made")
 )
@@ -56,7 +56,7 @@ class Block:
     """What stands below one title: rows of one data set, budget, mode, teacher and student."""
 
     title: str
-    rows: list[Row]
+    rows: Sequence[Row]
     parts: list[Part]
 
 
@@ -68,7 +68,11 @@ def blocks(rows: Sequence[Row]) -> Iterator[Block]:
     for title, group in groupby(rows, key=_title):
         block = list(group)
         paired = [row for row in block if row.gain.pairs]
-        gains = [_part(GAINS, _GAIN, paired, _gain)] if paired else []
+        gains = (
+            [_part(GAINS, GAIN_COLUMNS, paired, lambda row: gain_cells(row.gain))]
+            if paired
+            else []
+        )
         accuracies = _part(ACCURACIES, _ACCURACY, block, _accuracy)
         parts = [accuracies, *gains, _part(COST, _COST, block, _cost)]
         yield Block(title, block, parts)
@@ -130,11 +134,11 @@ def _accuracy(row: Row) -> tuple[str, ...]:
     return (str(seeds), last, number(row.best_mean), number(row.compensated_mean))
 
 
-def _gain(row: Row) -> tuple[str, ...]:
-    gain = row.gain
+def gain_cells(gain: Gain) -> tuple[str, ...]:
+    """What stands in ``GAIN_COLUMNS``."""
     return (
         str(gain.pairs),
-        spread(_signed(gain.mean), gain.std),
+        spread(signed(gain.mean), gain.std),
         _interval(gain),
         TOO_SMALL if gain.pairs < LEAST_FOR_TEST else _p(gain.p),
         TOO_SMALL if gain.pairs < LEAST_FOR_INTERVAL else number(gain.pairs_for_one_point, 0),
@@ -144,7 +148,7 @@ def _gain(row: Row) -> tuple[str, ...]:
 def _interval(gain: Gain) -> str:
     if gain.pairs < LEAST_FOR_INTERVAL:
         return TOO_SMALL
-    return f"[{_signed(gain.t_low)}, {_signed(gain.t_high)}]"
+    return f"[{signed(gain.t_low)}, {signed(gain.t_high)}]"
 
 
 def _cost(row: Row) -> tuple[str, ...]:
@@ -162,7 +166,8 @@ def spread(mean: str, std: float | None, digits: int = 2) -> str:
     return f"{mean} (n=1)" if std is None else f"{mean} ± {number(std, digits)}"
 
 
-def _signed(value: float | None) -> str:
+def signed(value: float | None) -> str:
+    """Two digits and a sign; a dash where there is no number."""
     return EMPTY if value is None else f"{value:+.2f}"
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from src.report.aggregate import Row
-from src.report.block import TOO_SMALL, Part, blocks, notes, number
+from src.report.block import TOO_SMALL, Block, Part, blocks, notes, number
 from src.report.collection import Damaged
 from src.report.summary import FILE_NAME, Summary
 
@@ -46,13 +46,7 @@ def terminal_table(
 
     Below them stand unfinished runs, and summaries that were left out.
     """
-    parts: list[RenderableType] = []
-    for block in blocks(rows):
-        parts.append(Text(block.title, style="bold"))
-        for part in block.parts:
-            parts += [_terminal_part(part), Text()]
-    if rows:
-        parts += map(Text, notes(rows))
+    parts = terminal_blocks(blocks(rows), notes(rows) if rows else [])
     parts += [Text(f"Not finished: {_failure(run)}") for run in unfinished]
     if damaged:
         parts += [Text(f"{left_out(damaged)}:"), *(Text(f"  {each.reason}") for each in damaged)]
@@ -63,19 +57,33 @@ def markdown_table(
     rows: Sequence[Row], unfinished: Sequence[Summary], damaged: Sequence[Damaged] = ()
 ) -> str:
     """The same tables as Markdown."""
-    lines: list[str] = []
-    for block in blocks(rows):
-        lines += [f"### {block.title}", ""]
-        for part in block.parts:
-            lines += [*_markdown_part(part), ""]
-    if rows:
-        lines += [line for note in notes(rows) for line in (note, "")]
+    lines = markdown_blocks(blocks(rows), notes(rows) if rows else [])
     if unfinished:
         lines += ["### Not finished", "", *(f"- {_failure(run)}" for run in unfinished), ""]
     if damaged:
         reasons = [f"- {each.reason}" for each in damaged]
         lines += ["### Left out", "", f"{left_out(damaged)}:", "", *reasons, ""]
     return "\n".join(lines)
+
+
+def terminal_blocks(shown: Iterable[Block], remarks: Iterable[str]) -> list[RenderableType]:
+    """Tables with their titles, and below them what they mean, for the terminal."""
+    parts: list[RenderableType] = []
+    for block in shown:
+        parts.append(Text(block.title, style="bold"))
+        for part in block.parts:
+            parts += [_terminal_part(part), Text()]
+    return [*parts, *map(Text, remarks)]
+
+
+def markdown_blocks(shown: Iterable[Block], remarks: Iterable[str]) -> list[str]:
+    """The same as lines of Markdown."""
+    lines: list[str] = []
+    for block in shown:
+        lines += [f"### {block.title}", ""]
+        for part in block.parts:
+            lines += [*_markdown_part(part), ""]
+    return [*lines, *(line for remark in remarks for line in (remark, ""))]
 
 
 def left_out(damaged: Sequence[Damaged]) -> str:

@@ -43,6 +43,35 @@ def test_writes_csv_and_markdown_into_new_folders(
     assert "out of memory" in markdown.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("more", ["--csv=x", "--latex=x", "--runs", "--discard-failed"])
+def test_an_experiment_goes_with_markdown_only(
+    outputs: Path, capsys: pytest.CaptureFixture[str], more: str
+) -> None:
+    assert main([str(outputs), "--experiment", "ablation", more]) == 2
+    assert capsys.readouterr().err.startswith("Error: Expected --")
+
+
+def test_an_experiment_that_did_not_run_is_said(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(outputs), "--experiment", "variance"]) == 2
+    assert "as those of experiments=variance do" in capsys.readouterr().err
+
+
+def test_an_experiment_as_markdown(
+    tmp_path: Path, make_kdci: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for size in (8, 16):
+        folder = tmp_path / f"{size}"
+        folder.mkdir()
+        write_summary(make_kdci(80.0 + size, kdci={"N": size}), folder)
+    arguments = ["--experiment", "fig4_dictionary_size", "--markdown", str(tmp_path / "n.md")]
+    assert main([str(tmp_path), *arguments]) == 0
+    assert "96.00 (n=1)*" in capsys.readouterr().out
+    text = (tmp_path / "n.md").read_text(encoding="utf-8")
+    assert "| dafl | backdoor | - | - | 88.00 (n=1) | 96.00 (n=1)* |" in text
+
+
 def test_writes_latex_and_says_what_it_lacks(
     outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
