@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from src.common.errors import UserError
 from src.config.schema import RunConfig, check
@@ -51,11 +53,88 @@ def test_every_network_can_be_teacher_and_student(name: str) -> None:
     assert checked.kdci is None
 
 
+# Experiments: points at paper length, and with `budget=laptop dataset=digits` behind.
+POINTS = {
+    "ablation": (15, 15),
+    "cost": (12, 12),
+    "fig1_substitution": (6, 6),
+    "fig4_dictionary_size": (216, 216),
+    "fig5_tsne": (2, 2),
+    "table_cifar10": (180, 36),  # five pairs, and on digits its own
+    "table_cifar100": (180, 36),
+    "table_imagenet": (108, 36),
+    "table_tiny_imagenet": (36, 36),
+    "variance": (36, 36),
+}
+SHRUNK = ("budget=laptop", "dataset=digits")
+
+
+def test_every_experiment_is_listed() -> None:
+    assert {path.stem for path in (ROOT / "experiments").glob("*.yaml")} == set(POINTS)
+    readme = (ROOT / "experiments" / "README.md").read_text()
+    assert [name for name in POINTS if f"`{name}`" not in readme] == []
+
+
+def points(*overrides: str) -> list[list[str]]:
+    """What Hydra's sweeper makes of the arguments: those of every point."""
+    params = composed(*overrides).hydra.sweeper.params
+    given = [*(f"{key}={value}" for key, value in params.items()), *overrides]
+    parsed = OverridesParser.create().parse_overrides(given)
+    (batch,) = BasicSweeper.split_arguments(parsed, None)
+    return [list(point) for point in batch]
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_every_experiment_at_paper_length(name: str) -> None:
+    every = points(f"experiments={name}")
+    assert len(every) == POINTS[name][0]
+    config = check(plain(*every[-1]))  # what lies before is checked above and below
+    assert config.budget == "paper"
+    assert config.pool["_target_"] == "src.dataset.folder_pool.FolderPool"
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_every_experiment_shrunk_to_this_machine(name: str) -> None:
+    every = points(f"experiments={name}", *SHRUNK)
+    assert len(every) == POINTS[name][1]
+    config = check(plain(*every[-1]))
+    networks = (config.teacher.name, config.student.name)
+    assert (*networks, config.budget) == ("convnet_m", "convnet_s", "laptop")
+    assert config.pool["_target_"] == "src.dataset.photo_patches.PhotoPatches"
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "pair").glob("*_*.yaml")), ids=lambda p: p.stem)
+def test_a_pair_is_called_as_its_networks_are(path: Path) -> None:
+    dataset = "imagenet" if path.stem.endswith("_imagenet") else "cifar10"
+    config = check(plain(f"dataset={dataset}", f"pair={path.stem}"))
+    names = f"{config.teacher.name.removesuffix('_imagenet')}_{config.student.name}"
+    assert names == path.stem
+    mine = check(plain(f"pair={path.stem}", "teacher=wrn16_2"))  # the command line wins
+    assert (mine.teacher.name, mine.student.name) == ("wrn16_2", config.student.name)
+
+
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda p: p.stem
+    ("kdci", "node", "key", "value"),
+    [
+        ("random_attention", "adjustment", "attention", "random"),
+        ("random_prototypes", "dictionary", "prototypes", "random"),
+        ("uniform_prior", "adjustment", "prior", "uniform"),
+    ],
 )
-def test_every_experiment(path: Path) -> None:
-    check(plain(f"experiments={path.stem}"))
+def test_an_ablation_differs_in_one_option(kdci: str, node: str, key: str, value: str) -> None:
+    full, ablated = plain("kdci.N=8"), plain(f"kdci={kdci}", "kdci.N=8")
+    assert full["kdci"][node][key] != value
+    full["kdci"][node][key] = value
+    assert ablated == full
+
+
+def test_no_stage_a_of_the_variance_has_two_teachers() -> None:
+    drawn = {
+        (config.seed, config.teacher.seed)
+        for seed in range(6)
+        if (config := check(plain("experiments=variance", *SHRUNK, f"seed={seed}")))
+    }
+    assert drawn == {(0, 0), (1, 0), (2, 0), (3, 1), (4, 1), (5, 1)}
 
 
 def test_every_data_set_has_a_setting() -> None:
