@@ -14,6 +14,7 @@ VANILLA = "none"  # `kdci.name` of a run without compensation
 
 _KDCI = "kdci."
 _COLUMNS = {"kdci.name", "kdci.N"}  # options that need no label
+_FOLLOWERS = {"kdci.dictionary.N"}  # is kdci.N unless set by itself
 # Code that a run with compensation shares with its vanilla run.
 _SHARED_CODE = ("teacher", "stage_a", "stage_b")
 _CONTENT_LABELS = {
@@ -195,8 +196,11 @@ def _shared_settings(summary: Summary) -> dict[str, Any]:
 def _options(summary: Summary) -> dict[str, Any]:
     if summary["kdci"]["name"] == VANILLA:
         return {}
-    settings = kdci_settings(summary).items()
-    options = {key.removeprefix(_KDCI): v for key, v in settings if key not in _COLUMNS}
+    settings = kdci_settings(summary)
+    columns = _COLUMNS | {
+        key for key in _FOLLOWERS if settings.get(key) == settings.get(f"{_KDCI}N")
+    }
+    options = {key.removeprefix(_KDCI): v for key, v in settings.items() if key not in columns}
     code = summary["identity"]["code"].get("kdci", "")[:_SHOWN_DIGITS]
     return options | ({"kdci_code": code} if code else {})
 

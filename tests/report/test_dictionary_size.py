@@ -8,7 +8,8 @@ def test_one_line_per_method_and_one_column_per_size(make_summary: Any, make_kdc
     runs = [make_summary(80.0 + 2 * seed, seed=seed) for seed in range(2)]
     for size, gain in ((8, 1.0), (64, 3.0), (16, 2.0)):
         runs += [
-            make_kdci(80.0 + 2 * seed + gain, seed=seed, kdci={"N": size}) for seed in range(2)
+            make_kdci(80.0 + 2 * seed + gain, seed=seed, kdci={"N": size, "dictionary.N": size})
+            for seed in range(2)
         ]
     runs.append(make_kdci(70.0, seed=0, baseline="cmi"))  # one size is no curve
     (block,) = dictionary_size(aggregate(runs))
