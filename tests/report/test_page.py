@@ -9,7 +9,9 @@ import pytest
 
 from src.report.__main__ import main
 from src.report.collection import read_summaries
+from src.report.page.provenance import command_of
 from src.report.page.render import sections_of
+from tests.report.conftest import MakeSummary
 from tests.report.synthetic import write_run, write_runs
 
 VOID = {"meta", "link", "img", "br", "path", "use", "image", "rect"}
@@ -145,7 +147,7 @@ def test_what_ran_is_told(page: Page) -> None:
     runs = page.tables["Finished runs"]
     assert len(runs) == 6
     assert "kdci=backdoor kdci.N=32 seed=0" in runs[5][0]
-    assert ["machine", "cpu", "5"] in page.tables["What the finished runs have in common"]
+    assert ["device", "cpu", "5"] in page.tables["What the finished runs have in common"]
 
 
 def test_nothing_outside_is_named_and_everything_is_labelled(page: Page) -> None:
@@ -277,3 +279,10 @@ def test_two_hundred_runs_are_all_there(tmp_path: Path, make_summary: Any, make_
     assert {row[1] for row in rows} == set(map(str, folders))
     assert len(page.tables["Accuracies"]) == 2 + 40  # two heads
     assert len(page.text) < 5_000_000
+
+
+def test_a_run_shows_what_was_typed(make_summary: MakeSummary) -> None:
+    named = make_summary(80.0)
+    assert command_of(named).startswith("python -m src.run dataset=digits baseline=")
+    typed = {**named, "command": "python -m src.run kdci.N=7"}
+    assert command_of(typed) == "python -m src.run kdci.N=7"  # type: ignore[arg-type]

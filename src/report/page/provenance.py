@@ -18,7 +18,7 @@ def provenance(
 ) -> list[Topic]:
     """Runs, where and with what they ran, failures, and summaries left out; may be empty."""
     topics = [
-        Topic("Runs", [_runs(finished)] if finished else [], notes=[_COMMAND_NOTE]),
+        Topic("Runs", [_runs(finished)] if finished else []),
         Topic("Machines, versions and data", [_environment(finished)] if finished else []),
         Topic("Not finished", [_unfinished(unfinished)] if unfinished else []),
     ]
@@ -29,14 +29,12 @@ def provenance(
     return [*topics, left]
 
 
-_COMMAND_NOTE = (
-    "Command: the words that name a run; whatever else was set is in the settings of its row "
-    "above and, in full, in its summary.json."
-)
-
-
 def command_of(summary: Summary) -> str:
-    """The words of the command line that name a run."""
+    """The command line that asked for a run, or else the words that name it."""
+    return summary.get("command") or _words(summary)
+
+
+def _words(summary: Summary) -> str:
     kdci = summary["kdci"]
     words = {
         "dataset": summary["dataset"],
@@ -86,7 +84,8 @@ def _environment(summaries: Sequence[Summary]) -> Part:
 def _facts(run: Summary) -> list[tuple[str, str]]:
     contents: dict[str, Any] = run["identity"]["contents"]
     return [
-        ("machine", run["device"]),
+        ("host", run.get("host") or ""),
+        ("device", run["device"]),
         ("processes", str(run.get("world_size", ""))),
         ("precision", run.get("precision", "")),
         ("data set", run["dataset"]),
