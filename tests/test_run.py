@@ -16,6 +16,7 @@ from src.common.errors import UserError
 from src.common.files import sha256_file
 from src.common.resume import ResumeCallback
 from src.common.sealed import read_sealed, write_sealed
+from src.dataset.contract import Split
 from src.dataset.digits import Digits
 from src.dataset.loader import LabelledBatches
 from src.deploy.student import load_student
@@ -284,6 +285,32 @@ def test_no_strength_is_the_vanilla_run_bit_for_bit(
     without = smoke.here(tmp_path / "powerless", mode, *powerless)
     assert_same_student(vanilla, without)
     assert vanilla.summary["acc1"]["last"] == without.summary["acc1"]["last"]
+
+
+@pytest.mark.parametrize(
+    "automatic",
+    [
+        ("kdci=weighting", "kdci.adjustment.gamma=auto"),
+        ("kdci=prior", "kdci.adjustment.strength=auto"),
+        ("kdci=backdoor", "kdci.adjustment.strength=auto"),
+        ("kdci=standardisation", "kdci.adjustment.strength=auto"),
+    ],
+    ids=lambda options: options[0],
+)
+def test_nothing_automatic_reads_the_test_split(
+    smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, automatic: tuple[str, ...]
+) -> None:
+    options = (*automatic, "kdci.N=auto", "baseline=dafl")
+    caches = [smoke.cache_with_teacher(tmp_path / name) for name in ("one", "two")]
+    told = smoke.here(tmp_path / "told", *options, cache=caches[0])
+    test = Digits().test()
+    wrong = Split(test.images.flip(0), torch.zeros_like(test.labels))
+    monkeypatch.setattr(Digits, "test", lambda self: wrong)
+    misled = smoke.here(tmp_path / "misled", *options, cache=caches[1])
+    assert_same_student(told, misled)
+    for name in ("adjustment", "dictionary"):
+        assert told.summary[name] == misled.summary[name]
+    assert told.summary["acc1"]["last"] != misled.summary["acc1"]["last"]
 
 
 def test_another_seed_makes_other_data_for_the_same_teacher(smoke: Smoke, tmp_path: Path) -> None:
