@@ -56,7 +56,7 @@ def _refuse_unknown_flags(arguments: Sequence[str]) -> None:
             cure = f"; options are written without dashes: {plain}"
         else:
             known = [name for action in parser._actions for name in action.option_strings]
-            cure = f"{nearest(flag, known)} (one of: {', '.join(known)})"
+            cure = f"{nearest(flag, known)} (one of: {', '.join(known)}); options are key=value"
         raise UserError(f"Unknown flag '{flag}'{cure}")
 
 

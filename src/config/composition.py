@@ -51,6 +51,16 @@ _SYNONYMS = {
     "clusters": "kdci.N",
     "n_clusters": "kdci.N",
     "K": "kdci.N",
+    "size": "dataset.image_size",
+    "img_size": "dataset.image_size",
+    "data_dir": "dataset.root",
+}
+
+
+# Instead of an option's name.
+_WHERE_PATHS_GO = {
+    "dataset": "dataset=image_folder dataset.root",
+    "teacher": "teacher=NETWORK teacher.checkpoint",
 }
 
 
@@ -76,11 +86,11 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     if _HEADER_ERROR.match(str(error)):
         return _explain_header(error)
     text = _text(error)
-    option = re.search(
-        r"Could not find '([\w@./]+)/([^'/]+)' Available options in '[^']+': (.*)", text
-    )
+    option = re.search(r"Could not find '(.+)' Available options in '([^']+)': (.*)", text)
     if option:
-        return unknown_option(option[1], option[2], option[3].split())
+        return unknown_option(
+            option[2], option[1].removeprefix(f"{option[2]}/"), option[3].split()
+        )
     key = re.search(r"Could not override '([^']+)'|from config\. '([^']+)' does not exist", text)
     if key:
         return _unknown_key(key[1] or key[2], _key_of(error.__cause__), overrides)
@@ -132,12 +142,13 @@ def _options_with(name: str) -> list[str]:
     found = []
     for depth in range(1, len(parts)):
         group, keys = "/".join(parts[:depth]), parts[depth:]
-        for path in sorted((CONF / group).glob("*.yaml")):
+        word = "dataset@pool" if group == "pool" else group
+        for path in sorted((CONF / word.partition("@")[0]).glob("*.yaml")):
             node: Any = OmegaConf.to_container(OmegaConf.load(path))
             for key in keys:
                 node = node.get(key, _ABSENT) if isinstance(node, dict) else _ABSENT
             if node is not _ABSENT:
-                found.append(f"{group}={path.stem}")
+                found.append(f"{word}={path.stem}")
     return found
 
 
@@ -148,8 +159,12 @@ def not_a_mapping(path: str, got: str) -> str:
 
 def unknown_option(group: str, name: str, known: Sequence[str]) -> str:
     """What to say of a name that no option of a group has."""
+    known = [each for each in known if each != "base"]  # what the others of a group build on
     options = f" (one of: {', '.join(known)})" if known else ""
-    return f"Unknown option '{group}={name}'{nearest(name, known)}{options}"
+    hint = nearest(name, known)
+    if "/" in name and group in _WHERE_PATHS_GO:
+        hint = f"; a path goes elsewhere: {_WHERE_PATHS_GO[group]}={shown(name)}"
+    return f"Unknown option '{group}={name}'{hint}{options}"
 
 
 def _text(error: BaseException) -> str:

@@ -20,6 +20,7 @@ def test_flags_come_first_with_their_values() -> None:
         ("-kdci.N=4", "options are written without dashes: kdci.N=4"),
         ("--multirn", "Unknown flag '--multirn'; did you mean '--multirun'? (one of: --help"),
         ("-x", "Unknown flag '-x'"),
+        ("--root", "; options are key=value"),
         ("--cfg", "Cannot read the command line: argument --cfg/-c: expected one argument"),
         ("--help=3", "Cannot read the command line: argument --help/-h"),
     ],
