@@ -71,19 +71,21 @@ def _lines(path: Path) -> Iterator[tuple[str, str, int]]:
         if not re.fullmatch("[0-9]{1,9}", fields[1]):
             raise UserError(
                 f"Expected a column number, from 0, after '{fields[0]},' in {where}, but got "
-                f"{fields[1]!r}"
+                f"{fields[1]!r}{'; there is no header line' if number == 1 else ''}"
             )
         yield where, fields[0], int(fields[1])
 
 
 def _require_same(path: Path, named: Sequence[str], class_names: Sequence[str]) -> None:
     missing = [name for name in class_names if name not in named]
+    foreign = [name for name in named if name not in class_names]
     if missing:
+        instead = f", and names {listed(foreign, _MOST_NAMES)} instead" if foreign else ""
         raise UserError(
             f"Expected every class in the class map '{path}', but it lacks "
-            f"{listed(missing, _MOST_NAMES)}; add a line 'class,column' for each"
+            f"{listed(missing, _MOST_NAMES)}{instead}; write a line 'class,column' for each, with "
+            "the names of the class folders"
         )
-    foreign = [name for name in named if name not in class_names]
     if foreign:
         raise UserError(
             f"Expected only classes of the data in the class map '{path}', but it names "

@@ -47,7 +47,9 @@ def test_a_name_with_a_comma_is_quoted(tmp_path: Path) -> None:
     [
         (MAP + "ant,6\n", "each class once, but 'ant' stands again in line 4 of"),
         (MAP.replace("5", "2"), "for each class, but 'ant' has that of 'cat', 2, in line 3"),
-        ("bee,0\ncat,2\n", "but it lacks 'ant'; add a line 'class,column' for each"),
+        ("bee,0\ncat,2\n", "but it lacks 'ant'; write a line 'class,column' for each"),
+        (MAP.replace("ant", "Ant"), "but it lacks 'ant', and names 'Ant' instead; write a line"),
+        ("class,column\n" + MAP, "in line 1 .* got 'column'; there is no header line"),
         ("", "but it lacks 'ant', 'bee', 'cat'"),
         (MAP + "dog,6\n", "but it names 'dog'; the data has 'ant', 'bee', 'cat'"),
         (
