@@ -105,6 +105,7 @@ def check_value(path: str, value: Any, hint: Any) -> None:
         same = [first, *(other for other in others if other["input"] == first["input"])]
         rule = " or ".join(dict.fromkeys(each["msg"] for each in same))
         rule = rule.replace("Input should be", "expected", 1).replace("Input should be ", "")
+        rule = rule.replace("an instance of Sequence", "a list")
         rule = "expected more values" if first["type"] == "missing" else rule
         got = shown(first["input"])
         raise UserError(f"Wrong value of '{path}': {rule}, but got {got}") from error

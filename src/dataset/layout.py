@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.common.errors import UserError
+from src.common.errors import UserError, nearest
 from src.dataset.listing import class_folders, contents, some
 from src.dataset.walk import entries, is_image
 
@@ -127,7 +127,15 @@ def _chosen(found: Sequence[Path]) -> Path | None:
 def wrong_layout(root: Path, expected: str) -> UserError:
     """The error for a folder that is not laid out as a data set needs it."""
     cure = next(_cures(root), "") if root.is_dir() else ""
+    cure = cure if root.exists() else _elsewhere(root)
     return UserError(f"Expected {expected} in '{root}', but {contents(root)}{cure}")
+
+
+def _elsewhere(root: Path) -> str:
+    """What to do about a folder that is not there."""
+    beside = entries(root.parent) if root.parent.is_dir() else []
+    found = nearest(root.name, [entry.name for entry in beside if entry.is_dir()])
+    return found or "; say where it lies, as in dataset.root=FOLDER or pool.root=FOLDER"
 
 
 def _cures(root: Path) -> Iterator[str]:

@@ -29,13 +29,19 @@ def checked(mean: Sequence[float], std: Sequence[float]) -> tuple[Channels, Chan
     """``mean`` and ``std`` as tuples, where they can normalise an RGB image.
 
     Raises:
-        UserError: If there are not three of each, or a standard deviation is not positive.
+        UserError: If there are not three of each, a standard deviation is not positive, or they are
+            of pixels in 0..255.
     """
     finite = all(map(math.isfinite, (*mean, *std)))
     if len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:
         raise UserError(
             "Expected `mean` and `std` to hold three finite numbers each, `std` above 0, but got "
             f"{list(mean)} and {list(std)}"
+        )
+    if not 0 <= min(mean) <= max(mean) <= 1 or max(std) > 1:
+        raise UserError(
+            "Expected `mean` in [0, 1] and `std` in (0, 1], of pixels in [0, 1], but got "
+            f"{list(mean)} and {list(std)}; divide those of pixels in 0..255 by 255"
         )
     return _three(mean), _three(std)
 

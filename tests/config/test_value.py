@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,6 +73,7 @@ def test_a_value_of_the_type_passes(value: Any, hint: Any) -> None:
         ("1", int, "'x': expected a valid integer, but got '1'"),
         (0, PositiveInt, "'x': expected greater than 0, but got 0"),
         ("c", Literal["a", "b"], "'x': expected 'a' or 'b', but got 'c'"),
+        (0.5, Sequence[float], "'x': expected a list, but got 0.5"),
         (3, Optimizer, "'x': expected a node with a `_target_`, but got 3"),
     ],
 )

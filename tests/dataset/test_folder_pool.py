@@ -79,6 +79,20 @@ def test_statistics_that_cannot_normalise_are_refused(std, tmp_path):
         FolderPool(tmp_path, tmp_path, std=std)
 
 
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ([123.7, 116.3, 103.5], [58.4, 57.1, 57.4]),
+        ([0.5, 0.5, 1.1], [0.2] * 3),
+        ([-0.1, 0, 0], [0.2] * 3),
+        ([0.5] * 3, [0.2, 0.2, 2]),
+    ],
+)
+def test_statistics_of_other_pixels_are_refused(mean, std, tmp_path):
+    with pytest.raises(UserError, match=r"divide those of pixels in 0\.\.255 by 255"):
+        FolderPool(tmp_path, tmp_path, mean=mean, std=std)
+
+
 def test_a_folder_without_images_is_told(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     for action in (lambda p: p.unlabeled(8), lambda p: p.fingerprint()):

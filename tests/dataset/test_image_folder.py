@@ -58,8 +58,8 @@ def test_statistics_follow_the_size(root, tmp_path):
 
 def test_given_statistics_need_no_train_split(root, tmp_path):
     shutil.rmtree(root / "train")
-    data = folder(root, tmp_path, mean=[0.1, 0.2, 0.3], std=[1, 2, 3])
-    assert data.statistics == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    data = folder(root, tmp_path, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
+    assert data.statistics == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert data.spec.num_classes == 2
     assert len(data.test().labels) == 2
     with pytest.raises(UserError, match="no train split to measure"):
@@ -139,6 +139,14 @@ def test_the_aspect_ratio_is_kept_or_not(tmp_path, save):
 def test_the_wrong_folder_is_told_with_what_was_expected(action, tmp_path):
     with pytest.raises(UserError, match=r"train/<class>.*does not exist"):
         getattr(folder(tmp_path / "nowhere", tmp_path), action)()
+
+
+def test_a_root_that_is_not_there_is_told_with_the_nearest_or_the_option(tmp_path):
+    with pytest.raises(UserError, match=r"exist; say where it lies, as in dataset\.root=FOLDER"):
+        folder(tmp_path / "gone" / "nowhere", tmp_path).test()
+    (tmp_path / "My Shapes").mkdir()
+    with pytest.raises(UserError, match=r"not exist; did you mean 'My Shapes'\?"):
+        folder(tmp_path / "MyShapes", tmp_path).test()
 
 
 def test_the_data_folder_is_only_read(root, tmp_path):
