@@ -14,6 +14,8 @@ _MULTIRUN = {"-m", "--multirun"}
 _KEY = r"[\w.@/]+"
 _REPLACED = re.compile(rf"({_KEY}\.\w+)=(\{{.*\b_target_\b.*)", re.DOTALL)
 _PATH = re.compile(rf"(\+*{_KEY})=(~|[^'\"].*[/\\].*)", re.DOTALL)
+# These keys hold nothing but paths, also without a folder: epoch=4.ckpt, as Lightning names it.
+_NAMED_PATH = re.compile(rf"(\+*(?:{_KEY}\.)?(?:root|checkpoint|class_map))=([^'\"].*)", re.DOTALL)
 
 
 def is_multirun(arguments: Sequence[str]) -> bool:
@@ -67,7 +69,7 @@ def _quoted(argument: str, several: bool) -> str:
         argument: An override, or a flag.
         several: Whether commas part the points of a sweep.
     """
-    path = _PATH.fullmatch(argument)
+    path = _PATH.fullmatch(argument) or _NAMED_PATH.fullmatch(argument)
     if path is None or _is_read(argument, several):
         return argument
     values = path[2].split(",") if several else [path[2]]

@@ -53,6 +53,14 @@ def test_a_path_arrives_as_it_was_written(path: str) -> None:
     assert arguments.understood([understood]) == [understood]
 
 
+@pytest.mark.parametrize("name", ["epoch=4-val_acc=0.992.ckpt", "best (1).pth", "a, b.pth"])
+def test_a_checkpoint_without_its_folder_arrives_as_it_was_written(name: str) -> None:
+    (understood,) = arguments.understood([f"teacher.checkpoint={name}"])
+    assert composed(understood).teacher.checkpoint == name
+    swept = arguments.understood(["-m", "teacher.checkpoint=epoch=1.ckpt,epoch=2.ckpt"])
+    assert swept[1] == "teacher.checkpoint='epoch=1.ckpt','epoch=2.ckpt'"
+
+
 def test_paths_of_a_sweep_are_quoted_one_by_one() -> None:
     given = ["-m", "pool.root=/data/a=1,/data/b=2"]
     assert arguments.understood(given)[1] == "pool.root='/data/a=1','/data/b=2'"
