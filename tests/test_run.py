@@ -377,13 +377,15 @@ def checkpoint(smoke: Smoke) -> Path:
 
 
 def test_a_given_teacher_is_measured_and_not_trained(
-    smoke: Smoke, tmp_path: Path, checkpoint: Path
+    smoke: Smoke, tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     cache = tmp_path / "cache"
     options = [f"teacher.checkpoint={checkpoint}", "kdci=none"]
     summary = smoke.here(tmp_path, *options, cache=cache).summary
     assert summary["teacher"]["acc1"] == pytest.approx(smoke.default.summary["teacher"]["acc1"])
     assert summary["teacher"]["checkpoint"] == str(checkpoint)
+    assert "with 32 pixels a side, mean 0.305, 0.305, 0.305, std 0." in caplog.text
     assert not (cache / "teacher").exists()
 
 

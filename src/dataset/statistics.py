@@ -29,8 +29,8 @@ def checked(mean: Sequence[float], std: Sequence[float]) -> tuple[Channels, Chan
     """``mean`` and ``std`` as tuples, where they can normalise an RGB image.
 
     Raises:
-        UserError: If there are not three of each, a standard deviation is not positive, or they are
-            of pixels in 0..255.
+        UserError: If there are not three of each, a standard deviation is not positive, or they
+            are of pixels in 0..255.
     """
     finite = all(map(math.isfinite, (*mean, *std)))
     if len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:

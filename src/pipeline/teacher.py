@@ -168,6 +168,12 @@ def _given_teacher(job: Job, path: Path) -> tuple[Classifier, float, float | Non
             "Recognised the checkpoint: %s on %s, %s", known.network, known.dataset, known.source
         )
     network = _load(job.config, job.dataset, path)
+    _log.info(
+        "Images are shown to it with %d pixels a side, mean %s, std %s: with others than in its "
+        "training (docs/bring-your-own.md) it is less accurate than it was",
+        job.dataset.spec.image_size,
+        *(", ".join(f"{value:.3f}" for value in values) for values in job.dataset.statistics),
+    )
     job.to_device(network)
     expected = options.expected_acc1
     if expected is None and known is not None and known.dataset == dataset:
