@@ -385,7 +385,7 @@ def test_a_given_teacher_is_measured_and_not_trained(
     summary = smoke.here(tmp_path, *options, cache=cache).summary
     assert summary["teacher"]["acc1"] == pytest.approx(smoke.default.summary["teacher"]["acc1"])
     assert summary["teacher"]["checkpoint"] == str(checkpoint)
-    assert "with 32 pixels a side, mean 0.305, 0.305, 0.305, std 0." in caplog.text
+    assert "of 32 pixels a side, normalised by mean 0.305, 0.305, 0.305, std 0." in caplog.text
     assert not (cache / "teacher").exists()
 
 

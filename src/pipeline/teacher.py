@@ -169,8 +169,8 @@ def _given_teacher(job: Job, path: Path) -> tuple[Classifier, float, float | Non
         )
     network = _load(job.config, job.dataset, path)
     _log.info(
-        "Images are shown to it with %d pixels a side, mean %s, std %s: with others than in its "
-        "training (docs/bring-your-own.md) it is less accurate than it was",
+        "The teacher is shown images of %d pixels a side, normalised by mean %s, std %s; trained "
+        "with others (docs/bring-your-own.md), it is less accurate than it was",
         job.dataset.spec.image_size,
         *(", ".join(f"{value:.3f}" for value in values) for values in job.dataset.statistics),
     )
