@@ -16,7 +16,8 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 def load(name, data, cache="cache"):
     paths = {"data": str(data), "cache": str(cache)}
-    return OmegaConf.create({"paths": paths, "dataset": OmegaConf.load(FOLDER / f"{name}.yaml")})
+    dataset, pool = (OmegaConf.load(FOLDER / f"{each}.yaml") for each in ("digits", name))
+    return OmegaConf.create({"paths": paths, "dataset": dataset, "pool": pool})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -28,15 +29,15 @@ def test_the_keys_are_the_arguments_of_the_constructor(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_construction_touches_no_file(name, tmp_path):
-    data = instantiate(load(name, tmp_path / "nowhere", tmp_path / "cache").dataset)
+    data = instantiate(load(name, tmp_path / "nowhere", tmp_path / "cache").pool)
     assert isinstance(data, Pool)
     assert data.name == name
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"digits", "photo_patches"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"digits", "photo_patches", "controlled"}))
 def test_a_missing_folder_is_one_clear_line(name, tmp_path):
-    config = load(name, tmp_path / "nowhere", tmp_path / "cache").dataset
+    config = load(name, tmp_path / "nowhere", tmp_path / "cache").pool
     data = instantiate(config)
     actions = [data.fingerprint, lambda: data.unlabeled(8)]
     if isinstance(data, Dataset):
