@@ -40,7 +40,7 @@ def test_a_bad_point_is_recorded_and_the_others_are_finished(sweep: Finished) ->
     codes = [point["exit_code"] for point in points]
     assert codes == [2 if point == BAD else 0 for point in POINTS]
     (error,) = [point["error"] for point in points if point["exit_code"]]
-    assert error == "Wrong value of 'kdci.N': expected greater than 0, but got 0"
+    assert error == "Wrong value of 'kdci.N': expected greater than 0 or 'auto', but got 0"
     assert sweep.exit_code == 1
 
 
@@ -59,7 +59,7 @@ def test_stage_a_is_paid_for_once(sweep: Finished) -> None:
 
 def test_one_table_shows_all_points_and_what_failed(sweep: Finished) -> None:
     assert "6 points, 1 failed" in sweep.stdout
-    assert "expected greater than 0, but got 0" in sweep.stdout
+    assert "expected greater than 0 or 'auto', but got 0" in sweep.stdout
     rows = list(csv.DictReader(table(sweep, "csv").read_text().splitlines()))
     assert len(rows) == 3
     markdown = table(sweep, "md").read_text()
