@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 
+from src.common.errors import UserError
 from src.common.seeding import derive_seed
 from src.kdci.kmeans import Float, kmeans
 
@@ -12,6 +13,7 @@ _CANDIDATES = (2, 3, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128)
 _LARGEST_SAMPLE = 4000  # silhouettes take time and memory that grow with its square
 _RESTARTS = 5  # so that candidates differ in their number, not in their luck
 _ROWS_A_CLUSTER = 10
+_LEAST_DISTINCT = 3  # two clusters of two rows have no silhouette
 
 
 def choose_number(rows: Float, *, iterations: int, seed: int) -> tuple[int, dict[str, float]]:
@@ -20,10 +22,12 @@ def choose_number(rows: Float, *, iterations: int, seed: int) -> tuple[int, dict
     Reads nothing but the rows: the teacher's predictions on substitution data.
 
     Args:
-        rows: Predictions ``[M, d]``, at least three of them distinct; of more than 4,000 a random
-            part is used.
+        rows: Predictions ``[M, d]``; of more than 4,000 a random part is used.
         iterations: Of k-means.
         seed: Seed of the part and of k-means.
+
+    Raises:
+        UserError: If fewer than three rows of the part are distinct.
 
     Source: Rousseeuw, Silhouettes: a graphical aid to the interpretation and validation of
     cluster analysis, 1987.
@@ -34,6 +38,12 @@ def choose_number(rows: Float, *, iterations: int, seed: int) -> tuple[int, dict
     part = draws.permutation(len(rows))[:_LARGEST_SAMPLE]
     sample = np.ascontiguousarray(rows[part])
     distinct = len(np.unique(sample, axis=0))
+    if distinct < _LEAST_DISTINCT:
+        raise UserError(
+            f"Expected at least {_LEAST_DISTINCT} distinct teacher predictions with kdci.N=auto, "
+            f"but got {distinct} among the {len(sample)} that it looks at (after PCA, if any); "
+            "set kdci.N to a number, or raise substitution.num_images"
+        )
     silhouettes = {}
     for count in _CANDIDATES:
         if count >= distinct or (count > 2 and count * _ROWS_A_CLUSTER > len(sample)):

@@ -39,3 +39,16 @@ def test_it_repeats_bit_for_bit() -> None:
 def test_too_few_predictions_are_refused() -> None:
     with pytest.raises(UserError, match="distinct teacher predictions, but got"):
         KMeans("auto").fit(torch.tensor([[0.0, 1], [1, 0], [1, 0]]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "pca_dim"),
+    [
+        (torch.cat([torch.zeros(9_998, 3), torch.eye(3)[:2]]), None),  # the part lacks a rare one
+        (torch.tensor([[0.0, 0], [0, 9], [1, 0], [1, 9]]), 1),  # distinct before PCA only
+    ],
+    ids=["rare", "pca"],
+)
+def test_rows_that_look_alike_are_refused(rows: torch.Tensor, pca_dim: int | None) -> None:
+    with pytest.raises(UserError, match=r"at least 3 distinct .* set kdci\.N to a number"):
+        KMeans("auto", pca_dim=pca_dim).fit(rows)
