@@ -1,5 +1,7 @@
 """What a confounder dictionary is used for in stage (b)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,6 +31,14 @@ class Adjustment(nn.Module):
 
     def load(self, dictionary: ConfounderDictionary) -> None:
         """Take a dictionary in the place of another of its shape."""
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Its facts, which follow from a dictionary that may not be there when a fit goes on."""
+        return dict(self.facts)
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Continue with them."""
+        self.facts = dict(state)
 
     def weights(self, teacher_logits: Tensor) -> Tensor | None:
         """Weights ``[B]`` in (0, 1] by which samples of teacher logits ``[B, K]`` are drawn.

@@ -125,8 +125,7 @@ class BackdoorCompensation(Adjustment):
         self.prior.copy_(dictionary.prior)
         if self.uniform_prior:
             self.prior.fill_(1 / len(self.prior))
-        self.strength = strength_of(self.chosen, dictionary)
-        self.facts = {"strength": self.strength}
+        self.facts = {"strength": strength_of(self.chosen, dictionary)}
 
     def log_attention(self, logits: Tensor) -> Tensor:
         """Log lambda ``[B, N]`` of student logits ``[B, K]``; lambda sums to 1 in every row."""
@@ -164,4 +163,4 @@ class BackdoorCompensation(Adjustment):
             expected = self.expect(self.log_attention(logits) + self.prior.log())
             if self.project is not None:
                 expected = F.linear(expected, self.project)
-            return self.plain(logits) + self.strength * expected
+            return self.plain(logits) + self.facts["strength"] * expected

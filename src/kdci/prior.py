@@ -54,9 +54,8 @@ class PriorAdjustment(Adjustment):
         shares = class_shares(dictionary)
         smoothed = (shares * total + _PSEUDO_COUNT) / (total + _PSEUDO_COUNT * len(shares))
         self.log_prior.copy_(smoothed.log() - smoothed.log().mean())
-        self.strength = strength_of(self.chosen, dictionary)
-        self.facts = {"strength": self.strength}
+        self.facts = {"strength": strength_of(self.chosen, dictionary)}
 
     def forward(self, logits: Tensor) -> Tensor:
         """Adjusted logits ``[B, K]``, at least float32."""
-        return at_least_float32(logits) + self.strength * self.log_prior
+        return at_least_float32(logits) + self.facts["strength"] * self.log_prior

@@ -60,15 +60,14 @@ class Standardisation(Adjustment):
         """Copy a dictionary in, in the place of another of its shape."""
         self.prototypes.copy_(dictionary.prototypes)
         self.prior.copy_(dictionary.prior)
-        self.strength = strength_of(self.chosen, dictionary)
-        self.facts = {"strength": self.strength}
+        self.facts = {"strength": strength_of(self.chosen, dictionary)}
 
     def forward(self, logits: Tensor) -> Tensor:
         """Log of the averaged prediction ``[B, K]``, at least float32."""
         logits = at_least_float32(logits)
-        if self.strength == 0:
+        if self.facts["strength"] == 0:
             return logits
         with torch.autocast(logits.device.type, enabled=False):
-            shifts = self.strength * F.linear(self.prototypes, self.project)
+            shifts = self.facts["strength"] * F.linear(self.prototypes, self.project)
             within = F.log_softmax(logits[:, None] + shifts, dim=2)
             return torch.logsumexp(within + self.prior.log()[:, None], dim=1)

@@ -53,7 +53,7 @@ def assert_equals_the_slow_equation(
         attention=attention,
         form=form,
         renormalise=renormalise,
-        strength=module.strength,
+        strength=module.facts["strength"],
     )
     leaves, probe = [logits, *module.parameters()], torch.randn_like(slow)
     results = []

@@ -57,7 +57,16 @@ def test_an_automatic_strength_follows_the_unevenness() -> None:
     )
     assert strength_of(0.25, dictionary(10, 0)) == 0.25
     module = make(10, 10, 10)
-    assert module.facts == {"strength": module.strength}
-    assert module.strength == pytest.approx(0, abs=1e-12)
+    assert module.facts["strength"] == pytest.approx(0, abs=1e-12)
     module.load(dictionary(30, 0, 0))
-    assert module.strength > 0.9
+    assert module.facts["strength"] > 0.9
+
+
+def test_the_strength_of_a_later_dictionary_is_part_of_the_state() -> None:
+    """A killed online fit starts again from the first dictionary, then loads its state."""
+    before, after = make(10, 10, 10), make(10, 10, 10)
+    before.load(dictionary(30, 0, 0))
+    after.load_state_dict(before.state_dict())
+    assert after.facts == before.facts
+    logits = torch.randn(5, 3)
+    assert torch.equal(after(logits), before(logits))

@@ -24,7 +24,7 @@ def reference(module: Standardisation, given: ConfounderDictionary, logits: Tens
     """sum_i P(z_i) softmax(s + alpha W_g z_i), one stratum after another, in float64."""
     weight, result = module.project.double(), torch.zeros(len(logits), K, dtype=torch.double)
     for prototype, prior in zip(given.prototypes.double(), given.prior.double(), strict=True):
-        shifted = logits.double() + module.strength * (weight @ prototype)
+        shifted = logits.double() + module.facts["strength"] * (weight @ prototype)
         result += prior * torch.stack([row.exp() / row.exp().sum() for row in shifted])
     return result
 
