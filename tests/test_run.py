@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from src import naming
 from src.common.errors import UserError
@@ -21,6 +23,7 @@ from src.dataset.digits import Digits
 from src.dataset.loader import LabelledBatches
 from src.deploy.student import load_student
 from src.pipeline import job as pipeline_job
+from src.pipeline.job import Job
 from src.report.aggregate import aggregate
 from src.report.summary import read_summary
 from src.teacher.evaluate import accuracy
@@ -175,6 +178,27 @@ def test_neighbours_are_sought_where_was_clustered(
 ) -> None:
     found = inside(smoke.here(tmp_path, option))["prototypes"]
     assert [len(rows) for rows in found["nearest"]] == [8] * 16
+
+
+def test_the_student_is_measured_on_the_device_of_the_run(
+    smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning takes every module to the CPU when its fit ends; the teacher stays on a GPU."""
+    order: list[tuple[str, str]] = []
+    cpu, to_device = LightningModule.cpu, Job.to_device
+
+    def left(module: LightningModule) -> LightningModule:
+        order.append(("left", type(module).__name__))
+        return cpu(module)
+
+    def moved(job: Job, module: nn.Module) -> None:
+        order.append(("moved", type(module).__name__))
+        to_device(job, module)
+
+    monkeypatch.setattr(LightningModule, "cpu", left)
+    monkeypatch.setattr(Job, "to_device", moved)
+    assert smoke.here(tmp_path).summary["inside_error"] is None
+    assert order[-2:] == [("left", "KDCIStudent"), ("moved", "KDCIStudent")]
 
 
 def test_a_measure_that_fails_is_reported_and_the_run_is_finished(
