@@ -69,3 +69,11 @@ def test_its_initialisation_leaves_the_dice_of_the_student_alone() -> None:
     torch.set_rng_state(state)
     assert torch.equal(first, again)
     assert not torch.equal(first, make(dictionary(), seed=1).project)
+
+
+def test_without_strength_every_parameter_has_a_gradient() -> None:
+    """Of one that has none, DDP would complain at the second step."""
+    module, logits = make(dictionary(), strength=0.0), torch.randn(5, K, requires_grad=True)
+    module(logits).sum().backward()
+    assert module.project.grad is not None
+    assert not module.project.grad.any()
