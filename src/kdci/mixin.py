@@ -52,7 +52,8 @@ class KDCIMixin:
         if weights is None:
             return images, teacher_logits
         draws = generator("cpu", self.resampling_seed, "resampling", rank(), self.student_step)
-        index = resampled(weights, float(torch.rand((), generator=draws)))
+        # Sums on a GPU have no deterministic form, which `trainer.deterministic` would refuse.
+        index = resampled(weights.cpu(), float(torch.rand((), generator=draws))).to(images.device)
         return images[index], teacher_logits[index]
 
     def student_output(self, images: Tensor) -> StudentOutput:
