@@ -70,7 +70,8 @@ class ControlledPool(Pool):
         """All images ``[N, 3, image_size, image_size]`` uint8, in an order without classes."""
         images = self.of.unlabeled(image_size)[self._chosen()]
         if self.blur:
-            side = 2 * round(3 * self.blur) + 1
+            # Reflected at the borders, which an image can be only once.
+            side = 2 * min(round(3 * self.blur), image_size - 1) + 1
             images = gaussian_blur(images, [side, side], [self.blur, self.blur])
         if self.noise:
             draws = generator("cpu", self.seed, "controlled pool", "noise")
