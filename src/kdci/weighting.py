@@ -14,6 +14,7 @@ from src.kdci.unevenness import Auto
 
 _log = logging.getLogger(__name__)
 _STEPS = 100  # of gamma, where it is searched
+_LARGEST_GAMMA = 10  # ratios of a million to the power of much more are infinite
 
 
 class InversePropensityWeighting(Adjustment):
@@ -33,7 +34,7 @@ class InversePropensityWeighting(Adjustment):
             largest up to 1 that keeps ``min_effective``.
         min_effective: Least effective sample size ``(sum w)^2 / sum w^2`` that ``auto`` may leave,
             as a share of the data.
-        largest: No weight is larger, relative to their mean.
+        largest: No weight is larger, relative to their mean before any was cut to this.
         seed: Not used: what is drawn is drawn by the student's fit.
 
     Raises:
@@ -53,7 +54,7 @@ class InversePropensityWeighting(Adjustment):
         num_classes: int,
         seed: int,
         strata: Literal["class", "cluster", "both"] = "class",
-        gamma: Annotated[float, Field(ge=0)] | Auto = "auto",
+        gamma: Annotated[float, Field(ge=0, le=_LARGEST_GAMMA)] | Auto = "auto",
         min_effective: Annotated[float, Field(gt=0, le=1)] = 0.5,
         largest: Annotated[float, Field(ge=1)] = 20.0,
     ) -> None:

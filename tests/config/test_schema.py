@@ -451,6 +451,7 @@ WRONG_GROUPS: list[tuple[tuple[tuple[str, Any], ...], str]] = [
     ((("baseline", {1: 2}),), "expected a valid string, but got 1"),
     ((("baseline.generator", {"_partial_": True}),), "expected a node with a `_target_`"),
 ]
+WEIGHTING = "src.kdci.weighting.InversePropensityWeighting"
 WRONG_NUMBERS: list[tuple[tuple[tuple[str, Any], ...], str]] = [
     (
         (("kdci.adjustment.strength", float("inf")),),
@@ -466,6 +467,10 @@ WRONG_NUMBERS: list[tuple[tuple[tuple[str, Any], ...], str]] = [
     ((("teacher.fit.batch_size", 65_537),), "less than or equal to 65536"),
     ((("baseline.batch_size", 10**8),), "'baseline.batch_size': expected <= 65536"),
     ((("baseline.batch_size", "32"),), "'baseline.batch_size': expected a valid integer"),
+    (
+        (("kdci.adjustment", {"_target_": WEIGHTING, "gamma": 200.0}),),  # would be infinite
+        "'kdci.adjustment.gamma': expected",
+    ),
     ((("kdci.N", 10**6 + 1),), "less than or equal to 1000000 or 'auto',"),
     ((("kdci.adjustment.attention_dim", 65_537),), "less than or equal to 65536"),
     ((("kdci.dictionary.iterations", 10**5 + 1),), "less than or equal to 100000,"),
