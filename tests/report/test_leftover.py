@@ -75,6 +75,21 @@ def test_what_is_no_record_is_absent(tmp_path: Path, text: str) -> None:
     assert read_inside(tmp_path) == Inside()
 
 
+def test_a_class_without_images_and_an_empty_cluster_leave_the_others(tmp_path: Path) -> None:
+    found = inside_of(
+        tmp_path,
+        INSIDE
+        | {"agreement": {"overall": 0.9, "per_class": [0.8, None]}}
+        | {"prototypes": {"prior": [0.5, 0.5], "classes": [None, [0, 1]]}},
+    )
+    assert found.agreement is not None
+    assert found.prototypes is not None
+    np.testing.assert_equal(found.agreement.per_class, [0.8, np.nan])
+    np.testing.assert_equal(found.prototypes.classes, [[np.nan, np.nan], [0, 1]])
+    nothing = {"agreement": {"overall": 0.9, "per_class": [None]}}
+    assert inside_of(tmp_path, nothing) == Inside()
+
+
 def test_a_curve_goes_on_over_attempts(tmp_path: Path) -> None:
     for name, lines in {
         "stage_b": "0,5,10.0,\n0,5,,1.0\n1,9,20.0,\n1,9,,2.0\n",

@@ -6,7 +6,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,14 +38,20 @@ class Fid(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """How often student and teacher agree, as a share, over all and for each of the K classes."""
+    """How often student and teacher agree, as a share, over all and for each of the K classes.
+
+    NaN stands for a class without test images.
+    """
 
     overall: float
     per_class: list[float]
 
 
 class Prototypes(NamedTuple):
-    """Shares: ``prior`` and ``attention`` ``[N]``, ``classes`` ``[N, K]``."""
+    """Shares: ``prior`` and ``attention`` ``[N]``, ``classes`` ``[N, K]``.
+
+    Classes are NaN for a prototype to which no image is nearest, as happens to random ones.
+    """
 
     prior: list[float]
     attention: list[float] | None
@@ -152,14 +158,16 @@ def _fid(part: Any) -> Fid:
 
 
 def _agreement(part: Any) -> Agreement:
-    return Agreement(_number(part["overall"]), _finite(part["per_class"]))
+    return Agreement(_number(part["overall"]), _known(part["per_class"]))
 
 
 def _prototypes(part: Any) -> Prototypes:
     prior = _finite(part["prior"])
     attention = part.get("attention")
-    classes = np.asarray(part["classes"], dtype=np.float64)
-    if classes.ndim != 2 or len(classes) != len(prior) or not np.isfinite(classes).all():
+    width = max(len(row) for row in part["classes"] if row is not None)
+    rows = [[nan] * width if row is None else _finite(row, width) for row in part["classes"]]
+    classes = np.asarray(rows, dtype=np.float64)
+    if len(classes) != len(prior):
         raise ValueError("Expected classes [N, K]")
     return Prototypes(prior, attention and _finite(attention, len(prior)), classes)
 
@@ -170,6 +178,13 @@ def _finite(values: Any, count: int | None = None) -> list[float]:
     if not found or not all(map(isfinite, found)) or count not in (None, len(found)):
         raise ValueError("Expected finite numbers")
     return found
+
+
+def _known(values: Any) -> list[float]:
+    """Finite numbers, one at least, and NaN in the place of each None."""
+    found = list(values)
+    _finite(value for value in found if value is not None)
+    return [nan if value is None else float(value) for value in found]
 
 
 def _number(value: Any) -> float:
