@@ -311,6 +311,13 @@ def test_no_strength_is_the_vanilla_run_bit_for_bit(
     assert vanilla.summary["acc1"]["last"] == without.summary["acc1"]["last"]
 
 
+def test_a_rebuilt_dictionary_moves_no_image(smoke: Smoke, tmp_path: Path) -> None:
+    online = ["substitution.mode=online", "distill.steps_per_round=1"]
+    rebuilt = ["kdci.adjustment.strength=0.0", "kdci.refresh_every=2"]
+    vanilla = smoke.here(tmp_path / "vanilla", *online, "kdci=none")
+    assert_same_student(smoke.here(tmp_path / "rebuilt", *online, *rebuilt), vanilla)
+
+
 @pytest.mark.parametrize(
     "automatic",
     [

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from src.common.distributed import rank
-from src.common.seeding import derive_seed, seed_all
+from src.common.seeding import derive_seed, restore_rng_state, rng_state, seed_all
 from src.config.node import build, build_partial
 from src.kdci.dictionary import ConfounderDictionary
 from src.kdci.mixin import KDCIMixin
@@ -148,10 +148,15 @@ def _online_batches(
 
 @torch.no_grad()
 def _draw(job: Job, teacher: FrozenTeacher, baseline: Baseline) -> Recording:
-    """The teacher's predictions on what the baseline makes now."""
+    """The teacher's predictions on what the baseline makes now.
+
+    Its dice are thrown back: the student goes on with the images of a run that draws none.
+    """
+    before = rng_state()
     batch = job.config.distill.batch_size
     steps = -(-job.config.substitution.num_images // batch)
     outputs = [teacher(baseline.sample(batch)) for _ in range(steps)]
     logits = torch.cat([output.logits for output in outputs]).cpu()
     features = torch.cat([output.features for output in outputs]).cpu()
+    restore_rng_state(before)
     return Recording(baseline.substitution_data(), logits, features)
