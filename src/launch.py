@@ -83,7 +83,7 @@ def start_ranks(count: int, overrides: Sequence[str], folder: Path, found: Any) 
         monitor_interval=0.1,
     )
     os.environ[_PARENT], os.environ[_FOUND] = str(os.getpid()), json.dumps(found)
-    os.environ[_TYPED] = shlex.join(sys.orig_argv)
+    os.environ[_TYPED] = _typed()
     try:
         elastic_launch(launch, sys.executable)("-m", "src.run", *overrides)
     except ChildFailedError as error:
@@ -133,7 +133,13 @@ def _run(
     else:
         # A rank's own command line is nothing that anybody has typed.
         typed = os.environ.get(_TYPED) if is_rank() else None
-        run(checked, folder, name, found["contents"], typed or shlex.join(sys.orig_argv))
+        run(checked, folder, name, found["contents"], typed or _typed())
+
+
+def _typed() -> str:
+    """The command line of this process, quoted; where its Python lies matters to nobody."""
+    program, *arguments = sys.orig_argv
+    return shlex.join([Path(program).name, *arguments])
 
 
 def _is_shown(plain: Any, folder: Path) -> bool:

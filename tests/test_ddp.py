@@ -96,7 +96,7 @@ def test_both_resume_from_what_both_have_saved(found: list[dict[str, Any]]) -> N
     assert [rank["epoch"] for rank in found] == [1, 1]
 
 
-@pytest.mark.parametrize("baseline", ["dafl", "dfnd"])
+@pytest.mark.parametrize("baseline", ["dafl", pytest.param("dfnd", marks=pytest.mark.slow)])
 def test_a_run_of_two_processes_finishes(smoke: Smoke, tmp_path: Path, baseline: str) -> None:
     finished = smoke.command(tmp_path, f"baseline={baseline}", *DDP)
     assert finished.exit_code == 0, finished.stderr

@@ -230,6 +230,7 @@ def test_who_typed_what_where_is_recorded_and_shapes_nothing(
 ) -> None:
     typed = smoke.default.summary
     words = shlex.split(typed["command"])
+    assert words[0].startswith("python")
     assert words[1:4] == ["-m", "src.run", "budget=smoke"]
     assert typed["host"] == platform.node()
     assert typed["started"] <= typed["finished"]
@@ -293,14 +294,14 @@ def test_a_repeat_pairs_with_its_vanilla_run(smoke: Smoke, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "powerless",
     [
-        ("kdci.adjustment.strength=0.0",),
+        ("kdci=backdoor", "kdci.adjustment.strength=0.0"),
         ("kdci=weighting", "kdci.adjustment.gamma=0.0"),
         ("kdci=prior", "kdci.adjustment.strength=0.0"),
         ("kdci=standardisation", "kdci.adjustment.strength=0.0"),
     ],
-    ids=["backdoor", "weighting", "prior", "standardisation"],
+    ids=lambda options: options[0],
 )
-@pytest.mark.parametrize("mode", ["replay", "online"])
+@pytest.mark.parametrize("mode", ["replay", pytest.param("online", marks=pytest.mark.slow)])
 def test_no_strength_is_the_vanilla_run_bit_for_bit(
     smoke: Smoke, tmp_path: Path, mode: str, powerless: tuple[str, ...]
 ) -> None:
@@ -323,8 +324,10 @@ def test_a_rebuilt_dictionary_moves_no_image(smoke: Smoke, tmp_path: Path) -> No
     [
         ("kdci=weighting", "kdci.adjustment.gamma=auto"),
         ("kdci=prior", "kdci.adjustment.strength=auto"),
-        ("kdci=backdoor", "kdci.adjustment.strength=auto"),
-        ("kdci=standardisation", "kdci.adjustment.strength=auto"),
+        pytest.param(("kdci=backdoor", "kdci.adjustment.strength=auto"), marks=pytest.mark.slow),
+        pytest.param(
+            ("kdci=standardisation", "kdci.adjustment.strength=auto"), marks=pytest.mark.slow
+        ),
     ],
     ids=lambda options: options[0],
 )
