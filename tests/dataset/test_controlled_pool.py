@@ -59,7 +59,9 @@ def test_blur_takes_away_detail_but_not_brightness() -> None:
 
 def test_a_blur_wider_than_the_image_leaves_hardly_a_digit() -> None:
     blurred = make(blur=30.0).unlabeled(32).float()
-    assert blurred.std(dim=(2, 3)).mean() < 0.1 * make().unlabeled(32).float().std(dim=(2, 3)).mean()
+    assert (
+        blurred.std(dim=(2, 3)).mean() < 0.1 * make().unlabeled(32).float().std(dim=(2, 3)).mean()
+    )
 
 
 def test_foreign_images_stand_in_the_place_of_some() -> None:

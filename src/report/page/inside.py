@@ -130,7 +130,9 @@ def _agreement_plots(examples: Sequence[_Example]) -> list[Plot]:
     known = [example.inside.classes.names for example in examples if example.inside.classes]
     labels = next((each for each in known if len(each) in counts), None)
     labels = labels or [str(place) for place in range(*counts)]
-    ranges = [f"{name}: {np.nanmin(each):.3f} to {np.nanmax(each):.3f}" for name, each in found.items()]
+    ranges = [
+        f"{name}: {np.nanmin(each):.3f} to {np.nanmax(each):.3f}" for name, each in found.items()
+    ]
     of = "; ".join(example.title for example in examples if example.inside.agreement)
     return [
         Plot(
