@@ -29,7 +29,8 @@ class InversePropensityWeighting(Adjustment):
         dictionary: The confounders and, of every one, the teacher's predicted classes.
         num_classes: K.
         strata: Predicted ``class``, ``cluster`` of the dictionary, or ``both``: classes are even,
-            and the clusters within each.
+            and the clusters within each. A sample's cluster is that of the nearest prototype,
+            which with PCA or random prototypes need not be the one that it was counted in.
         gamma: 0 leaves the data as it is, bit for bit, 1 makes strata even; ``auto`` is the
             largest up to 1 that keeps ``min_effective``.
         min_effective: Least effective sample size ``(sum w)^2 / sum w^2`` that ``auto`` may leave,
