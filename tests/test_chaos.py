@@ -20,6 +20,7 @@ def _outcome(exit_code: int | None, stderr: str = "", stdout: str = "") -> Outco
     return Outcome(exit_code, stdout, stderr, 1.0)
 
 
+@pytest.mark.slow
 def test_small_share_is_clean(capsys: pytest.CaptureFixture[str]) -> None:
     exit_code = main(["--small"])
     assert exit_code == 0, capsys.readouterr().out
