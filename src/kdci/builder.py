@@ -11,10 +11,7 @@ from src.common.files import lock, remove_leftovers, sha256_tensors
 from src.common.measure import Measurement, measured
 from src.common.sealed import DamagedError
 from src.kdci.clustering import Clustering
-from src.kdci.dictionary import (
-    ConfounderDictionary,
-    predictions_of,
-)
+from src.kdci.dictionary import ConfounderDictionary, Space, predictions_of
 from src.substitution.module import Recording
 
 _log = logging.getLogger(__name__)
@@ -51,7 +48,7 @@ class DictionaryBuilder:
 
     def read(self, recording: Recording) -> ConfounderDictionary | None:
         """A dictionary of the same settings and data, if one was saved before and is whole."""
-        rows = self._gather(recording)
+        rows = _gather(recording, self.clustering.space)
 
         def load() -> ConfounderDictionary | None:
             if not self.path.is_file():
@@ -73,9 +70,6 @@ class DictionaryBuilder:
             return found
 
         return on_rank_zero(load)
-
-    def _gather(self, recording: Recording) -> Tensor:
-        return _gather(recording, predictions_of(recording, self.clustering.space))
 
     def build(self, recording: Recording) -> ConfounderDictionary:
         """Cluster, and keep the dictionary for other runs.
@@ -100,9 +94,8 @@ class DictionaryBuilder:
         Raises:
             UserError: If it cannot be built; see :meth:`Clustering.fit`.
         """
-        rows = self._gather(recording)
-        in_logits = self.clustering.space == "logits"
-        logits = rows if in_logits else _gather(recording, recording.logits)
+        rows = _gather(recording, self.clustering.space)
+        logits = rows if self.clustering.space == "logits" else _gather(recording, "logits")
         dictionary = on_rank_zero(
             lambda: self.clustering.fit(
                 rows,
@@ -118,5 +111,6 @@ class DictionaryBuilder:
         return dictionary
 
 
-def _gather(recording: Recording, rows: Tensor) -> Tensor:
-    return gather_rows(rows.to(recording.device)).cpu()
+def _gather(recording: Recording, space: Space) -> Tensor:
+    """What would be clustered in a space, of all ranks, ``[M, d]``."""
+    return gather_rows(predictions_of(recording, space).to(recording.device)).cpu()
