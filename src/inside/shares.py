@@ -1,7 +1,5 @@
 """Shares of classes, and shares of images on which two predictions are equal."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -11,11 +9,6 @@ def class_shares(labels: Tensor, num_classes: int) -> list[float]:
     counts = torch.bincount(labels, minlength=num_classes).double()
     shares: list[float] = (counts / counts.sum()).tolist()
     return shares
-
-
-def divergence_from_uniform(shares: list[float]) -> float:
-    """``KL(p || u) = sum_k p_k log(K p_k)`` in nats: 0 for equal shares, log K for one class."""
-    return math.fsum(p * math.log(len(shares) * p) for p in shares if p > 0)
 
 
 def share_of(hits: Tensor) -> float | None:

@@ -1,9 +1,9 @@
 """How uneven substitution data is, as the teacher sees it: what strength may be taken from."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from src.kdci.dictionary import ConfounderDictionary
@@ -19,11 +19,14 @@ def class_shares(dictionary: ConfounderDictionary) -> Tensor:
     return counts / counts.sum()
 
 
+def divergence_from_uniform(shares: Sequence[float]) -> float:
+    """``KL(p || u) = sum_k p_k log(K p_k)`` in nats: 0 for equal shares, log K for one class."""
+    return max(0.0, math.fsum(p * math.log(len(shares) * p) for p in shares if p > 0))
+
+
 def divergence(dictionary: ConfounderDictionary) -> float:
-    """KL of these shares from equal ones, in nats: 0 for even data, log K for a single class."""
-    shares = class_shares(dictionary)
-    entropy = -torch.special.xlogy(shares, shares).sum()
-    return max(0.0, math.log(len(shares)) - float(entropy))
+    """That of these shares."""
+    return divergence_from_uniform(class_shares(dictionary).tolist())
 
 
 def strength_of(strength: float | Auto, dictionary: ConfounderDictionary) -> float:

@@ -15,11 +15,12 @@ from src.common.sealed import write_sealed
 from src.dataset.normalisation import Normalisation
 from src.inside.clusters import class_mix, clusters, principal
 from src.inside.frechet import FrechetDistance
-from src.inside.shares import class_shares, divergence_from_uniform, share_of, share_per_class
+from src.inside.shares import class_shares, share_of, share_per_class
 from src.kdci.adjustment import Adjustment
 from src.kdci.compensation import BackdoorCompensation
 from src.kdci.dictionary import ConfounderDictionary, predictions_of
 from src.kdci.mixin import KDCIMixin
+from src.kdci.unevenness import divergence_from_uniform
 from src.pipeline.job import Job
 from src.pipeline.pictures import evenly_spaced, shown_of_all
 from src.pipeline.stage_a import Substitution
