@@ -7,7 +7,7 @@ from itertools import groupby
 from statistics import fmean
 
 from src.report.apart import VANILLA, Run, kdci_hash, kdci_settings, table_of, tell_apart
-from src.report.block import EMPTY, GAIN_COLUMNS, Block, Part, gain_cells, number
+from src.report.block import EMPTY, GAIN_COLUMNS, Block, Part, gain_cells, number, title_of
 from src.report.gain import Gain, gain_of
 from src.report.summary import Summary
 
@@ -103,9 +103,7 @@ def _forms(full: Sequence[Run], last: dict[tuple[str, str, int], float]) -> Iter
 
 
 def _title(run: Run) -> str:
-    dataset, budget, mode, teacher, student = table_of(run.summary)
-    accuracy = number(run.summary["teacher"]["acc1"])
-    return f"{dataset}: {teacher} ({accuracy}) -> {student}, budget {budget}, {mode}"
+    return title_of(table_of(run.summary), run.summary["teacher"]["acc1"])
 
 
 def _names(run: Run) -> tuple[str, ...]:

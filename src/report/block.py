@@ -94,9 +94,21 @@ def number(value: float | None, digits: int = 2) -> str:
     return EMPTY if value is None else f"{value:.{digits}f}"
 
 
+def title_of(table: tuple[str, ...], acc1: float | None = None) -> str:
+    """What stands above a table.
+
+    Args:
+        table: See :func:`src.report.apart.table_of`.
+        acc1: Of its teacher, where it has one only.
+    """
+    dataset, budget, mode, teacher, student = table
+    named = teacher if acc1 is None else f"{teacher} ({number(acc1)})"
+    return f"{dataset}: {named} -> {student}, budget {budget}, {mode}"
+
+
 def _title(row: Row) -> str:
-    teacher = f"{row.teacher} ({number(row.teacher_acc1)})"
-    return f"{row.dataset}: {teacher} -> {row.student}, budget {row.budget}, {row.mode}"
+    table = (row.dataset, row.budget, row.mode, row.teacher, row.student)
+    return title_of(table, row.teacher_acc1)
 
 
 def _part(

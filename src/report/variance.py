@@ -7,7 +7,7 @@ from itertools import chain, groupby
 from statistics import fmean
 
 from src.report.apart import VANILLA, Run, shared_hash, table_of, tell_apart
-from src.report.block import EMPTY, Block, Part, number, signed
+from src.report.block import EMPTY, Block, Part, number, signed, title_of
 from src.report.gain import pairs_needed
 from src.report.summary import Summary
 
@@ -153,8 +153,7 @@ def _deviation(variance: float | None) -> str:
 
 
 def _title(run: Run) -> str:
-    dataset, budget, mode, teacher, student = table_of(run.summary)
-    return f"{dataset}: {teacher} -> {student}, budget {budget}, {mode}"
+    return title_of(table_of(run.summary))
 
 
 def _order(run: Run) -> tuple[str, bool, str, str, int]:
