@@ -79,7 +79,7 @@ def forest(effects: Sequence[Effect]) -> Figure:
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
     axes.set_xlabel("gain over vanilla, percentage points")
-    return figure
+    return _fitted(figure)
 
 
 def over_prototypes(bands: Sequence[Line], lines: Sequence[Line]) -> Figure:
@@ -110,7 +110,7 @@ def over_prototypes(bands: Sequence[Line], lines: Sequence[Line]) -> Figure:
     axes.set_ylabel("test accuracy, %")
     axes.grid(axis="y")
     _legend(axes)
-    return figure
+    return _fitted(figure)
 
 
 def learning_curves(lines: Sequence[Line]) -> Figure:
@@ -129,7 +129,7 @@ def learning_curves(lines: Sequence[Line]) -> Figure:
     axes.set_ylabel("test accuracy, %")
     axes.grid(axis="y")
     _legend(axes)
-    return figure
+    return _fitted(figure)
 
 
 def class_bars(
@@ -149,7 +149,7 @@ def class_bars(
     axes.set_ylabel("share of the images")
     _name_classes(axes, names)
     _legend(axes)
-    return figure
+    return _fitted(figure)
 
 
 def class_dots(names: Sequence[str], values: Mapping[str, Sequence[float]], unit: str) -> Figure:
@@ -164,7 +164,7 @@ def class_dots(names: Sequence[str], values: Mapping[str, Sequence[float]], unit
     axes.set_ylabel(unit)
     _name_classes(axes, names)
     _legend(axes)
-    return figure
+    return _fitted(figure)
 
 
 def prototypes(
@@ -177,8 +177,10 @@ def prototypes(
         attention: N shares, or None.
         classes: ``[N, K]`` shares of the classes in a prototype's cluster.
     """
-    figure = _figure(3.4)
-    top, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.4))
+    figure = Figure(figsize=(_WIDTH, 3.4))
+    top, below, bar = figure.subplots(3, 1, height_ratios=(1, 1.4, 0.08))
+    below.sharex(top)
+    top.tick_params(labelbottom=False)
     place = np.arange(len(prior)) + 1
     top.bar(place, prior, 0.8, color=PALETTE[0], label="prior")
     if attention is not None:
@@ -194,8 +196,8 @@ def prototypes(
     below.set_ylabel("class")
     for axis in (below.xaxis, below.yaxis):
         axis.set_major_locator(MaxNLocator(8, integer=True))
-    figure.colorbar(image, ax=below, location="bottom", aspect=40, label="share of the prototype")
-    return figure
+    figure.colorbar(image, cax=bar, location="bottom", label="share of the prototype")
+    return _fitted(figure)
 
 
 def scatter(
@@ -207,7 +209,7 @@ def scatter(
         panels: Title to ``[n, 2]``.
         labels: Title to classes ``[n]``.
     """
-    figure = _figure(2.7)
+    figure = Figure(figsize=(_WIDTH, 2.7))
     for axes, (title, points) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
@@ -219,16 +221,22 @@ def scatter(
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
-    return figure
-
-
-def _figure(height: float) -> Figure:
-    return Figure(figsize=(_WIDTH, height), layout="constrained")
+    return _fitted(figure)
 
 
 def _blank(height: float) -> tuple[Figure, Axes]:
-    figure = _figure(height)
+    figure = Figure(figsize=(_WIDTH, height))
     return figure, figure.add_subplot()
+
+
+def _fitted(figure: Figure) -> Figure:
+    """Axes as large as their letters leave them: once, so that every format is alike.
+
+    A constrained layout is solved at each drawing, and takes longer than all the rest of it.
+    """
+    for _ in range(2):  # other axes can have other ticks, with longer letters
+        figure.tight_layout(pad=0.4)
+    return figure
 
 
 def _spread_out(count: int) -> NDArray[np.float64]:
