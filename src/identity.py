@@ -65,7 +65,8 @@ _TABLE: tuple[tuple[str, Moment, str | None, Moment], ...] = (
     # Names that a record shows, and demands that a finished run was held to.
     *((name, _RUN, None, _RUN) for name in ("budget", "teacher.name", "student.name")),
     *((name, _RUN, None, _RUN) for name in ("teacher.expected_acc1", "teacher.strict")),
-    ("distill.repeat", _RUN, None, _RUN),  # of stage (b) alone, companion or not
+    # Of stage (b) alone, companion or not.
+    *((f"distill.{name}", _RUN, None, _RUN) for name in ("repeat", "evaluate_every")),
     # The teacher.
     ("dataset.*", _TEACHER, None, _TEACHER),
     ("trainer.*", _TEACHER, None, _TEACHER),

@@ -32,7 +32,7 @@ EXPECTED = (
     ("pool.root pool.cache_dir pool.download pool.allow_overlap", NOTHING),
     ("teacher.checkpoint teacher.class_map", NOTHING),
     ("budget teacher.name student.name kdci.name teacher.expected_acc1 teacher.strict", RUN),
-    ("distill.repeat", RUN),
+    ("distill.repeat distill.evaluate_every", RUN),
     ("dataset. teacher.network. trainer.", TEACHER),
     ("seed baseline. substitution.", STAGE_A),
 )

@@ -61,6 +61,7 @@ class Distill(_Model):
     steps_per_round: Count
     batch_size: BatchSize
     repeat: Seed
+    evaluate_every: Count | Literal["auto"]
     objective_lr: PositiveFloat
     scheduler_steps: Count | None
     optimizer: Node

@@ -24,6 +24,7 @@ from src.dataset.loader import LabelledBatches
 from src.identity import Identity
 from src.network.classifier import Classifier
 from src.pipeline.content import contents_of
+from src.pipeline.evaluation import EvaluateEvery
 from src.pipeline.trainer import make_trainer
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class Job:
         state: Path,
         batches: Iterable[Any] | None = None,
         test: LabelledBatches | None = None,
+        evaluate_every: int = 1,
         callbacks: Sequence[Callback] = (),
         files: Mapping[str, FileBacked] | None = None,
         outside: Mapping[str, nn.Module] | None = None,
@@ -137,7 +139,8 @@ class Job:
             epochs: Epochs of the whole fit.
             state: Folder of the resumable state.
             batches: Training batches with an ``epoch`` counter; None if the module has its own.
-            test: Test batches for validation after every epoch; None for no validation.
+            test: Test batches for validation; None for no validation.
+            evaluate_every: Epochs from one validation to the next, counted back from the last.
             callbacks: Callbacks of the stage.
             files: See :class:`ResumeCallback`.
             outside: See :class:`ResumeCallback`.
@@ -153,7 +156,7 @@ class Job:
             epochs=epochs,
             done=done,
             folder=self.folder,
-            callbacks=[*callbacks, resume],
+            callbacks=[*callbacks, EvaluateEvery(evaluate_every), resume],
             wandb_run=self.wandb_run,
         )
         trainer.fit(module, batches, test)

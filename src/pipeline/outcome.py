@@ -10,6 +10,7 @@ from src.common.sealed import digests
 from src.deploy.save import save_student
 from src.kdci.dictionary import ConfounderDictionary
 from src.kdci.mixin import KDCIMixin
+from src.pipeline.evaluation import evaluate_every
 from src.pipeline.inside import look_inside
 from src.pipeline.job import Job
 from src.pipeline.pictures import evenly_spaced, shown
@@ -67,6 +68,7 @@ def _results(
             "sha256": teacher.fingerprint(),
         },
         "acc1": {**student.acc1, "stage_a": _rounded(info.acc1_stage_a)},
+        "evaluated_every": evaluate_every(job.config.distill, len(job.dataset.test().labels)),
         "substitution": {
             "mode": job.config.substitution.mode,
             "images": info.images,

@@ -11,6 +11,7 @@ from src.common.seeding import derive_seed, restore_rng_state, rng_state, seed_a
 from src.config.node import build, build_partial
 from src.kdci.dictionary import ConfounderDictionary
 from src.kdci.mixin import KDCIMixin
+from src.pipeline.evaluation import evaluate_every
 from src.pipeline.job import Job
 from src.pipeline.stage_a import Substitution
 from src.student.kdci_student import KDCIStudent
@@ -53,13 +54,15 @@ def train_student(
             seed,
             inclusion=_inclusion(module, substitution.recording),
         )
+    test = job.test_batches()
     job.fit(
         "stage_b",
         module,
         epochs=options.epochs,
         state=job.folder / "state",
         batches=batches,
-        test=job.test_batches(),
+        test=test,
+        evaluate_every=evaluate_every(options, len(test.split.labels)),
         files=banks_of(baseline) if online else {},
         outside={"baseline": baseline} if online else {},
     )

@@ -98,8 +98,9 @@ class Summary(TypedDict, total=False):
     ``command`` is what was typed, quoted for a shell, and ``host`` where. ``inside_error`` says
     why there is no ``inside.json``. ``checksums`` are digests of files of the folder, by name.
     ``adjustment`` is what it found for itself, such as an automatic strength.
-    ``recipe`` is None where the lengths are no recipe's; ``protocol`` is the mode, and the
-    published one if another.
+    ``evaluated_every``: epochs from one evaluation of the student to the next, counted back from
+    the last; ``acc1.best`` is the best of these. ``recipe`` is None where the lengths are no
+    recipe's; ``protocol`` is the mode, and the published one if another.
 
     ``identity`` is what makes a run the same as another: ``settings``, the values of the
     configuration that shape the result, by dotted name; ``contents``, hashes of the data and
@@ -126,6 +127,7 @@ class Summary(TypedDict, total=False):
     inside_error: str | None
     identity: dict[str, Any]
     acc1: AccuracySummary
+    evaluated_every: int
     substitution: SubstitutionSummary
     seconds: dict[str, float | None]
     peak_memory_mb: float
