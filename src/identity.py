@@ -51,7 +51,7 @@ _DICTIONARY, _RUN = Moment.DICTIONARY, Moment.RUN
 # else. The first pattern that fits counts; a leaf that none fits is an error.
 _TABLE: tuple[tuple[str, Moment, str | None, Moment], ...] = (
     # What is done, shown, or where files lie; content stands in the place of paths.
-    *((name, _NEVER, None, _NEVER) for name in ("task", "force", "logger.*", "paths.*")),
+    *((name, _NEVER, None, _NEVER) for name in ("task", "force", "logger.*", "fid.*", "paths.*")),
     *(
         (f"{group}.{name}", _NEVER, None, _NEVER)
         for group in ("dataset", "pool", "pool.of", "pool.other")

@@ -117,7 +117,7 @@ def run_single(config: DictConfig, overrides: Sequence[str]) -> None:
         return
     _run(checked, overrides, folder, found, name)
     if not is_rank() and checked.task == "distill":
-        show(folder)
+        _show(plain, folder)
 
 
 def _run(
@@ -155,7 +155,7 @@ def _is_shown(plain: Any, folder: Path) -> bool:
     if damage is not None or not is_finished(folder, folder.name):
         return False
     remove_spent_state(folder)
-    show(folder)
+    _show(plain, folder)
     return True
 
 
@@ -181,9 +181,14 @@ def _correct(folder: Path, status: str, reason: str) -> None:
         write_summary(summary | {"status": status, "error": reason}, folder)
 
 
-def show(folder: Path) -> None:
+def _show(plain: Any, folder: Path) -> None:
     """Print the table of a finished run; a line of it where a sweep prints one for all."""
-    summary = read_summary(folder / FILE_NAME)
+    summary: Any = read_summary(folder / FILE_NAME)
+    if plain["fid"]["weights"] is not None and summary["config"].get("fid") != plain["fid"]:
+        _log.warning(
+            "The run had finished without these fid.weights and fid.images and was not looked "
+            "into again; force=true runs it again"
+        )
     if "KDCI_SWEEP" in os.environ:
         _log.info("Finished with %.2f%% in %s", summary["acc1"]["last"], folder)
     else:

@@ -8,7 +8,10 @@ from omegaconf import DictConfig
 
 from src import launch, naming
 from src.common.errors import UserError
+from src.config.schema import check
+from src.pipeline.content import sources_of
 from tests.compose import composed
+from tests.smoke import Smoke
 
 
 @pytest.fixture
@@ -32,6 +35,34 @@ def test_no_process_is_started_for_a_gpu_that_is_not_there(
     with pytest.raises(UserError, match="99 GPUs"):
         launch.run_single(config, [])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("images", [10_000, 200])
+def test_a_finished_run_says_that_it_was_not_looked_into_again(
+    in_job: DictConfig,
+    smoke: Smoke,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    images: int,
+) -> None:
+    tried: list[Path] = []
+    monkeypatch.setattr("src.pipeline.identify.Inception", tried.append)
+    path, file = smoke.default.folder / "summary.json", tmp_path / "weights.pth"
+    file.touch()
+    before, weights = path.read_bytes(), str(file)
+    asked = [f"fid.weights={weights}", f"fid.images={images}"]
+    config = composed(*smoke.overrides(smoke.default.outputs, *asked))
+    HydraConfig.instance().set_config(config)
+    launch.run_single(config, [])
+    assert [record.message for record in caplog.records] == [
+        "The run had finished without these fid.weights and fid.images and was not looked into "
+        "again; force=true runs it again"
+    ]
+    assert path.read_bytes() == before
+    assert tried == [file]
+    # A file that changes has it tried again.
+    assert weights in sources_of(check(naming.resolved(config)))
 
 
 def test_every_option_named_in_the_defaults_exists() -> None:

@@ -1,6 +1,7 @@
 """Whole runs: what they leave behind, what they reuse, and what they do about trouble."""
 
 import platform
+import re
 import shlex
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from lightning.pytorch import LightningModule
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torchvision.models import inception_v3
 
 from src import naming
 from src.common.errors import UserError
@@ -22,10 +24,13 @@ from src.dataset.contract import Split
 from src.dataset.digits import Digits
 from src.dataset.loader import LabelledBatches
 from src.deploy.student import load_student
+from src.inside.frechet import FrechetDistance
 from src.pipeline import job as pipeline_job
 from src.pipeline.job import Job
+from src.pipeline.pictures import evenly_spaced, shown_of_all
 from src.report.aggregate import aggregate
 from src.report.summary import read_summary
+from src.substitution.artifact import Artifact
 from src.teacher.evaluate import accuracy
 from src.teacher.known import KnownCheckpoint
 from tests.smoke import LIMIT, Finished, Smoke
@@ -125,7 +130,9 @@ def inside(finished: Finished) -> dict[str, Any]:
 
 def test_what_was_measured_inside_agrees_with_the_record(smoke: Smoke) -> None:
     found, summary, labels = inside(smoke.default), smoke.default.summary, Digits().test().labels
-    assert found.keys() == {"classes", "fid", "agreement", "accuracy_per_class", "prototypes"}
+    keys = "classes fid inception_fid agreement accuracy_per_class prototypes"
+    assert found.keys() == set(keys.split())
+    assert found["inception_fid"] is None
     counts = torch.bincount(labels, minlength=10).double()
     right = (counts * torch.tensor(found["accuracy_per_class"])).sum() / counts.sum()
     assert right.item() == pytest.approx(summary["acc1"]["last"], abs=1e-4)
@@ -178,6 +185,65 @@ def test_neighbours_are_sought_where_was_clustered(
 ) -> None:
     found = inside(smoke.here(tmp_path, option))["prototypes"]
     assert [len(rows) for rows in found["nearest"]] == [8] * 16
+
+
+class Means(nn.Module):
+    """Stands in for Inception: the mean of each channel."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.facts = {"extractor": f"means of {path.name}"}
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.dtype == torch.uint8
+        return images.float().mean((2, 3))
+
+
+def test_the_inception_distance_is_that_of_shown_images_and_shapes_nothing(
+    smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("src.pipeline.inside.Inception", Means)
+    monkeypatch.setattr("src.pipeline.inside.DIM", 3)
+    finished = smoke.here(tmp_path, "fid.weights=some/weights.pth", "fid.images=100")
+    found, substitution = inside(finished)["inception_fid"], finished.summary["substitution"]
+    distance, network = FrechetDistance(3), Means(Path())
+    banks = Artifact(Path(substitution["artifact"])).read(CPU).banks
+    distance.add_images(network(shown_of_all(banks, evenly_spaced(256, 100), Digits().spec)))
+    distance.add_originals(network(Digits().test().images[evenly_spaced(360, 100)]))
+    assert found == {
+        "extractor": "means of weights.pth",
+        "value": pytest.approx(distance.value()),
+        "images": 100,
+        "originals": 100,
+        "originals_are": "images of the test split",
+        "image_size": Digits().spec.image_size,
+    }
+    assert substitution["reused"] is True
+    assert finished.summary["identity"] == smoke.default.summary["identity"]
+    assert_same_student(finished, smoke.default)
+
+
+@pytest.mark.slow
+def test_the_inception_distance_of_random_weights(smoke: Smoke, tmp_path: Path) -> None:
+    pytest.importorskip("torch_fidelity")
+    network = inception_v3(weights=None, aux_logits=False, num_classes=1008, init_weights=False)
+    torch.save(network.state_dict(), path := tmp_path / "weights.pth")
+    finished = smoke.here(tmp_path, f"fid.weights={path}", "fid.images=3")
+    found = inside(finished)["inception_fid"]
+    assert finished.summary["inside_error"] is None
+    assert found["weights"] == {"name": "weights.pth", "sha256": sha256_file(path)}
+    assert (found["images"], found["originals"]) == (3, 3)
+    assert found["value"] >= 0
+
+
+def test_weights_that_cannot_be_used_are_refused_before_a_teacher_is_trained(
+    smoke: Smoke, tmp_path: Path
+) -> None:
+    refused = smoke.command(tmp_path, "fid.weights=absent_fid.pth", cache=tmp_path / "cache")
+    assert refused.exit_code == 2
+    assert re.search(r"absent_fid|\[fid\]", refused.complaint())  # the file, or the extra
+    assert not (tmp_path / "cache" / "teacher").exists()
+    assert not list(tmp_path.rglob("summary.json"))
 
 
 def test_the_student_is_measured_on_the_device_of_the_run(

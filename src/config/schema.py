@@ -145,6 +145,13 @@ class Logger(_Model):
     wandb: Wandb | None
 
 
+class Fid(_Model):
+    """Fréchet Inception distance of the finished run."""
+
+    weights: str | None
+    images: int = Field(ge=2, le=LARGEST_COUNT)
+
+
 class Paths(_Model):
     """Folders."""
 
@@ -170,6 +177,7 @@ class RunConfig(_Model):
     kdci: Kdci | None
     trainer: TrainerOptions
     logger: Logger
+    fid: Fid
     paths: Paths
 
     @model_validator(mode="after")

@@ -35,8 +35,11 @@ def contents_of(config: RunConfig) -> dict[str, str]:
 
 
 def sources_of(config: RunConfig) -> list[str | Path]:
-    """All files and folders that :func:`contents_of` depends on."""
+    """All files and folders that :func:`contents_of`, and the check of a run, depend on."""
     sources: list[str | Path] = [*_dataset(config).sources(), *_files(config).values()]
+    weights = config.fid.weights  # which shape nothing
+    if weights is not None and _is_regular(Path(weights)):
+        sources.append(weights)
     if traits_of(config).reads_pool:
         sources += _pool(config).sources()
     return sources

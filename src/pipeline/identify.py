@@ -13,6 +13,7 @@ from src.common.memory import remember
 from src.common.provenance import source_files
 from src.config.schema import VANILLA, RunConfig
 from src.identity import Identity, code_of
+from src.inside.inception import Inception
 from src.naming import RunName
 from src.pipeline.content import contents_of, sources_of, traits_of
 from src.pipeline.teacher import refuse_misfit
@@ -30,12 +31,15 @@ def find(config: RunConfig, name: RunName, memory: Path | None) -> dict[str, Any
         memory: File that remembers it; None remembers nothing.
 
     Raises:
-        UserError: If there are too few devices, the checkpoint does not fit, or data is missing.
+        UserError: If there are too few devices, the checkpoint or the weights of the Fréchet
+            Inception distance do not fit, or data is missing.
     """
     device = device_of(config.trainer.accelerator, config.trainer.devices)
 
     def compute() -> dict[str, Any]:
         refuse_misfit(config)
+        if config.task == "distill" and config.fid.weights is not None:
+            Inception(Path(config.fid.weights))  # not after hours of work
         identity = identify(config, device)
         own = identity.run if config.task == "distill" else identity.teacher[:12]
         folder = Path(config.paths.outputs, name.folder, own)

@@ -2,7 +2,9 @@
 
 import logging
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +17,7 @@ from src.common.sealed import write_sealed
 from src.dataset.normalisation import Normalisation
 from src.inside.clusters import class_mix, clusters, principal
 from src.inside.frechet import FrechetDistance
+from src.inside.inception import DIM, Inception
 from src.inside.shares import class_shares, share_of, share_per_class
 from src.kdci.adjustment import Adjustment
 from src.kdci.compensation import BackdoorCompensation
@@ -26,6 +29,7 @@ from src.pipeline.pictures import evenly_spaced, shown_of_all
 from src.pipeline.stage_a import Substitution
 from src.report.grid import save_image_grid
 from src.student.module import StudentModule
+from src.substitution.image_bank import ImageBank
 from src.teacher.frozen import FrozenTeacher
 
 FILES = {
@@ -35,7 +39,7 @@ FILES = {
 }
 TRACEBACK = "traceback_inside.txt"
 _log = logging.getLogger(__name__)
-_BATCH = 250
+_BATCH, _INCEPTION_BATCH = 250, 50
 _FRECHET_IMAGES, _FEATURES = 10_000, 1_000
 _NEAREST, _ROWS_OF_PROTOTYPES = 8, 16
 
@@ -95,6 +99,7 @@ def _look(
         "images": distance.images,
         "originals": distance.originals,
     }
+    content["inception_fid"] = _inception_fid(job, recording.banks)
     written = {"inside": FILES["inside"], "features": FILES["features"]}
     if dictionary is not None and isinstance(student, KDCIMixin):
         content["prototypes"] = _prototypes(
@@ -155,6 +160,32 @@ def _see(
     mean = torch.stack(attention).sum(0) / count if attention else None
     joined = torch.cat(by_teacher), torch.cat(by_student)
     return _Seen(split.labels.cpu(), *joined, mean, kept, torch.cat(features))
+
+
+def _inception_fid(job: Job, banks: Sequence[ImageBank]) -> dict[str, Any] | None:
+    """Between evenly spaced substitution and test images; None unless it was asked for."""
+    options, spec = job.config.fid, job.dataset.spec
+    if options.weights is None:
+        return None
+    network, distance = Inception(Path(options.weights)), FrechetDistance(DIM)
+    job.to_device(network)
+    tests = job.dataset.test().images
+    rows = evenly_spaced(sum(map(len, banks)), options.images)
+    kept = evenly_spaced(len(tests), options.images)
+    _log.info("Looking inside: Inception features of %d images", len(rows) + len(kept))
+    for part in rows.split(_INCEPTION_BATCH):
+        images = shown_of_all(banks, part, spec)
+        distance.add_images(network(images.to(job.device)))
+    for part in kept.split(_INCEPTION_BATCH):
+        distance.add_originals(network(tests[part].to(job.device)))
+    return {
+        **network.facts,
+        "value": distance.value(),
+        "images": distance.images,
+        "originals": distance.originals,
+        "originals_are": "images of the test split",
+        "image_size": spec.image_size,
+    }
 
 
 def _of_test_images(seen: _Seen, num_classes: int) -> dict[str, Any]:
