@@ -25,6 +25,7 @@ INSIDE: dict[str, Any] = {
         "divergence": 0.13,
     },
     "fid": {"extractor": "teacher", "value": 12.5, "images": 100, "originals": 90},
+    "inception_fid": {"extractor": "Inception", "value": 99.5, "images": 50, "originals": 40},
     "agreement": {"overall": 0.9, "per_class": [0.8, 1.0]},
     "prototypes": {"prior": [0.5, 0.5], "classes": [[1, 0], [0, 1]], "attention": [0.1, 0.9]},
 }
@@ -38,6 +39,7 @@ def inside_of(folder: Path, content: Any) -> Inside:
 def test_inside_is_read_part_by_part(tmp_path: Path) -> None:
     found = inside_of(tmp_path, INSIDE)
     assert found.fid == ("teacher", 12.5, 100, 90)
+    assert found.inception_fid == ("Inception", 99.5, 50, 40)
     assert found.classes == (["a", "b"], [0.25, 0.75], [0.5, 0.5], 0.13)
     assert found.agreement == (0.9, [0.8, 1.0])
     assert found.prototypes is not None
@@ -52,6 +54,7 @@ def test_inside_is_read_part_by_part(tmp_path: Path) -> None:
         ("classes", {"divergence": float("nan")}),
         ("fid", {"value": None}),
         ("fid", {"images": "many"}),
+        ("inception_fid", {"value": None}),
         ("agreement", {"per_class": []}),
         ("prototypes", {"classes": [[1, 0], [0]]}),
         ("prototypes", {"classes": [[1, 0]]}),

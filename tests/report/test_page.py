@@ -119,8 +119,11 @@ def test_tables_and_figures_are_there_with_their_numbers(page: Page) -> None:
     assert ["dafl", "backdoor", "32", "1", "+6.00 (n=1)"] in [row[:5] for row in gains]
     assert ["dafl", "none", "-", "2", "81.00 ± 1.41", "81.00"] in page.tables["Accuracies"]
     assert ["dafl", "none", "-", "20.0"] in [row[:4] for row in page.tables["Cost"]]
-    fid = next(rows for name, rows in page.tables.items() if "FID" in name)
+    fid = next(rows for name, rows in page.tables.items() if "teacher's features" in name)
     assert ["dafl", "none", "-", "teacher", "256", "360", "2", "40.50 ± 0.71"] in fid
+    inception = next(rows for name, rows in page.tables.items() if "Inception" in name)
+    extractor = "InceptionV3, weights 6726825d"
+    assert ["dafl", "none", "-", extractor, "200", "200", "2", "300.50 ± 0.71"] in inception
     assert [name for level, name in page.headings if level == 3] == [
         "Gains and accuracies",
         "Paired gains",

@@ -12,7 +12,7 @@ from src.report.aggregate import Row
 from src.report.apart import VANILLA
 from src.report.block import NAMES, Block, Part, names, number, part_of, spread
 from src.report.page.figure import class_bars, class_dots, prototypes
-from src.report.page.leftover import Inside, read_inside, read_picture
+from src.report.page.leftover import Fid, Inside, read_inside, read_picture
 from src.report.page.model import Picture, Plot, Topic
 
 
@@ -37,7 +37,10 @@ def insides(block: Block) -> list[Topic]:
     return [
         Topic("Substitution images", pictures=_pictures(examples, "substitution.png", "images")),
         Topic("Classes", _divergences(block, known), _class_plots(examples)),
-        Topic("Distance from the original images", _fids(block, known)),
+        Topic(
+            "Distance from the original images",
+            [*_fids(block, known), *_inception_fids(block, known)],
+        ),
         Topic("Agreement with the teacher", _agreements(block, known), _agreement_plots(examples)),
         Topic(
             "Prototypes",
@@ -92,19 +95,35 @@ def _divergences(block: Block, known: dict[str, Inside]) -> list[Part]:
 
 
 def _fids(block: Block, known: dict[str, Inside]) -> list[Part]:
+    found = {folder: inside.fid for folder, inside in known.items()}
+    title = (
+        "Fréchet distance of the teacher's features (FID); comparable within one extractor and "
+        "count only"
+    )
+    return _distances(block, found, title, "FID")
+
+
+def _inception_fids(block: Block, known: dict[str, Inside]) -> list[Part]:
+    found = {folder: inside.inception_fid for folder, inside in known.items()}
+    title = (
+        "Fréchet Inception distance from the test split; comparable with a published one of the "
+        "same originals, image size, counts and weights only"
+    )
+    return _distances(block, found, title, "Inception FID")
+
+
+def _distances(block: Block, found: dict[str, Fid | None], title: str, what: str) -> list[Part]:
     """A line for each extractor and number of images: others cannot be compared."""
     lines = []
-    for row, insides_ in _of_rows(block, known):
-        fids = sorted(
-            (each.fid for each in insides_ if each.fid), key=lambda fid: (fid[0], fid[2:])
-        )
+    for row in block.rows:
+        known = (found[folder] for folder in row.folders)
+        fids = sorted((fid for fid in known if fid), key=lambda fid: (fid[0], fid[2:]))
         for key, group in groupby(
             fids, key=lambda fid: (fid.extractor, fid.images, fid.originals)
         ):
             values = [fid.value for fid in group]
             lines.append((*names(row), *map(str, key), str(len(values)), _mean(values)))
-    header = (*NAMES, "extractor", "images", "originals", "runs", "FID")
-    title = "Fréchet distance of features (FID); comparable within one extractor and count only"
+    header = (*NAMES, "extractor", "images", "originals", "runs", what)
     return _part(title, header, lines, words=len(NAMES) + 1)
 
 

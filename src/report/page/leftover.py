@@ -65,6 +65,7 @@ class Inside(NamedTuple):
     fid: Fid | None = None
     agreement: Agreement | None = None
     prototypes: Prototypes | None = None
+    inception_fid: Fid | None = None
 
 
 def read_inside(folder: Path) -> Inside:
@@ -80,6 +81,7 @@ def read_inside(folder: Path) -> Inside:
         _part(content, "fid", _fid),
         _part(content, "agreement", _agreement),
         _part(content, "prototypes", _prototypes),
+        _part(content, "inception_fid", _fid),
     )
 
 
