@@ -115,6 +115,7 @@ class DAFLGenerator(ImageGenerator):
         latent_dim: Length of a latent vector.
         base_width: Channels of the last hidden layer; 64 as published.
         channels: Channels of the images.
+        eps: Of the hidden BN layers: not a momentum, DAFL's results were made with this large one.
 
     Raises:
         UserError: If ``image_size`` is not a multiple of 4.
@@ -123,11 +124,15 @@ class DAFLGenerator(ImageGenerator):
     """
 
     def __init__(
-        self, *, image_size: int, latent_dim: int = 1000, base_width: int = 64, channels: int = 3
+        self,
+        *,
+        image_size: int,
+        latent_dim: int = 1000,
+        base_width: int = 64,
+        channels: int = 3,
+        eps: float = 0.8,
     ) -> None:
         super().__init__()
-        # Not a momentum: the published results were made with this large epsilon.
-        eps = 0.8
         self.latent_shape = (latent_dim,)
         width = 2 * base_width
         self.l1 = _projection(latent_dim, width, _grid_size(image_size, 4))

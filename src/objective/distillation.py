@@ -58,6 +58,16 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
     return kl_per_sample(student_logits, teacher_logits, temperature).mean()
 
 
+def logit_distance(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Mean absolute difference of the logits ``[B, K]``, over the batch and the classes.
+
+    Gradients reach both arguments; detach the one that shall stay constant.
+
+    Source: Fang et al., Data-Free Adversarial Distillation, 2019, arXiv:1912.11006.
+    """
+    return F.l1_loss(at_least_float32(student_logits), at_least_float32(teacher_logits))
+
+
 class DistillationObjective(nn.Module):
     """The default objective of stage (b): temperature-scaled KL, the teacher held constant.
 
@@ -77,6 +87,17 @@ class DistillationObjective(nn.Module):
     def forward(self, output: StudentOutput, teacher_logits: Tensor) -> Tensor:
         """Return the scalar loss of ``output.logits [B, K]`` against ``teacher_logits [B, K]``."""
         return kl_divergence(output.logits, teacher_logits.detach(), self.temperature)
+
+
+class LogitDistanceObjective(nn.Module):
+    """The mean absolute difference of the logits, the teacher held constant.
+
+    Source: Fang et al., Data-Free Adversarial Distillation, 2019, arXiv:1912.11006.
+    """
+
+    def forward(self, output: StudentOutput, teacher_logits: Tensor) -> Tensor:
+        """Return the scalar loss of ``output.logits [B, K]`` against ``teacher_logits [B, K]``."""
+        return logit_distance(output.logits, teacher_logits.detach())
 
 
 def positive_temperature(temperature: float) -> float:
