@@ -1,5 +1,6 @@
 """How the teacher's predictions are clustered into a confounder dictionary."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -14,13 +15,14 @@ from torch import Tensor
 from src.common.errors import UserError
 from src.common.seeding import generator
 from src.kdci.dictionary import ConfounderDictionary, Space
-from src.kdci.kmeans import Float, kmeans, project
+from src.kdci.kmeans import Float, count_distinct, kmeans, project
 from src.kdci.number import choose_number
 
 # Generous bounds: a value beyond them is a slip that would fill the memory or never end.
 Prototypes = Annotated[int, Field(gt=0, le=1_000_000)]
 """N of a dictionary."""
 NumPrototypes = Prototypes | Literal["auto"]
+_ROWS = 4096  # that are widened to float64 at a time
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,8 @@ class KMeans(Clustering):
                 f"too alike for more than {np.count_nonzero(sizes)}; lower kdci.N or set "
                 "kdci.dictionary.pca_dim=null"
             )
-        sums = np.zeros((count, data.shape[1]))
-        np.add.at(sums, clustering.assignment, data)
         order = np.argsort(-sizes, kind="stable")
+        sums = _sums(data, clustering.assignment, count)
         prototypes = torch.from_numpy(sums[order] / sizes[order, None]).float()
         if self.prototypes == "random":
             prototypes = _random_like(prototypes, self.seed)
@@ -122,9 +123,10 @@ class KMeans(Clustering):
         return count, {"found_N": count, "silhouettes": silhouettes}
 
     def _check(self, data: Float) -> None:
-        if not np.isfinite(data).all():
+        low, high = torch.from_numpy(data).aminmax()  # NaN if one is; no copy of the data
+        largest = max(-float(low), float(high))
+        if not math.isfinite(largest):
             raise UserError("Expected finite teacher predictions, but some are NaN or infinite")
-        largest = float(np.abs(data).max())
         if 4 * data.size * largest**2 > float(np.finfo(np.float32).max):  # FAISS would not tell
             raise UserError(
                 "Expected teacher predictions whose squared distances add up within float32, but "
@@ -143,8 +145,8 @@ class KMeans(Clustering):
                 f"{self.pca_dim} >= {len(data)}; lower kdci.dictionary.pca_dim, set it to null, "
                 "or raise substitution.num_images"
             )
-        distinct = len(np.unique(data, axis=0))
         least = 3 if self.N == "auto" else self.N
+        distinct = count_distinct(data, least)
         if distinct < least:
             collapsed = (
                 " (the substitution data has collapsed)" if distinct < len(data) / 2 else ""
@@ -154,6 +156,18 @@ class KMeans(Clustering):
                 f"{self.N} > {distinct} of {len(data)}{collapsed}; lower kdci.N or "
                 "raise substitution.num_images"
             )
+
+
+def _sums(data: Float, assignment: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+    """Float64 sums ``[count, d]`` of the rows of every cluster, one row after another."""
+    sums = torch.zeros(count, data.shape[1], dtype=torch.float64)
+    parts = zip(
+        torch.from_numpy(data).split(_ROWS), torch.from_numpy(assignment).split(_ROWS), strict=True
+    )
+    for rows, clusters in parts:
+        sums.index_add_(0, clusters, rows.double())
+    exact: NDArray[np.float64] = sums.numpy()
+    return exact
 
 
 def _count_classes(logits: Tensor, assignment: NDArray[np.int64], order: Any) -> Tensor:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from src.common.seeding import derive_seed
 
 Float = NDArray[np.float32]
+_ROWS = 4096  # that are looked at together
 
 
 class Assignment(NamedTuple):
@@ -42,6 +43,17 @@ def project(rows: Float, dim: int) -> Float:
         pca.train(rows)
         projected: Float = pca.apply(rows)
     return projected
+
+
+def count_distinct(rows: Float, enough: int) -> int:
+    """Distinct rows of ``[M, d]``, or ``enough`` as soon as there are so many."""
+    seen: set[bytes] = set()
+    for start in range(0, len(rows), _ROWS):
+        for row in rows[start : start + _ROWS] + np.float32(0):  # -0.0 equals 0.0
+            seen.add(row.tobytes())
+            if len(seen) >= enough:
+                return len(seen)
+    return len(seen)
 
 
 def kmeans(

@@ -6,7 +6,7 @@ import numpy as np
 
 from src.common.errors import UserError
 from src.common.seeding import derive_seed
-from src.kdci.kmeans import Float, kmeans
+from src.kdci.kmeans import Float, count_distinct, kmeans
 
 _log = logging.getLogger(__name__)
 _CANDIDATES = (2, 3, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -37,7 +37,7 @@ def choose_number(rows: Float, *, iterations: int, seed: int) -> tuple[int, dict
     draws = np.random.default_rng(derive_seed(seed, "number of clusters"))
     part = draws.permutation(len(rows))[:_LARGEST_SAMPLE]
     sample = np.ascontiguousarray(rows[part])
-    distinct = len(np.unique(sample, axis=0))
+    distinct = count_distinct(sample, _CANDIDATES[-1] + 1)
     if distinct < _LEAST_DISTINCT:
         raise UserError(
             f"Expected at least {_LEAST_DISTINCT} distinct teacher predictions with kdci.N=auto, "

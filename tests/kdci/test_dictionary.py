@@ -12,7 +12,7 @@ from src.common.errors import UserError
 from src.common.sealed import DamagedError
 from src.kdci.clustering import KMeans
 from src.kdci.dictionary import ConfounderDictionary, Space, predictions_of
-from src.kdci.kmeans import project
+from src.kdci.kmeans import kmeans, project
 from src.substitution.module import Recording
 
 CENTRES = torch.tensor([[0.0, 0, 9, 0], [9, 0, 0, 0], [0, 9, 0, 0]])
@@ -49,6 +49,27 @@ def test_separated_groups_become_means_and_proportions() -> None:
     torch.testing.assert_close(dictionary.prior, torch.tensor([0.5, 0.3, 0.2]))
     means = [rows[nearest_centre(rows) == k].mean(0) for k in (1, 2, 0)]
     torch.testing.assert_close(dictionary.prototypes, torch.stack(means))
+
+
+def plain_prototypes(rows: Tensor, assignment: Tensor, count: int) -> Tensor:
+    """Means of the clusters, one row after another in float64, the largest cluster first."""
+    sums, sizes = torch.zeros(count, rows.shape[1]).double(), torch.zeros(count).double()
+    for row, cluster in zip(rows, assignment, strict=True):
+        sums[cluster] += row
+        sizes[cluster] += 1
+    order = sizes.argsort(descending=True, stable=True)
+    return (sums[order] / sizes[order, None]).float()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_prototypes_are_those_of_a_plain_sum_bit_for_bit(threads: int) -> None:
+    rows = torch.randn(5000, 7) * 10 ** torch.empty(5000, 1).uniform_(-4, 4)  # more than one part
+    found = kmeans(rows.numpy(), 20, iterations=25, restarts=1, seed=3).assignment
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    prototypes = fit(rows, 20, seed=3).prototypes
+    torch.set_num_threads(before)
+    assert torch.equal(prototypes, plain_prototypes(rows, torch.from_numpy(found), 20))
 
 
 def test_the_prior_is_a_descending_distribution_of_counts() -> None:

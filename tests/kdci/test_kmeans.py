@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from src.kdci.kmeans import Assignment, kmeans, project
+from src.kdci.kmeans import Assignment, count_distinct, kmeans, project
 
 
 def blobs(*sizes: int, dim: int = 3, spread: float = 0.1) -> np.ndarray[Any, Any]:
@@ -163,3 +163,28 @@ def test_projection_keeps_what_varies_most() -> None:
     assert projected.shape == (200, 2)
     for axis, column in ((0, 1), (1, 2)):
         assert abs(np.corrcoef(projected[:, axis], draws[:, column])[0, 1]) > 0.99
+
+
+@pytest.mark.parametrize("distinct", [1, 2, 7, 300])
+def test_distinct_rows_are_counted_up_to_what_is_enough(distinct: int) -> None:
+    draws = np.random.default_rng(distinct)
+    values = draws.integers(-1, 2, (distinct, 6)).astype(np.float32)
+    rows = values[draws.integers(distinct, size=9000)]
+    rows[(rows == 0) & (draws.random(rows.shape) < 0.5)] = -0.0
+    true = len(np.unique(rows, axis=0))
+    assert count_distinct(rows, 10_000) == true
+    for enough in (1, true - 1, true, true + 1):
+        assert count_distinct(rows, enough) == min(max(enough, 1), true)
+
+
+def test_the_sign_of_zero_makes_no_row_distinct() -> None:
+    rows = np.array([[0.0, 1], [-0.0, 1], [0.0, -1]], dtype=np.float32)
+    assert count_distinct(rows, 9) == len(np.unique(rows, axis=0)) == 2
+    assert np.signbit(rows[1, 0])  # the rows are left as they are
+
+
+def test_the_last_of_many_rows_counts() -> None:
+    rows = np.zeros((10_000, 2), dtype=np.float32)
+    assert count_distinct(rows, 2) == 1
+    rows[-1, 1] = 1e-45  # the smallest there is
+    assert count_distinct(rows, 2) == 2
