@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from src.common.errors import UserError
 from src.common.seeding import generator
+from src.kdci.additive import AdditiveScores
 from src.kdci.adjustment import Adjustment
 from src.kdci.dictionary import ConfounderDictionary
+from src.kdci.mixture import log_mixture
 from src.kdci.unevenness import Auto, strength_of
 from src.objective.precision import at_least_float32
 
@@ -141,8 +143,7 @@ class BackdoorCompensation(Adjustment):
         queries, keys = F.linear(logits, self.query), F.linear(self.prototypes, self.key)
         if self.score is None:
             return F.log_softmax(queries @ keys.T / math.sqrt(keys.shape[1]), dim=1)
-        hidden = torch.tanh(queries[:, None] + keys)
-        return F.log_softmax(F.linear(hidden, self.score).squeeze(2), dim=1)
+        return F.log_softmax(AdditiveScores.apply(queries, keys, self.score[0]), dim=1)
 
     def expect(self, log_weights: Tensor) -> Tensor:
         """E_z[F(z)] ``[B, d]`` under the weights lambda_i P(z_i), given as logs ``[B, N]``.
@@ -154,7 +155,7 @@ class BackdoorCompensation(Adjustment):
         if self.expectation == "geometric":
             return log_weights.exp() @ self.prototypes
         log_classes = F.log_softmax(self.prototypes, dim=1)
-        return torch.logsumexp(log_weights[:, :, None] + log_classes, dim=1)
+        return log_mixture(log_weights, log_classes)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Compensated logits ``[B, K]`` of plain student logits ``[B, K]``, at least float32."""
