@@ -41,8 +41,9 @@ format: $(READY)  ## Format the code
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## Paired timings
+bench: $(READY)  ## Paired timings, and what KDCI costs by its sizes
 	$(BIN)/python -m benchmarks.paired_timings
+	$(BIN)/python -m benchmarks.kdci_costs
 
 clean:  ## Remove the virtual environment, caches and outputs
 	rm -rf $(VENV) cache outputs

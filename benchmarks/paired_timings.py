@@ -1,5 +1,7 @@
 """Paired timings: ``make bench``. Every pair alternates within one process; medians are shown.
 
+What KDCI costs by the size of its dictionary is in :mod:`benchmarks.kdci_costs`.
+
 1. What the compensation costs a student step.
 2. What the image bank saves against a folder of PNG files behind a DataLoader.
 3. What channels_last and bf16 autocast save in a student step.
@@ -10,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -69,20 +72,25 @@ def main() -> None:
 
 
 def paired(
-    first: Callable[[], object], second: Callable[[], object], device: torch.device
+    first: Callable[[], object],
+    second: Callable[[], object],
+    device: torch.device,
+    *,
+    repeats: int = _REPEATS,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[str, str, str]:
     """Alternate both; median milliseconds of each, and median and quartiles of second / first."""
 
     def milliseconds(action: Callable[[], object]) -> float:
-        start = time.perf_counter()
+        start = clock()
         action()
         if device.type == "cuda":
             torch.cuda.synchronize()
-        return 1000 * (time.perf_counter() - start)
+        return 1000 * (clock() - start)
 
     for action in (first, second):
         milliseconds(action)
-    times = [(milliseconds(first), milliseconds(second)) for _ in range(_REPEATS)]
+    times = [(milliseconds(first), milliseconds(second)) for _ in range(repeats)]
     low, middle, high = statistics.quantiles([b / a for a, b in times], n=4)
     medians = [statistics.median(column) for column in zip(*times, strict=True)]
     return (*(f"{m:.1f}" for m in medians), f"{middle:.3f} ({low:.3f} to {high:.3f})")
@@ -92,16 +100,17 @@ def student_step(
     device: torch.device,
     *,
     num_prototypes: int = 0,
+    width: int = 2,
     channels_last: bool = False,
     bf16: bool = False,
 ) -> Callable[[], None]:
     """A whole student step against fixed teacher logits, compensated if N > 0."""
-    network: nn.Module = WideResNet(depth=16, width=2, num_classes=_CLASSES).to(device)
+    network: nn.Module = WideResNet(depth=16, width=width, num_classes=_CLASSES).to(device)
     images = torch.randn(_BATCH, 3, 32, 32, device=device)
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
-    compensation = _compensation(num_prototypes).to(device) if num_prototypes else nn.Identity()
+    compensation = compensation_of(num_prototypes).to(device) if num_prototypes else nn.Identity()
     parameters = [*network.parameters(), *compensation.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
     teacher_logits = torch.randn(_BATCH, _CLASSES, device=device)
@@ -117,15 +126,19 @@ def student_step(
     return step
 
 
-def _compensation(num_prototypes: int) -> BackdoorCompensation:
-    prior = torch.full((num_prototypes,), 1 / num_prototypes)
+def compensation_of(
+    num_prototypes: int,
+    num_classes: int = _CLASSES,
+    expectation: Literal["geometric", "arithmetic"] = "geometric",
+) -> BackdoorCompensation:
+    """A compensation over random prototypes."""
     dictionary = ConfounderDictionary(
-        torch.randn(num_prototypes, _CLASSES),
-        prior,
-        torch.ones(num_prototypes, _CLASSES).long(),
+        torch.randn(num_prototypes, num_classes),
+        torch.full((num_prototypes,), 1 / num_prototypes),
+        torch.ones(num_prototypes, num_classes).long(),
         {},
     )
-    return BackdoorCompensation(dictionary, num_classes=_CLASSES)
+    return BackdoorCompensation(dictionary, num_classes=num_classes, expectation=expectation)
 
 
 def _images() -> Tensor:
