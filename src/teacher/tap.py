@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from src.common.errors import UserError
 from src.objective.inversion import BNStatistics, BNTarget
+from src.objective.moments import channel_moments
 from src.teacher.frozen import FrozenTeacher
 
 
@@ -34,11 +35,8 @@ class BNTap:
 
     def statistics(self) -> BNStatistics:
         """Mean and biased variance of every channel of the last forward pass, float32."""
-        moments = [
-            torch.var_mean(layer_input.float(), dim=(0, 2, 3), correction=0)
-            for layer_input in self.inputs
-        ]
-        return BNStatistics.from_layers([m for _, m in moments], [v for v, _ in moments])
+        moments = [channel_moments(layer_input) for layer_input in self.inputs]
+        return BNStatistics.from_layers([m for m, _ in moments], [v for _, v in moments])
 
     def pooled(self) -> Tensor:
         """Spatial means of layer inputs, concatenated, ``[B, sum_l C_l]``, float32.
