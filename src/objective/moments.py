@@ -1,4 +1,4 @@
-"""Mean and variance of every channel, in one pass each way."""
+"""Means and variances of feature maps, in one pass each way."""
 
 from typing import Any
 
@@ -21,6 +21,15 @@ def channel_moments(maps: Tensor) -> tuple[Tensor, Tensor]:
     """
     mean, var = _ChannelMoments.apply(maps)
     return mean, var
+
+
+def spatial_means(maps: Tensor) -> Tensor:
+    """Mean of every map, ``[B, C]``, at least float32, of ``[B, C, H, W]`` in either format."""
+    dtype = torch.promote_types(maps.dtype, torch.float32)
+    if maps.is_contiguous() or not maps.is_contiguous(memory_format=torch.channels_last):
+        return maps.mean(dim=(2, 3), dtype=dtype)
+    # As rows of channels: over two dimensions the backward pass would leave the memory format.
+    return maps.permute(0, 2, 3, 1).flatten(1, 2).mean(dim=1, dtype=dtype)
 
 
 class _ChannelMoments(torch.autograd.Function):

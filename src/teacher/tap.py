@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from src.common.errors import UserError
 from src.objective.inversion import BNStatistics, BNTarget
-from src.objective.moments import channel_moments
+from src.objective.moments import channel_moments, spatial_means
 from src.teacher.frozen import FrozenTeacher
 
 
@@ -44,7 +44,7 @@ class BNTap:
         Of the layers asked for by name, or else of all BatchNorm layers.
         """
         inputs = self.named_inputs or self.inputs
-        return torch.cat([x.float().mean(dim=(2, 3)) for x in inputs], dim=1)
+        return torch.cat([spatial_means(x) for x in inputs], dim=1)
 
 
 def _running(statistic: Tensor | None) -> Tensor:

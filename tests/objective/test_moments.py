@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.objective.moments import channel_moments
+from src.objective.moments import channel_moments, spatial_means
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -59,3 +59,24 @@ def test_bfloat16_is_counted_in_float32(memory_format: torch.memory_format) -> N
 def test_one_moment_alone_has_its_own_gradient(used: int) -> None:
     maps = torch.randn(3, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: channel_moments(x)[used], maps)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("shape", [(8, 5, 6, 4), (3, 16, 1, 1), (2, 1, 5, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_spatial_means_and_their_gradient(
+    memory_format: torch.memory_format, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    maps = torch.randn(shape).to(dtype).to(memory_format=memory_format).requires_grad_()
+    means = spatial_means(maps)
+    (gradient,) = torch.autograd.grad(means.square().sum(), maps)
+    exact = maps.detach().double().requires_grad_()
+    expected = exact.flatten(2).mean(dim=2)
+    (expected_gradient,) = torch.autograd.grad(expected.square().sum(), exact)
+    assert means.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert gradient.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(means.double(), expected, rtol=1e-5, atol=1e-6)
+    coarse = (
+        {"rtol": 0.01, "atol": 1e-6} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
+    )
+    torch.testing.assert_close(gradient.double(), expected_gradient, **coarse)
