@@ -141,7 +141,7 @@ class Fast(Baseline):
         with tap(self.teacher) as heard:
             for _ in range(self.inner_steps):
                 pixels = fast(latents).float()
-                terms = self._terms(pixels, labels, heard, student)
+                terms, statistics = self._terms(pixels, labels, heard, student)
                 loss = torch.stack([self.weights[name] * terms[name] for name in terms]).sum()
                 kept = torch.where(loss.detach() < lowest, pixels.detach(), kept)
                 if self.keeps_best:
@@ -150,8 +150,7 @@ class Fast(Baseline):
                 loss.backward()
                 self._collect_gradients(fast)
                 inner.step()
-            with torch.no_grad():
-                self.smoothed = self._smooth(heard)
+        self.smoothed = BNStatistics(*(each.detach() for each in statistics))
         self._move_meta_generator(fast)
         self.bank.append(kept)
         return {name: term.detach() for name, term in terms.items()}
@@ -185,21 +184,19 @@ class Fast(Baseline):
 
     def _terms(
         self, pixels: Tensor, labels: Tensor, heard: BNTap, student: nn.Module | None
-    ) -> dict[str, Tensor]:
+    ) -> tuple[dict[str, Tensor], BNStatistics]:
+        """Loss terms of one inner step, and the mixed statistics that they are made of."""
         images = self.normalisation(self.view(pixels, global_generator(self.device)))
         logits = self.teacher(images).logits
+        statistics = heard.statistics().smoothed(self.smoothed, self.bn_momentum)
         terms = {
             "class": class_loss(logits, labels),
-            "bn": bn_statistics_loss(self._smooth(heard), heard.target),
+            "bn": bn_statistics_loss(statistics, heard.target),
         }
         wanted = self.weights["adversarial"] > 0 and self.round >= self.warmup_rounds
         if student is not None and wanted:
             terms["adversarial"] = decision_disagreement_loss(student(images), logits)
-        return terms
-
-    def _smooth(self, heard: BNTap) -> BNStatistics:
-        """Statistics of the last forward pass, mixed with those of the rounds before."""
-        return heard.statistics().smoothed(self.smoothed, self.bn_momentum)
+        return terms, statistics
 
     def _collect_gradients(self, fast: nn.Module) -> None:
         """Add the copy's gradients to the meta-generator's."""

@@ -13,6 +13,7 @@ from src.common.augment import Augmentation
 from src.common.errors import UserError
 from src.network.convnet import ConvNet
 from src.network.generator import DeepGenerator, Generator
+from src.objective.inversion import BNStatistics
 from src.substitution.contract import advance
 from src.teacher.frozen import FrozenTeacher
 from tests.reference.adam import Adam
@@ -200,10 +201,10 @@ def test_which_iterate_is_stored(make, monkeypatch, keep, index):
 
     def terms(pixels, *_):
         seen.append(pixels.detach())
-        return {"class": pixels.mean() + next(values)}
+        loss = {"class": pixels.mean() + next(values)}
+        return loss, BNStatistics(torch.zeros(1), torch.ones(1))
 
     monkeypatch.setattr(method, "_terms", terms)
-    monkeypatch.setattr(method, "_smooth", lambda _: None)
     advance(method, None)
     assert not torch.equal(seen[0], seen[2])
     assert torch.equal(method.bank.images, (seen[index] * 255).floor().byte())
