@@ -182,8 +182,8 @@ class CMI(Baseline):
         if self.contrast is None:
             return terms, images.new_empty(len(images), 0)
         global_features = heard.pooled().detach()
-        self.teacher(self.normalisation(self.local_view(images)))
-        local_features = heard.pooled()
+        local_view = self.normalisation(self.local_view(images))
+        local_features = heard.features(self.teacher, local_view)
         terms["contrastive"] = self.contrast(local_features, global_features)
         return terms, torch.cat([local_features.detach(), global_features], dim=1)
 

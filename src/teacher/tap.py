@@ -1,7 +1,7 @@
 """The inputs of chosen teacher layers, while a context lasts."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -13,6 +13,10 @@ from src.objective.moments import channel_moments, spatial_means
 from src.teacher.frozen import FrozenTeacher
 
 
+class _Heard(Exception):  # noqa: N818 - ends a pass, and is no error
+    """All layers that are listened to have been passed."""
+
+
 class BNTap:
     """What entered every BatchNorm layer in the teacher's last forward pass, in module order.
 
@@ -22,16 +26,26 @@ class BNTap:
         named_inputs: The same for the layers that were asked for by name, if any.
     """
 
-    def __init__(self, layers: list[nn.BatchNorm2d]) -> None:
+    def __init__(self, layers: list[nn.BatchNorm2d], has_names: bool = False) -> None:
         means = [_running(layer.running_mean) for layer in layers]
         variances = [_running(layer.running_var) for layer in layers]
         self.target = BNTarget.from_layers(means, variances)
         self.inputs: list[Tensor] = []
         self.named_inputs: list[Tensor] = []
+        self._has_names, self._wanted = has_names, 0
 
     def forget(self) -> None:
         """Drop what the last forward pass has left."""
         self.inputs, self.named_inputs = [], []
+
+    def _features(self) -> list[Tensor]:
+        return self.named_inputs if self._has_names else self.inputs
+
+    def hear(self, heard: list[Tensor], layer_input: Tensor) -> None:
+        """Keep what enters a layer, and end a pass that nobody needs any further."""
+        heard.append(layer_input)
+        if heard is self._features() and len(heard) == self._wanted:
+            raise _Heard
 
     def statistics(self) -> BNStatistics:
         """Mean and biased variance of every channel of the last forward pass, float32."""
@@ -43,8 +57,20 @@ class BNTap:
 
         Of the layers asked for by name, or else of all BatchNorm layers.
         """
-        inputs = self.named_inputs or self.inputs
-        return torch.cat([spatial_means(x) for x in inputs], dim=1)
+        return torch.cat([spatial_means(x) for x in self._features()], dim=1)
+
+    def features(self, teacher: FrozenTeacher, images: Tensor) -> Tensor:
+        """:meth:`pooled` of ``images``; layers behind the last that it reads do not run.
+
+        As many inputs are awaited as the pass before this has left, which has to be a whole one.
+        """
+        self._wanted = len(self._features())
+        try:
+            with suppress(_Heard):
+                teacher(images)
+        finally:
+            self._wanted = 0
+        return self.pooled()
 
 
 def _running(statistic: Tensor | None) -> Tensor:
@@ -79,16 +105,16 @@ def tap(teacher: FrozenTeacher, names: Sequence[str] = ()) -> Iterator[BNTap]:
     """
     layers = [module for module in teacher.modules() if isinstance(module, nn.BatchNorm2d)]
     named = [_layer(teacher, name) for name in names]
-    heard = BNTap(layers)
+    heard = BNTap(layers, has_names=bool(named))
 
     def start(_: nn.Module, __: Any) -> None:
         heard.forget()
 
     def hear(_: nn.Module, inputs: tuple[Tensor]) -> None:
-        heard.inputs.append(inputs[0])
+        heard.hear(heard.inputs, inputs[0])
 
     def hear_named(_: nn.Module, inputs: tuple[Tensor]) -> None:
-        heard.named_inputs.append(inputs[0])
+        heard.hear(heard.named_inputs, inputs[0])
 
     hooks = [teacher.register_forward_pre_hook(start)]
     hooks += [layer.register_forward_pre_hook(hear) for layer in layers]

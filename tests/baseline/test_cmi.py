@@ -241,7 +241,7 @@ def test_without_contrastive_weight_its_work_is_skipped(
     make: Any, tiny_teacher: FrozenTeacher, weight: float
 ) -> None:
     forwards: list[int] = []
-    hook = tiny_teacher.register_forward_hook(lambda *_: forwards.append(1))
+    hook = tiny_teacher.register_forward_pre_hook(lambda *_: forwards.append(1))
     baseline = make(contrastive_weight=weight, steps=3)
     forwards.clear()
     terms = baseline.refresh(None)

@@ -72,6 +72,39 @@ def test_named_layers_replace_the_features_and_leave_the_statistics() -> None:
     assert len(statistics.mean) == 4800
 
 
+@pytest.mark.parametrize("names", [(), ("layer1", "layer2", "layer3", "layer4")])
+def test_features_alone_stop_behind_the_last_layer(names: tuple[str, ...]) -> None:
+    teacher = FrozenTeacher(ResNet(18, num_classes=3))
+    first, second = torch.randn(2, 2, 3, 8, 8)
+    reached = []
+    last = teacher.network.get_submodule("layer4.1.conv2")
+    last.register_forward_hook(lambda *_: reached.append("layer4"))
+    teacher.network.head.register_forward_hook(lambda *_: reached.append("head"))
+    with torch.no_grad(), tap(teacher, names) as heard:
+        whole = heard.features(teacher, second)  # of no pass before it is known where to stop
+        assert reached == ["layer4", "head"]
+        teacher(first)
+        reached.clear()
+        assert torch.equal(heard.features(teacher, second), whole)
+        assert torch.equal(heard.features(teacher, second), whole)
+        assert reached == ([] if names else ["layer4"] * 2)
+        teacher(second)
+        assert reached[-2:] == ["layer4", "head"]
+        assert torch.equal(heard.pooled(), whole)
+
+
+def test_gradients_of_features_alone_are_those_of_a_whole_pass(
+    tiny_teacher: FrozenTeacher,
+) -> None:
+    images = torch.randn(3, 3, 8, 8, requires_grad=True)
+    with tap(tiny_teacher) as heard:
+        tiny_teacher(images)
+        (expected,) = torch.autograd.grad(heard.pooled().square().sum(), images)
+        features = heard.features(tiny_teacher, images)
+        (gradient,) = torch.autograd.grad(features.square().sum(), images)
+    assert torch.equal(gradient, expected)
+
+
 def test_a_missing_layer_is_named(tiny_teacher: FrozenTeacher) -> None:
     with (
         pytest.raises(UserError, match="layer 'layer1', but ConvNet has none"),
