@@ -29,9 +29,14 @@ class Augmentation:
     flip_probability: float = 0.0
     scale: tuple[float, float] | None = None
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether images stay as they are."""
+        return self == Augmentation()
+
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         """Transform square ``[B, C, H, H]``, any dtype; see the functions below."""
-        if self == Augmentation():
+        if self.is_identity:
             return images
         if self.scale is None:
             return random_crop_flip(images, self.padding, self.flip_probability, generator)

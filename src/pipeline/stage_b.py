@@ -47,12 +47,14 @@ def train_student(
     if online:
         batches = _online_batches(job, module, substitution, dictionary)
     else:
+        recording = substitution.recording
         batches = ReplayBatches(
-            substitution.recording.banks,
+            recording.banks,
             options.batch_size,
             options.steps_per_epoch,
             seed,
-            inclusion=_inclusion(module, substitution.recording),
+            inclusion=_inclusion(module, recording),
+            logits=list(recording.logits.split([len(bank) for bank in recording.banks])),
         )
     test = job.test_batches()
     job.fit(

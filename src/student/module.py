@@ -111,10 +111,14 @@ class StudentModule(LightningModule):
         own = list(self.objective.parameters())
         return [optimizer] + ([torch.optim.Adam(own, lr=self.objective_lr)] if own else [])
 
-    def training_step(self, images: Tensor, batch_idx: int) -> None:
-        """One student step on substitution ``images`` ``[B, C, H, W]``."""
+    def training_step(self, batch: Tensor | tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """One student step on substitution images ``[B, C, H, W]``.
+
+        Where the batch is a pair, what the teacher says of them, ``[B, K]``, is known already.
+        """
         with torch.no_grad():
-            images, teacher_logits = self.drawn(images, self.teacher(images).logits)
+            pair = (batch, self.teacher(batch).logits) if isinstance(batch, Tensor) else batch
+            images, teacher_logits = self.drawn(*pair)
         output = self.student_output(images)
         loss = self.objective(output, teacher_logits)
         watched = self.watched(output)

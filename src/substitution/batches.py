@@ -19,6 +19,9 @@ from src.substitution.image_bank import ImageBank
 class ReplayBatches:
     """Epochs of ``steps`` batches from finished banks, an equal share of a batch from each.
 
+    A batch is images ``[B, C, H, W]``; where no bank augments, and the teacher's predictions are
+    given, it is a pair of images and these predictions ``[B, K]``, which need not be made again.
+
     Every epoch draws from its own generators, seeded by run, rank and epoch, so that a resumed
     fit, and a fit with and without compensation, see the same images in the same order.
 
@@ -29,6 +32,7 @@ class ReplayBatches:
         seed: Seed of order and augmentation.
         inclusion: Of each bank, with what probability ``[M]`` in (0, 1] an image that is passed
             is taken; None takes all. Where all are 1 batches are those of None.
+        logits: Of each bank, what the teacher says of its images ``[M, K]``; None: not known.
 
     Raises:
         UserError: If the batch cannot be shared equally between the banks.
@@ -41,6 +45,7 @@ class ReplayBatches:
         steps: int,
         seed: int,
         inclusion: list[Tensor] | None = None,
+        logits: list[Tensor] | None = None,
     ) -> None:
         if batch_size % len(banks):
             raise UserError(
@@ -50,6 +55,8 @@ class ReplayBatches:
         self.banks, self.share = banks, batch_size // len(banks)
         self.steps, self.seed = steps, seed
         self.inclusion = inclusion
+        augments = any(not bank.augmentation.is_identity for bank in banks)
+        self.logits = None if augments else logits
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -69,8 +76,9 @@ class ReplayBatches:
             taken.append(visited)
         return torch.cat(taken)[:needed].view(self.steps, self.share)
 
-    def __iter__(self) -> Iterator[Tensor]:
-        orders = [self._order(i).to(bank.device) for i, bank in enumerate(self.banks)]
+    def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
+        drawn = [self._order(i) for i in range(len(self.banks))]
+        orders = [order.to(bank.device) for order, bank in zip(drawn, self.banks, strict=True)]
         draws = generator(self.banks[0].device, self.seed, "augmentation", rank(), self.epoch)
         self.epoch += 1
         for step in range(self.steps):
@@ -78,7 +86,12 @@ class ReplayBatches:
                 bank.batch(order[step], draws)
                 for bank, order in zip(self.banks, orders, strict=True)
             ]
-            yield parts[0] if len(parts) == 1 else torch.cat(parts)
+            images = parts[0] if len(parts) == 1 else torch.cat(parts)
+            if self.logits is None:
+                yield images
+                continue
+            known = [of[order[step]] for of, order in zip(self.logits, drawn, strict=True)]
+            yield images, torch.cat(known).to(images.device)
 
 
 class OnlineBatches:

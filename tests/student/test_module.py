@@ -15,6 +15,7 @@ from src.objective.noise import NoisyDistillationObjective
 from src.student.module import StudentModule, student_logits
 from src.substitution.batches import ReplayBatches
 from src.substitution.image_bank import ImageBank
+from src.substitution.module import predict
 from src.teacher.evaluate import accuracy
 from src.teacher.frozen import FrozenTeacher
 from tests.toys import (
@@ -95,6 +96,30 @@ def test_the_vanilla_student_is_a_plain_loop_bit_for_bit(
     for name, tensor in plain.state_dict().items():
         assert torch.equal(module.network.state_dict()[name], tensor), name
     assert logged(tmp_path, "student/distillation") == pytest.approx(losses, rel=1e-5)
+
+
+def test_what_the_teacher_has_said_of_stored_images_is_not_asked_again(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, tmp_path: Path
+) -> None:
+    bank = filled_bank(tiny_spec)
+    logits = predict(tiny_teacher, [bank]).logits
+    modules = [student(tiny_spec, tiny_teacher) for _ in range(2)]
+    modules[1].network.load_state_dict(modules[0].network.state_dict())
+    asked: list[int] = []
+    hook = tiny_teacher.register_forward_hook(lambda *_: asked.append(1))
+    for module, known in zip(modules, (None, [logits]), strict=True):
+        job(tmp_path / str(known is None)).fit(
+            "stage_b",
+            module,
+            epochs=2,
+            state=tmp_path / str(known is None) / "state",
+            batches=ReplayBatches([bank], batch_size=8, steps=4, seed=0, logits=known),
+            test=labelled(tiny_spec, 4),
+        )
+    hook.remove()
+    assert len(asked) == 2 * 4
+    for mine, other in zip(*(m.network.parameters() for m in modules), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
 
 def test_learns_what_the_teacher_knows(

@@ -197,3 +197,20 @@ def test_banks_are_included_apart(tiny_spec: ImageSpec) -> None:
     seen = [numbers(banks[0], batch) for batch in batches]
     assert all(batch[:2] == [3, 3] for batch in seen)
     assert {number for batch in seen for number in batch[2:]} == set(range(100, 110))
+
+
+def test_what_the_teacher_says_comes_with_its_image(tiny_spec: ImageSpec) -> None:
+    banks = [numbered(tiny_spec, 30), numbered(tiny_spec, 20, first=100)]
+    logits = [torch.arange(30.0)[:, None], torch.arange(100.0, 120)[:, None]]
+    batches = ReplayBatches(banks, 4, 25, 0, logits=logits)
+    plain = ReplayBatches(banks, 4, 25, 0)
+    for _ in range(2):
+        for pair, images in zip(batches, plain, strict=True):
+            assert torch.equal(pair[0], images)
+            assert pair[1].flatten().tolist() == numbers(banks[0], pair[0])
+
+
+def test_an_augmented_image_is_another_to_the_teacher(tiny_spec: ImageSpec) -> None:
+    banks = [numbered(tiny_spec, 9), numbered(tiny_spec, 9, augmentation=Augmentation(1))]
+    batches = ReplayBatches(banks, 4, 2, 0, logits=[torch.zeros(9, 1)] * 2)
+    assert all(isinstance(batch, Tensor) for batch in batches)
