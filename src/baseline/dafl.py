@@ -1,27 +1,23 @@
 """DAFL: a generator that the teacher finds confident, active and balanced."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from src.common.distributed import average_gradients
 from src.common.errors import UserError
-from src.common.freezing import mode
 from src.dataset.contract import ImageSpec
 from src.network.generator import ImageGenerator
 from src.objective.inversion import activation_loss, balance_loss, one_hot_loss
-from src.substitution.contract import Baseline, Extent
-from src.substitution.image_bank import ImageBank
+from src.substitution.generator import GeneratorBaseline
 from src.teacher.frozen import FrozenTeacher
 
 
-class DAFL(Baseline):
+class DAFL(GeneratorBaseline):
     """One round is one generator step on ``L_G = w_oh L_oh + w_ie L_ie + w_a L_a``.
 
     Two protocols exist. The original (``protocol=shared_batch``) distils on the very batch that
@@ -65,10 +61,16 @@ class DAFL(Baseline):
         whitened: bool = False,
         temperature: PositiveFloat = 1.0,
     ) -> None:
-        super().__init__(teacher=teacher, spec=spec, temperature=temperature)
-        self.generator = generator(image_size=spec.image_size, channels=spec.channels)
-        self.optimizer = optimizer(self.generator.parameters())
-        self.batch_size = batch_size
+        super().__init__(
+            teacher=teacher,
+            spec=spec,
+            generator=generator,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            sampling_mode=sampling_mode,
+            whitened=whitened,
+            temperature=temperature,
+        )
         self.weights = {
             "one_hot": one_hot_weight,
             "balance": balance_weight,
@@ -76,45 +78,23 @@ class DAFL(Baseline):
         }
         self.balance_log_base = balance_log_base
         self.shares_batch = protocol == "shared_batch"
-        self.samples_in_train_mode = sampling_mode == "train"
-        self.whitened = whitened
-        self.bank = ImageBank.of(spec, pixels=not whitened)
         self.last_batch: Tensor | None = None
-
-    def _generate(self, n: int) -> Tensor:
-        """What the generator makes of fresh latents: pixels, or whitened images."""
-        latents = torch.randn(n, *self.generator.latent_shape, device=self.device)
-        images: Tensor = self.generator(latents)
-        return images
-
-    def _to_teacher(self, images: Tensor) -> Tensor:
-        return images.float() if self.whitened else self.normalisation(images.float())
-
-    @classmethod
-    def most_recorded(cls, options: Mapping[str, Any], extent: Extent) -> dict[str, int]:
-        """What a generator records."""
-        return {"substitution.num_images": extent.num_images}
 
     def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
         """One generator step; DAFL never looks at the student."""
         self.generator.train()
-        images = self._to_teacher(self._generate(self.batch_size))
+        images = self.to_teacher(self.generate(self.batch_size))
         output = self.teacher(images)
         terms = {
             "one_hot": one_hot_loss(output.logits),
             "balance": balance_loss(output.logits, self.balance_log_base),
             "activation": activation_loss(output.features),
         }
-        loss = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
-        self.optimizer.zero_grad()
-        loss.backward()
-        average_gradients(self.generator.parameters())
-        self.optimizer.step()
+        found = self.step(terms, self.weights)
         if self.shares_batch:
             self.last_batch = images.detach()
-        return {name: term.detach() for name, term in terms.items()}
+        return found
 
-    @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """Fresh images, or the first ``n`` of the batch that the generator was trained with.
 
@@ -122,26 +102,13 @@ class DAFL(Baseline):
             UserError: If that batch is smaller than ``n``.
         """
         if self.last_batch is None:
-            with mode(self.generator, self.samples_in_train_mode):
-                return self._to_teacher(self._generate(n))
+            return super().sample(n)
         if n > len(self.last_batch):
             raise UserError(
                 f"Expected distill.batch_size <= baseline.batch_size={len(self.last_batch)} with "
                 f"baseline.protocol=shared_batch, but got {n}"
             )
         return self.last_batch[:n]
-
-    @torch.no_grad()
-    def harvest(self, n: int) -> None:
-        """Record ``n`` images, made in whole batches so that batch-mode BN sees full ones."""
-        with mode(self.generator, self.samples_in_train_mode):
-            while n > 0:
-                self.bank.append(self._generate(self.batch_size)[:n])
-                n -= self.batch_size
-
-    def optimizers(self) -> Mapping[str, Optimizer]:
-        """The generator's."""
-        return {"generator": self.optimizer}
 
     def get_extra_state(self) -> dict[str, Any]:
         """Optimiser and the batch that is shared with the student."""
