@@ -47,7 +47,7 @@ def main(folder: Path) -> None:
         found[name] = {
             "networks": shared(baseline),
             "moved": shared(baseline) != before,
-            "trained": bool(baseline.optimizers()),
+            "trained": any(list(network.parameters()) for network in baseline.networks()),
             "images": sha256_tensors(*(bank.images for bank in baseline.substitution_data())),
         }
     torch.save(found, folder / f"rank{rank}.pt")
