@@ -56,6 +56,8 @@ def test_every_network_can_be_teacher_and_student(name: str) -> None:
 # Experiments: points at paper length, and with `budget=laptop dataset=digits` behind.
 POINTS = {
     "ablation": (15, 15),
+    "adjustments": (150, 150),
+    "controlled_shift": (100, 100),
     "cost": (12, 12),
     "fig1_substitution": (6, 6),
     "fig4_dictionary_size": (216, 216),
@@ -66,6 +68,9 @@ POINTS = {
     "table_tiny_imagenet": (36, 36),
     "variance": (36, 36),
 }
+POOLS = {
+    "controlled_shift": "src.dataset.controlled_pool.ControlledPool"
+}  # the others: of the data set
 SHRUNK = ("budget=laptop", "dataset=digits")
 
 
@@ -90,7 +95,7 @@ def test_every_experiment_at_paper_length(name: str) -> None:
     assert len(every) == POINTS[name][0]
     config = check(plain(*every[-1]))  # what lies before is checked above and below
     assert config.budget == "paper"
-    assert config.pool["_target_"] == "src.dataset.folder_pool.FolderPool"
+    assert config.pool["_target_"] == POOLS.get(name, "src.dataset.folder_pool.FolderPool")
 
 
 @pytest.mark.parametrize("name", POINTS)
@@ -100,7 +105,7 @@ def test_every_experiment_shrunk_to_this_machine(name: str) -> None:
     config = check(plain(*every[-1]))
     networks = (config.teacher.name, config.student.name)
     assert (*networks, config.budget) == ("convnet_m", "convnet_s", "laptop")
-    assert config.pool["_target_"] == "src.dataset.photo_patches.PhotoPatches"
+    assert config.pool["_target_"] == POOLS.get(name, "src.dataset.photo_patches.PhotoPatches")
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "pair").glob("*_*.yaml")), ids=lambda p: p.stem)

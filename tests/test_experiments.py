@@ -11,6 +11,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("experiments")]
 ONE = ["baseline=dafl", "seed=0"]
 FEWER = {  # what keeps each to a few points, and how many these are
     "ablation": (["seed=0"], 5),
+    "adjustments": ([*ONE, "kdci=none,weighting"], 2),
+    "controlled_shift": (["seed=0", "pool.class_ratio=1,5", "kdci=none,prior"], 4),
     "cost": (ONE, 2),
     "fig1_substitution": (["baseline=dafl,dfnd"], 2),
     "fig4_dictionary_size": ([*ONE, "kdci=backdoor", "kdci.N=4,8"], 2),
