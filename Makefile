@@ -41,9 +41,13 @@ format: $(READY)  ## Format the code
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## Paired timings, and what KDCI costs by its sizes
+bench: $(READY)  ## Paired timings, and what KDCI costs; BASE=<revision>: against another one
+ifdef BASE
+	$(BIN)/python -m benchmarks.against $(BASE)
+else
 	$(BIN)/python -m benchmarks.paired_timings
 	$(BIN)/python -m benchmarks.kdci_costs
+endif
 
 clean:  ## Remove the virtual environment, caches and outputs
 	rm -rf $(VENV) cache outputs

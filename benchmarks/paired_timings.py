@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from src.common.augment import Augmentation
 from src.common.seeding import generator
 from src.dataset.contract import ImageSpec
 from src.kdci.compensation import BackdoorCompensation
@@ -147,9 +148,9 @@ def _images() -> Tensor:
 
 def bank_batches(device: torch.device) -> Callable[[], None]:
     """All 1024 images once, in batches, cropped, mirrored and normalised by the bank."""
-    bank = ImageBank.of(_SPEC, crop_padding=4, flip_probability=0.5).to(device)
+    bank = ImageBank.of(_SPEC, augmentation=Augmentation(4, 0.5)).to(device)
     bank.append(_images())
-    draws = generator(device, 0)
+    draws = generator(device, 0, "bench")
 
     def epoch() -> None:
         for index in torch.randperm(len(bank)).split(_BATCH):

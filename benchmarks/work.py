@@ -1,0 +1,120 @@
+"""What is timed: one round of a method, or one step of the student, as a run does them.
+
+Only what has long been the same in `src` is used here, so that older revisions can be timed, too.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+
+from src import naming
+from src.config.node import build, build_partial
+from src.config.schema import check
+from src.dataset.contract import ImageSpec, Pool
+from src.network.classifier import Classifier
+from src.network.wide_resnet import WideResNet
+from src.objective.distillation import StudentOutput
+from src.student.module import student_logits
+from src.substitution.contract import advance
+from src.teacher.frozen import FrozenTeacher
+
+CLASSES, SIZE, IMAGES = 10, 32, 128
+NAMES = ("student", "evaluation", "dafl", "fast", "cmi", "deepinv", "mosaickd")
+
+
+class Noise(Pool):
+    """A pool without a file."""
+
+    name = "noise"
+    statistics = ((0.5,) * 3, (0.25,) * 3)
+
+    def unlabeled(self, image_size: int) -> Tensor:
+        """512 images of noise."""
+        draws = torch.Generator().manual_seed(0)
+        return torch.randint(
+            0, 256, (512, 3, image_size, image_size), generator=draws, dtype=torch.uint8
+        )
+
+    def count(self) -> int:
+        """Images."""
+        return 512
+
+    def fingerprint(self) -> str:
+        """None is needed."""
+        return "noise"
+
+    def sources(self) -> list[Any]:
+        """No files."""
+        return []
+
+
+def work_of(name: str) -> Callable[[], object]:
+    """One round of a method at laptop sizes (two inner steps), or ``student``, ``evaluation``.
+
+    WRN-16-2 teaches WRN-16-1 on images of 32 pixels, channels_last, float32.
+    """
+    torch.manual_seed(0)
+    config = _config("dafl" if name in ("student", "evaluation") else name)
+    spec = ImageSpec(CLASSES, SIZE, (0.5,) * 3, (0.25,) * 3)
+    teacher = FrozenTeacher(_network(2))
+    student = _network(1)
+    if name == "student":
+        return _student_step(teacher, student, config)
+    if name == "evaluation":
+        return _evaluation(student)
+    pool = {"pool": Noise()} if name == "mosaickd" else {}
+    baseline = build(config.baseline, teacher=teacher, spec=spec, **pool)
+    baseline.to(memory_format=torch.channels_last)
+    return lambda: advance(baseline, student)
+
+
+def _config(name: str) -> Any:
+    few = {"fast": ["baseline.inner_steps=2"], "cmi": ["baseline.steps=2"]}
+    few["deepinv"] = ["baseline.steps=2", "baseline.half_steps=0"]
+    os.environ["KDCI_ROOT"] = str(naming.ROOT)
+    with initialize_config_dir(str(naming.CONF), version_base="1.3"):
+        words = [f"baseline={name}", "budget=laptop", *few.get(name, [])]
+        return check(naming.resolved(compose("config", words)))
+
+
+def _network(width: int) -> Classifier:
+    network = WideResNet(depth=16, width=width, num_classes=CLASSES)
+    with torch.no_grad():  # statistics that inversion can aim at
+        network.train()(torch.randn(64, 3, SIZE, SIZE))
+    network.to(memory_format=torch.channels_last)
+    return network
+
+
+def _student_step(
+    teacher: FrozenTeacher, student: Classifier, config: Any
+) -> Callable[[], object]:
+    images = torch.randn(IMAGES, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+    optimizer = build_partial(config.distill.optimizer)(student.parameters())
+    kl = torch.nn.KLDivLoss(reduction="batchmean", log_target=True)
+
+    def step() -> None:
+        with torch.no_grad():
+            target = teacher(images).logits.log_softmax(1)
+        logits = student_logits(student, images)
+        output = StudentOutput(logits, logits)
+        optimizer.zero_grad()
+        kl(output.logits.log_softmax(1), target).backward()
+        optimizer.step()
+
+    return step
+
+
+def _evaluation(student: Classifier) -> Callable[[], object]:
+    images = torch.randn(1000, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def evaluate() -> None:
+        for batch in images.split(64):
+            student(batch)
+
+    student.eval()
+    return evaluate
