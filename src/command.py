@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -10,6 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from src import complaint, launch, naming
+from src.common.plugins import conf_of, refuse_unfit_plugins
 from src.common.signals import is_rank
 from src.config import arguments, options
 
@@ -19,6 +21,7 @@ def _job(config: DictConfig) -> None:
     job = HydraConfig.get()
     overrides = list(job.overrides.task)
     with complaint.complaints(sys.argv[1:]):
+        arguments.require_typed(config.get("plugins"), sys.argv[1:])
         if job.mode == RunMode.MULTIRUN:
             launch.run_point(overrides, Path(job.runtime.output_dir))
         else:
@@ -30,12 +33,26 @@ def command() -> None:
     os.environ["KDCI_ROOT"] = str(naming.ROOT)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises and we do the talking
     OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)
-    OmegaConf.register_new_resolver("options", options.options_of, replace=True)
     if is_rank():
         launch.follow_parent()
     with complaint.complaints(sys.argv[1:]):
         if arguments.is_multirun(sys.argv[1:]):
             naming.name_sweep(sys.argv[1:])
         sys.argv[1:] = arguments.understood(sys.argv[1:])
-        options.refuse_unknown_options(sys.argv[1:])
+        _prepare(sys.argv[1:])
+    with complaint.complaints(sys.argv[1:]):
         _job()
+
+
+def _prepare(typed: list[str]) -> None:
+    """Refuse what Hydra would misunderstand, and show it the plug-ins."""
+    plugins = arguments.plugins_of(typed)
+    if plugins and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # for `kdci`; `python -m` does the same
+    refuse_unfit_plugins(plugins)
+    conf = conf_of(plugins)
+    options.refuse_shadowed_options(conf)
+    options.refuse_unknown_options(typed, conf)
+    sys.argv[1:] = [*typed, *arguments.search_path(conf, typed)]
+    resolver = partial(options.options_of, plugins=conf)
+    OmegaConf.register_new_resolver("options", resolver, replace=True)

@@ -19,7 +19,7 @@ from src.common.files import atomic_folder, writing
 from src.common.sealed import DamagedError, digests, read_sealed, write_sealed
 from src.dataset.walk import walk
 from src.deploy import program, verify
-from src.deploy.command import ended, own_cure
+from src.deploy.command import add_plugins, ended, own_cure
 from src.deploy.student import WEIGHTS, DeployedStudent, load_student
 
 _CARD = "export.json"
@@ -47,7 +47,7 @@ def _export(arguments: argparse.Namespace) -> int:
         program.require_onnx()
     output: Path = arguments.output or arguments.run / "export"
     _require_free(output, force=arguments.force)
-    student = load_student(arguments.run)
+    student = load_student(arguments.run, arguments.plugin)
     images, calibration = _images(arguments, student).at_most(_MOST_IMAGES), None
     if arguments.int8:
         calibration, images = _apart(images)
@@ -131,7 +131,7 @@ def _images(arguments: argparse.Namespace, student: DeployedStudent) -> verify.I
     if arguments.images is not None:
         return _images_in(arguments.images, student)
     try:
-        return _images_of(arguments.run)
+        return _images_of(arguments.run, arguments.plugin)
     except ModuleNotFoundError as error:
         library = str(error.name).partition(".")[0]
         raise MissingExtraError(library, "train", "give images with --images FOLDER") from error
@@ -142,7 +142,7 @@ def _images(arguments: argparse.Namespace, student: DeployedStudent) -> verify.I
         ) from error
 
 
-def _images_of(run: Path) -> verify.Images:
+def _images_of(run: Path, plugins: Sequence[str]) -> verify.Images:
     """The test split of the run's data set."""
     # Imported here: these bring Hydra, which a student that is verified on a folder does not need.
     from src.config.node import build, refuse_foreign_targets
@@ -150,7 +150,7 @@ def _images_of(run: Path) -> verify.Images:
 
     summary = read_summary(run / FILE_NAME)
     node = summary["config"]["dataset"]
-    refuse_foreign_targets("dataset", node)
+    refuse_foreign_targets("dataset", node, plugins)
     split = build(node).test()
     return verify.Images(split.images, split.labels, f"test split of {summary['dataset']}")
 
@@ -233,6 +233,7 @@ def _parser() -> argparse.ArgumentParser:
         "also give accuracies",
     )
     parser.add_argument("--force", action="store_true", help="replace an earlier export")
+    add_plugins(parser)
     return parser
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from fnmatch import fnmatchcase
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 from src.common.files import content_hash
@@ -52,6 +52,7 @@ _DICTIONARY, _RUN = Moment.DICTIONARY, Moment.RUN
 _TABLE: tuple[tuple[str, Moment, str | None, Moment], ...] = (
     # What is done, shown, or where files lie; content stands in the place of paths.
     *((name, _NEVER, None, _NEVER) for name in ("task", "force", "logger.*", "fid.*", "paths.*")),
+    ("plugins", _NEVER, None, _NEVER),  # what is used of them counts by its source
     *(
         (f"{group}.{name}", _NEVER, None, _NEVER)
         for group in ("dataset", "pool", "pool.of", "pool.other")
@@ -198,6 +199,7 @@ def code_of(config: Mapping[str, Any], traits: Traits) -> dict[str, str]:
     Of ``teacher``, ``stage_a`` and ``stage_b``, and with compensation of ``dictionary`` and
     ``kdci``. What lies in ``src.pipeline`` counts without its imports, which are nearly all.
     """
+    hashed = partial(source_hash, plugins=config["plugins"])
     loading = "src.teacher.module" if traits.trains_teacher else "src.teacher.checkpoint"
     teacher = ["src.teacher.evaluate", "src.dataset.loader", loading]
     teacher += _targets(config["dataset"], config["teacher"])
@@ -210,17 +212,17 @@ def code_of(config: Mapping[str, Any], traits: Traits) -> dict[str, str]:
     stage_b += _targets(config["student"], config["distill"])
     always = ("src.pipeline.teacher", "src.pipeline.job", "src.pipeline.trainer")
     hashes = {
-        "teacher": source_hash(teacher, always),
-        "stage_a": source_hash(stage_a, ("src.pipeline.stage_a",)),
-        "stage_b": source_hash(stage_b, ("src.pipeline.stage_b",)),
+        "teacher": hashed(teacher, always),
+        "stage_a": hashed(stage_a, ("src.pipeline.stage_a",)),
+        "stage_b": hashed(stage_b, ("src.pipeline.stage_b",)),
     }
     if traits.is_compensated:
         alone = ("src.kdci.builder", "src.kdci.callback", "src.pipeline.dictionary")
         clustering, adjustment = config["kdci"]["dictionary"], config["kdci"]["adjustment"]
         dictionary = ["src.kdci.dictionary", *_targets(clustering)]
-        hashes["dictionary"] = source_hash(dictionary, alone)
+        hashes["dictionary"] = hashed(dictionary, alone)
         student = ["src.student.kdci_student", *dictionary, *_targets(adjustment)]
-        hashes["kdci"] = source_hash(student, alone)
+        hashes["kdci"] = hashed(student, alone)
     return hashes
 
 

@@ -22,10 +22,11 @@ from omegaconf import DictConfig
 from src.common.errors import RankError, UserError
 from src.common.files import atomic_write, remove_spent_state
 from src.common.memory import recall
+from src.common.plugins import conf_of
 from src.common.sealed import write_sealed
 from src.common.signals import Interrupted, interruptible, is_rank
 from src.config.schema import RunConfig, check
-from src.naming import RunName, memory_of, resolved
+from src.naming import CONF, RunName, memory_of, resolved
 from src.report.console import console
 from src.report.summary import (
     FILE_NAME,
@@ -108,7 +109,8 @@ def run_single(config: DictConfig, overrides: Sequence[str]) -> None:
     # Brings torch and Lightning, which a run that is only shown is spared.
     from src.pipeline.identify import find
 
-    name = RunName(checked.task, choices, os.environ.get("KDCI_SWEEP"))
+    conf = (CONF, *conf_of(checked.plugins))
+    name = RunName(checked.task, choices, os.environ.get("KDCI_SWEEP"), conf)
     name.require_budget(checked.budget)
     given = os.environ.get(_FOUND) if is_rank() else None
     found = json.loads(given) if given else find(checked, name, memory)

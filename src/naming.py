@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.common.errors import UserError
 from src.common.files import content_hash
+from src.common.plugins import folders_of
 from src.common.provenance import library_versions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,11 +43,19 @@ def _at_home(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class RunName:
-    """What a run is called: its task, the chosen options of all groups, and its sweep, if any."""
+    """What a run is called.
+
+    Attributes:
+        task: What is done.
+        choices: The chosen options of all groups.
+        sweep: The sweep that it is a point of, if any.
+        conf: Folders in which options are found.
+    """
 
     task: str
     choices: Mapping[str, Any]
     sweep: str | None = None
+    conf: Sequence[Path] = (CONF,)
 
     @property
     def dataset(self) -> str:
@@ -62,7 +71,8 @@ class RunName:
     def recipe(self) -> str | None:
         """Name of the recipe; None where the baseline has none for the data set."""
         name = self.choices.get("recipe")  # also of one that is optional and not there
-        return str(name) if (CONF / "recipe" / f"{name}.yaml").is_file() else None
+        files = [folder / "recipe" / f"{name}.yaml" for folder in self.conf]
+        return str(name) if any(path.is_file() for path in files) else None
 
     @property
     def budget(self) -> str:
@@ -102,6 +112,7 @@ def memory_of(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Path | No
     if not isinstance(cache, str):  # which the check of the configuration will refuse
         return None
     here = [platform.node(), os.getcwd(), os.environ.get("CUDA_VISIBLE_DEVICES")]
+    here += [str(folder) for name in plain["plugins"] for folder in folders_of(name)]
     key = content_hash([plain, choices, here, library_versions()])
     return Path(cache) / "identity" / f"{key[:20]}.json"
 

@@ -18,7 +18,7 @@ from src.common.errors import UserError
 from src.common.files import atomic_write
 from src.dataset.decode import decode_files
 from src.dataset.walk import walk
-from src.deploy.command import ended, own_cure
+from src.deploy.command import add_plugins, ended, own_cure
 from src.deploy.student import DeployedStudent, load_student
 
 _BATCH = 64
@@ -45,7 +45,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     names = walk(arguments.folder).images
     if not names:
         raise UserError(f"Expected images in '{arguments.folder}', but found none")
-    student = load_student(arguments.run)
+    student = load_student(arguments.run, arguments.plugin)
     with own_cure(output), atomic_write(output) as temporary:
         # A file name is bytes; what is no UTF-8 in it shall name the file still.
         with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="images, at any depth")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="CSV file")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
+    add_plugins(parser)
     return parser
 
 

@@ -2,14 +2,19 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from src.common.errors import UserError, nearest
+from src.config.value import shown
+from src.naming import ROOT
 
+_PLUGINS, _SEARCH_PATH = "plugins", "hydra.searchpath"
+_ONE_PLUGIN = re.compile(r"(\+*plugins)=(\w+)")
 _MULTIRUN = {"-m", "--multirun"}
 _KEY = r"[\w.@/]+"
 _REPLACED = re.compile(rf"({_KEY}\.\w+)=(\{{.*\b_target_\b.*)", re.DOTALL)
@@ -28,6 +33,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
 
     Flags come first, since argparse takes no overrides on both sides of one. A path with special
     characters is quoted. A node with a ``_target_`` replaces another; Hydra would mix the two.
+    One plug-in needs no brackets, which some shells take for a pattern.
 
     Raises:
         UserError: If a flag is unknown, or lacks its value.
@@ -35,7 +41,76 @@ def understood(arguments: Sequence[str]) -> list[str]:
     ordered = sorted(arguments, key=_is_override)
     _refuse_unknown_flags(ordered)
     several = is_multirun(ordered)
+    ordered = [_ONE_PLUGIN.sub(r"\1=[\2]", argument) for argument in ordered]
     return [each for argument in ordered for each in _replacing(_quoted(argument, several))]
+
+
+def plugins_of(arguments: Sequence[str]) -> list[str]:
+    """The packages of other people that understood arguments allow.
+
+    Raises:
+        UserError: If that is no list of names.
+    """
+    given: Any = []
+    for argument in arguments:
+        if _key(argument) == _PLUGINS:
+            given = _value(argument)
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise UserError(
+            f"Wrong value of 'plugins': expected a list of packages, such as plugins=[mylab], but "
+            f"got {shown(given)}"
+        )
+    return given
+
+
+def require_typed(given: Any, arguments: Sequence[str]) -> None:
+    """Refuse plug-ins that the command line does not allow: a file must not allow itself to run.
+
+    Args:
+        given: Those of the composed configuration.
+        arguments: Those of the command line, understood.
+
+    Raises:
+        UserError: If they are others.
+    """
+    typed = plugins_of(arguments)
+    if given != typed:
+        raise UserError(
+            f"Refused 'plugins={given}' of a configuration file: expected {typed}, as on the "
+            "command line, which alone says what may be run; give plugins=[...] there"
+        )
+
+
+def search_path(conf: Sequence[Path], arguments: Sequence[str]) -> list[str]:
+    """What makes Hydra find the options of plug-ins.
+
+    Args:
+        conf: Folders of their options.
+        arguments: Those of the command line, understood.
+
+    Raises:
+        UserError: If the command line has a search path of its own.
+    """
+    if not conf:
+        return []
+    if any(_key(argument) == _SEARCH_PATH for argument in arguments):
+        raise UserError(f"Cannot use {_SEARCH_PATH} with plug-ins, whose folders go there")
+    escaped = [str(folder).replace("'", r"\'") for folder in (ROOT, *conf)]
+    folders = ",".join(f"'file://{folder}'" for folder in escaped)
+    return [f"{_SEARCH_PATH}=[{folders}]"]
+
+
+def _key(argument: str) -> str:
+    return argument.partition("=")[0].lstrip("+")
+
+
+def _value(argument: str) -> Any:
+    """What Hydra reads of an override; nothing that is a list, where it is several or none."""
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return argument.partition("=")[2]
+    return override.value() if not override.is_sweep_override() else override.get_value_string()
 
 
 def _is_override(argument: str) -> bool:

@@ -1,12 +1,14 @@
 """A ``_target_`` node: what it may name, and the object that it makes."""
 
 import inspect
+from collections.abc import Collection
 from importlib import import_module
 from typing import Any
 
 from hydra.utils import instantiate
 
 from src.common.errors import UserError
+from src.common.plugins import is_within
 from src.config.value import items, reason, shown
 
 Node = dict[str, Any]
@@ -33,38 +35,48 @@ def is_node(value: Any) -> bool:
     return isinstance(value, dict) and "_target_" in value
 
 
-def refuse_foreign_targets(path: str, value: Any) -> None:
-    """Check the targets of a node and below, before one of them is called.
+def refuse_foreign_targets(path: str, value: Any, plugins: Collection[str] = ()) -> None:
+    """Check all targets of a configuration, before one of them is imported or called.
 
-    Hydra instantiates targets at any depth: also where no constructor expects one.
+    This is the security boundary. Hydra instantiates targets at any depth: also where no
+    constructor expects one.
 
     Args:
-        path: Dotted key of the value.
+        path: Dotted key of the value; empty for a whole configuration.
         value: A node, or anything else.
+        plugins: Names of more packages that are allowed.
 
     Raises:
         UserError: For the first that is no class, or of none of the allowed packages.
     """
     if is_node(value):
-        target_of(path, value)
+        _refuse_foreign(path, value["_target_"], plugins)
+        target = target_of(path, value)
+        _refuse_foreign(path, f"{target.__module__}.{target.__qualname__}", plugins)
     for key, inner in items(value):
-        refuse_foreign_targets(f"{path}.{key}", inner)
+        refuse_foreign_targets(f"{path}.{key}" if path else str(key), inner, plugins)
+
+
+def _refuse_foreign(path: str, name: Any, plugins: Collection[str]) -> None:
+    """Of the name in YAML and of the class that it leads to, which may come from elsewhere."""
+    name = name if isinstance(name, str) else shown(name)
+    if not (name.startswith(_TARGETS) or is_within(name, plugins)):
+        allowed = ", ".join((*_TARGETS, *(f"{plugin}." for plugin in plugins)))
+        raise UserError(
+            f"Refused '{path}._target_={name}': expected a class of {allowed}; "
+            "plugins=[PACKAGE] on the command line allows another package"
+        )
 
 
 def target_of(path: str, node: Node) -> type:
-    """The class that a node names.
+    """The class that a node names, which :func:`refuse_foreign_targets` has let pass.
 
     Raises:
-        UserError: If it names none, or one of no allowed package; or if it cannot be imported.
+        UserError: If it names none, or if it cannot be imported.
     """
     if "_target_" not in node:
         raise UserError(f"Missing configuration key '{path}._target_': the class to build")
     name = node["_target_"]
-    name = name if isinstance(name, str) else shown(name)
-    if not name.startswith(_TARGETS):
-        raise UserError(
-            f"Refused '{path}._target_={name}': expected a class of {', '.join(_TARGETS)}"
-        )
     try:
         target = import_class(name)
     except (ImportError, AttributeError) as error:

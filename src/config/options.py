@@ -30,17 +30,50 @@ _WIDTH, _INDENT = 80, 12
 _NO_NAME = re.compile(r"|null|true|false|[-+]?([\d.]+|nan|inf|infinity)|[\[{].*", re.IGNORECASE)
 
 
-def options_of(group: str) -> str:
-    """What can be chosen for a group, in the narrow lines of ``--help``."""
-    names = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+def options_of(group: str, plugins: Sequence[Path] = ()) -> str:
+    """What can be chosen for a group, in the narrow lines of ``--help``.
+
+    Args:
+        group: Its name.
+        plugins: Folders of the plug-ins' options.
+    """
+    names = ", ".join(_names([CONF / group, *(folder / group for folder in plugins)]))
     return f"\n{' ' * _INDENT}".join(wrap(names, _WIDTH - _INDENT))
 
 
-def refuse_unknown_options(arguments: Sequence[str]) -> None:
+def _names(folders: Sequence[Path]) -> list[str]:
+    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+
+
+def refuse_shadowed_options(plugins: Sequence[Path]) -> None:
+    """Refuse options of plug-ins that Hydra would pass over, as somebody else has that name.
+
+    Args:
+        plugins: Folders of the plug-ins' options.
+
+    Raises:
+        UserError: For the first that is also an option of ours, or of an earlier plug-in.
+    """
+    for place, folder in enumerate(plugins):
+        for path in sorted(folder.rglob("*.yaml")):
+            others = (other / path.relative_to(folder) for other in (CONF, ROOT, *plugins[:place]))
+            taken = next((other for other in others if other.exists()), None)
+            if taken is not None:
+                raise UserError(
+                    f"Refused '{path}': expected a name of its own, but '{in_program(taken)}' has "
+                    "it already; rename the plug-in's"
+                )
+
+
+def refuse_unknown_options(arguments: Sequence[str], plugins: Sequence[Path] = ()) -> None:
     """Find what Hydra would pass over in silence, or refuse with a traceback.
 
     Misspelt options of the optional groups; files of those that are no configuration; groups
     that are removed, or set to something that is no option.
+
+    Args:
+        arguments: Those of the command line, understood.
+        plugins: Folders of the plug-ins' options.
 
     Raises:
         UserError: For the first of them.
@@ -48,19 +81,19 @@ def refuse_unknown_options(arguments: Sequence[str]) -> None:
     for argument in arguments:
         group, _, names = argument.partition("=")
         if group in _OPTIONAL:
-            _refuse_unknown(group, names.split(","))
+            folders = [_OPTIONAL[group], *(folder / group for folder in plugins)]
+            _refuse_unknown(group, names.split(","), folders)
         else:
-            _refuse_no_option(group, names if "=" in argument else None)
+            _refuse_no_option(group, names if "=" in argument else None, plugins)
 
 
-def _refuse_unknown(group: str, names: Sequence[str]) -> None:
-    folder = _OPTIONAL[group]
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
+def _refuse_unknown(group: str, names: Sequence[str], folders: Sequence[Path]) -> None:
+    known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
     for name in names:
         if name not in known:
-            raise UserError(unknown_option(group, name, known))
-        _refuse_unusable(folder / f"{name}.yaml")
-        _refuse_wrong_header(folder / f"{name}.yaml")
+            raise UserError(unknown_option(group, name, sorted(known)))
+        _refuse_unusable(known[name])
+        _refuse_wrong_header(known[name])
 
 
 def _refuse_unusable(path: Path) -> None:
@@ -100,7 +133,7 @@ def _refuse_wrong_header(path: Path) -> None:
         raise UserError(fault)
 
 
-def _refuse_no_option(group: str, names: str | None) -> None:
+def _refuse_no_option(group: str, names: str | None, plugins: Sequence[Path]) -> None:
     """Refuse ``~kdci``, ``kdci=null`` and the like; ``names`` is None without ``=``."""
     is_removed = group.startswith("~")
     plain = group.removeprefix("~")
@@ -109,7 +142,7 @@ def _refuse_no_option(group: str, names: str | None) -> None:
         raise UserError(f"Cannot read the argument '{group}={names or ''}': expected key=value")
     if base not in ((*_REQUIRED, *_WITHIN) if is_removed else _CHOSEN):
         return
-    known = sorted(path.stem for path in (CONF / base).glob("*.yaml"))
+    known = _names([folder / base for folder in (CONF, *plugins)])
     cure = "; for a run without compensation use kdci=none" if base == "kdci" else ""
     if is_removed:
         raise UserError(

@@ -19,8 +19,9 @@ from pydantic import (
 )
 
 from src.common.errors import UserError
+from src.common.plugins import refuse_unfit_plugins
 from src.config.describe import describe
-from src.config.node import Node, target_of
+from src.config.node import Node, refuse_foreign_targets, target_of
 from src.config.trial import check_node, try_adjustment, try_optimizer, try_scheduler
 from src.config.value import LARGEST_BATCH, LARGEST_COUNT, refuse_non_finite, shown
 
@@ -163,6 +164,7 @@ class Paths(_Model):
 class RunConfig(_Model):
     """A whole run."""
 
+    plugins: list[str]
     task: Literal["distill", "teacher"]
     seed: Seed
     force: bool
@@ -201,6 +203,8 @@ def check(config: Mapping[str, Any]) -> RunConfig:
         checked = RunConfig.model_validate(config)
     except ValidationError as error:
         raise UserError(describe(error, RunConfig)) from error
+    refuse_unfit_plugins(checked.plugins)
+    refuse_foreign_targets("", config, checked.plugins)
     check_node("dataset", checked.dataset, "dataset")
     check_node("pool", checked.pool, "pool")
     check_node("baseline", checked.baseline, "baseline")

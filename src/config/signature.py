@@ -12,7 +12,6 @@ from src.config.node import (
     Node,
     import_class,
     is_node,
-    refuse_foreign_targets,
     target_of,
 )
 from src.config.value import Wanted, check_bounds, check_value, hints_of, shown, wanted
@@ -73,17 +72,16 @@ def check_signature(path: str, node: Node, kind: str) -> list[Found]:
 
     Args:
         path: Dotted key of the node.
-        node: The node.
+        node: The node, whose targets :func:`~src.config.node.refuse_foreign_targets` let pass.
         kind: What it must make, a key of :data:`KINDS`.
 
     Returns:
         The node and all within it, the inner ones first.
 
     Raises:
-        UserError: If the target is outside this project and torch, or makes something else; or if
-            an argument is unknown, missing, or of the wrong type.
+        UserError: If the target makes something else, or an argument is unknown, missing, or of
+            the wrong type.
     """
-    refuse_foreign_targets(path, node)
     check_bounds(path, path, node)
     return _check(path, node, kind, KINDS[kind])
 

@@ -3,6 +3,7 @@
 import collections.abc
 import inspect
 import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,8 @@ _LARGEST = {
     "seed": 2**63 - 1,
 }
 _LONGEST = 200
+# Whose classes are hints of what YAML can write.
+_OF_PLAIN_VALUES = {*sys.stdlib_module_names, "pydantic"}
 
 
 def shown(value: Any) -> str:
@@ -160,6 +163,6 @@ def wanted(hint: Any) -> Wanted | None:
     if origin in (partial, collections.abc.Callable) or hint in (partial, Callable):
         made = arguments[-1] if arguments else object
         return Wanted(made if inspect.isclass(made) else object, is_factory=True)
-    if inspect.isclass(hint) and hint.__module__.startswith(("src.", "torch.")):
+    if inspect.isclass(hint) and hint.__module__.split(".")[0] not in _OF_PLAIN_VALUES:
         return Wanted(hint, is_factory=False)
     return None

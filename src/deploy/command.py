@@ -1,5 +1,6 @@
 """What the commands around a deployed student share: how they write, and how they complain."""
 
+import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,17 @@ def ended(command: Callable[[], int]) -> int:
         message = f"Cannot use {what} ({error.strerror or error}); mend that"
     sys.stderr.write(f"Error: {' '.join(message.split())}\n")
     return 2
+
+
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """``--plugin``, the same in all of them."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a package of your own that the run used, see docs/plug-ins.md; may be repeated",
+    )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from src.common.errors import MissingExtraError, UserError
+from src.common.plugins import is_within, refuse_unfit_plugins
 from src.common.sealed import read_sealed, verify
 from src.dataset.decode import UNREADABLE, Geometry, decode_image, pixels_of, require_regular
 from src.dataset.normalisation import Normalisation
@@ -112,19 +113,25 @@ class DeployedStudent(nn.Module):
         raise UserError(f"Expected images [B, {shape}], but got {list(images.shape)}; {cure}")
 
 
-def load_student(folder: Path | str) -> DeployedStudent:
+def load_student(folder: Path | str, plugins: Sequence[str] = ()) -> DeployedStudent:
     """Load the student of a finished run.
 
     Example: ``student = load_student("outputs/digits_dafl_backdoor/<hash>")``.
 
+    Args:
+        folder: Of the run.
+        plugins: Packages of other people that its network may come from.
+
     Raises:
-        UserError: If a file is missing or not as it was written.
+        UserError: If a file is missing or not as it was written, or the network is of a package
+            that is not allowed.
     """
     folder = Path(folder)
+    refuse_unfit_plugins(plugins)
     try:
         card = read_sealed(folder / CARD)
         verify(folder, card["checksums"])
-        network = build_network(card["architecture"], len(card["class_names"]))
+        network = build_network(card["architecture"], len(card["class_names"]), plugins)
         network.load_state_dict(load_file(folder / WEIGHTS))
         return DeployedStudent(network, card)
     except MissingExtraError:  # whose cure is its own
@@ -133,19 +140,26 @@ def load_student(folder: Path | str) -> DeployedStudent:
         raise _unusable(folder, error) from error
 
 
-def build_network(architecture: dict[str, Any], num_classes: int) -> Classifier:
+def build_network(
+    architecture: dict[str, Any], num_classes: int, plugins: Sequence[str] = ()
+) -> Classifier:
     """The network of a config node ``{_target_: src.network..., ...}``, untrained.
 
     Raises:
-        UserError: If the target is no network of this project: a card must not choose what runs.
+        UserError: If the target is no network of this project, or of an allowed package: a card
+            must not choose what runs.
     """
     options = dict(architecture)
     module, _, name = str(options.pop("_target_", "")).rpartition(".")
+    allowed = ("src.network", *plugins)
     found = None
-    if module.startswith("src.network."):
+    if is_within(f"{module}.{name}", allowed):
         found = getattr(import_module(module), name, None)
     if not (isinstance(found, type) and issubclass(found, Classifier)):
-        raise UserError(f"Expected an architecture of src.network, but got '{module}.{name}'")
+        raise UserError(
+            f"Expected an architecture of {', '.join(allowed)}, but got '{module}.{name}'; "
+            "plugins=[...] of load_student, or --plugin, allows another package"
+        )
     return found(num_classes=num_classes, **options)
 
 

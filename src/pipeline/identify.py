@@ -46,11 +46,10 @@ def find(config: RunConfig, name: RunName, memory: Path | None) -> dict[str, Any
         mention_others(folder, identity)
         return {"folder": str(folder), "contents": dict(identity.contents)}
 
-    found: dict[str, Any] = (
-        compute()
-        if memory is None
-        else remember(memory, lambda: [*source_files(), *sources_of(config)], compute)
-    )
+    def rests_on() -> list[str | Path]:
+        return [*source_files(config.plugins), *sources_of(config)]
+
+    found: dict[str, Any] = compute() if memory is None else remember(memory, rests_on, compute)
     return found
 
 
