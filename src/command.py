@@ -1,5 +1,6 @@
 """What ``python -m src.run`` does with its arguments."""
 
+import json
 import os
 import sys
 from functools import partial
@@ -15,13 +16,15 @@ from src.common.plugins import conf_of, refuse_unfit_plugins
 from src.common.signals import is_rank
 from src.config import arguments, options
 
+_PLUGINS = "KDCI_PLUGINS"
+
 
 @hydra.main(config_path=str(naming.CONF), config_name="config", version_base="1.3")
 def _job(config: DictConfig) -> None:
     job = HydraConfig.get()
     overrides = list(job.overrides.task)
     with complaint.complaints(sys.argv[1:]):
-        arguments.require_typed(config.get("plugins"), sys.argv[1:])
+        arguments.require_typed(config.get("plugins"), json.loads(os.environ.get(_PLUGINS, "[]")))
         if job.mode == RunMode.MULTIRUN:
             launch.run_point(overrides, Path(job.runtime.output_dir))
         else:
@@ -50,6 +53,7 @@ def _prepare(typed: list[str]) -> None:
     if plugins and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # for `kdci`; `python -m` does the same
     refuse_unfit_plugins(plugins)
+    os.environ[_PLUGINS] = json.dumps(plugins)  # for a launcher that runs points elsewhere
     conf = conf_of(plugins)
     options.refuse_shadowed_options(conf)
     options.refuse_unknown_options(typed, conf)

@@ -10,10 +10,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from src.common.errors import UserError, nearest
+from src.config.composition import SEARCH_PATH
 from src.config.value import shown
 from src.naming import ROOT
 
-_PLUGINS, _SEARCH_PATH = "plugins", "hydra.searchpath"
+_PLUGINS = "plugins"
 _ONE_PLUGIN = re.compile(r"(\+*plugins)=(\w+)")
 _MULTIRUN = {"-m", "--multirun"}
 _KEY = r"[\w.@/]+"
@@ -63,21 +64,21 @@ def plugins_of(arguments: Sequence[str]) -> list[str]:
     return given
 
 
-def require_typed(given: Any, arguments: Sequence[str]) -> None:
+def require_typed(given: Any, typed: Sequence[str]) -> None:
     """Refuse plug-ins that the command line does not allow: a file must not allow itself to run.
 
     Args:
         given: Those of the composed configuration.
-        arguments: Those of the command line, understood.
+        typed: Those of the command line.
 
     Raises:
         UserError: If they are others.
     """
-    typed = plugins_of(arguments)
     if given != typed:
         raise UserError(
-            f"Refused 'plugins={given}' of a configuration file: expected {typed}, as on the "
-            "command line, which alone says what may be run; give plugins=[...] there"
+            f"Refused 'plugins' of a configuration file: expected {typed}, as on the command "
+            f"line, which alone says what may be run, but got {shown(given)}; give plugins=[...] "
+            "there"
         )
 
 
@@ -93,11 +94,11 @@ def search_path(conf: Sequence[Path], arguments: Sequence[str]) -> list[str]:
     """
     if not conf:
         return []
-    if any(_key(argument) == _SEARCH_PATH for argument in arguments):
-        raise UserError(f"Cannot use {_SEARCH_PATH} with plug-ins, whose folders go there")
+    if any(_key(argument) == SEARCH_PATH for argument in arguments):
+        raise UserError(f"Cannot use {SEARCH_PATH} with plug-ins, whose folders go there")
     escaped = [str(folder).replace("'", r"\'") for folder in (ROOT, *conf)]
     folders = ",".join(f"'file://{folder}'" for folder in escaped)
-    return [f"{_SEARCH_PATH}=[{folders}]"]
+    return [f"{SEARCH_PATH}=[{folders}]"]
 
 
 def _key(argument: str) -> str:

@@ -25,6 +25,7 @@ COMPOSITION_ERRORS: tuple[type[Exception], ...] = (
 """What a configuration that cannot be composed raises; :func:`explain` puts it in one line."""
 
 
+SEARCH_PATH = "hydra.searchpath"
 # Of a header that it cannot split Hydra says no more, and nothing of the file.
 _HEADER_ERROR = re.compile("Expected header format: |Too many components in '@")
 _HEADER_LINE = re.compile(r"#\s*@")
@@ -82,9 +83,9 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     if isinstance(error, yaml.YAMLError):
         return _explain_yaml(error)
     if isinstance(error, UnicodeDecodeError):
-        return _explain_bytes(error)
+        return _explain_bytes(error, _files(overrides))
     if _HEADER_ERROR.match(str(error)):
-        return _explain_header(error)
+        return _explain_header(error, _files(overrides))
     text = _text(error)
     option = re.search(r"Could not find '(.+)' Available options in '([^']+)': (.*)", text)
     if option:
@@ -123,7 +124,7 @@ def _unknown_key(name: str, within: str, overrides: Sequence[str]) -> str:
     """What to say of a key: who has it, or which is like it in meaning or in letters."""
     name = within if within.startswith(f"{name}.") else name
     known = _known_keys(overrides)
-    options = _options_with(name)
+    options = _options_with(name, _conf(overrides))
     last = name.rsplit(".", 1)[-1]
     alike = [_SYNONYMS[last]] if last in _SYNONYMS else []
     alike = alike or [key for key in known if key.endswith(f".{last}")]
@@ -136,14 +137,15 @@ def _unknown_key(name: str, within: str, overrides: Sequence[str]) -> str:
     return f"Unknown configuration key '{name}'{hint}"
 
 
-def _options_with(name: str) -> list[str]:
+def _options_with(name: str, conf: Sequence[Path]) -> list[str]:
     """Options of the key's groups that have it: ``baseline=cmi`` for ``baseline.local_scale``."""
     parts = name.split(".")
     found = []
     for depth in range(1, len(parts)):
         group, keys = "/".join(parts[:depth]), parts[depth:]
         word = "dataset@pool" if group == "pool" else group
-        for path in sorted((CONF / word.partition("@")[0]).glob("*.yaml")):
+        folders = [folder / word.partition("@")[0] for folder in conf]
+        for path in sorted(path for folder in folders for path in folder.glob("*.yaml")):
             node: Any = OmegaConf.to_container(OmegaConf.load(path))
             for key in keys:
                 node = node.get(key, _ABSENT) if isinstance(node, dict) else _ABSENT
@@ -203,9 +205,9 @@ def _position(path: Path, position: int) -> str:
     return f", line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
 
 
-def _explain_bytes(error: UnicodeDecodeError) -> str:
+def _explain_bytes(error: UnicodeDecodeError, files: Sequence[Path]) -> str:
     """The error does not say which file it is about: it is the first that is not UTF-8."""
-    for path in _files():
+    for path in files:
         try:
             path.read_bytes().decode()
         except UnicodeDecodeError as found:
@@ -220,13 +222,21 @@ def _explain_bytes(error: UnicodeDecodeError) -> str:
     return f"Cannot read a text file: expected UTF-8, but got other bytes ({error})"
 
 
-def _files() -> list[Path]:
-    return sorted([*CONF.rglob("*.yaml"), *(ROOT / "experiments").rglob("*.yaml")])
+def _conf(overrides: Sequence[str]) -> list[Path]:
+    """Folders of options: ours, and those of plug-ins on the search path."""
+    path = next((each for each in overrides if each.startswith(f"{SEARCH_PATH}=")), "")
+    _, *plugins = re.findall(r"'file://((?:\\'|[^'])*)'", path) or [""]
+    return [CONF, *(Path(folder.replace(r"\'", "'")) for folder in plugins)]
 
 
-def _explain_header(error: Exception) -> str:
+def _files(overrides: Sequence[str]) -> list[Path]:
+    folders = [*_conf(overrides), ROOT / "experiments"]
+    return sorted(path for folder in folders for path in folder.rglob("*.yaml"))
+
+
+def _explain_header(error: Exception, files: Sequence[Path]) -> str:
     """Nor does this one: it is the first whose header is wrong."""
-    for path in _files():
+    for path in files:
         try:
             fault = header_fault(path)
         except (OSError, ValueError):
@@ -264,7 +274,8 @@ def in_program(path: str | Path) -> str:
 def _known_keys(overrides: Sequence[str]) -> list[str]:
     """Dotted keys of the configuration that the group choices alone would make."""
     groups = [o for o in overrides if "=" in o and "." not in o.split("=")[0] and "," not in o]
-    for choices in (groups, []):
+    path = [o for o in overrides if o.startswith(f"{SEARCH_PATH}=")]
+    for choices in ([*groups, *path], path):
         try:
             with initialize_config_dir(str(CONF), version_base="1.3"):
                 config = compose("config", overrides=choices)
