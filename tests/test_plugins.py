@@ -19,7 +19,7 @@ from src.config.schema import check
 from src.deploy.student import load_student
 from src.identity import Identity, Traits, code_of
 from src.pipeline.content import traits_of
-from tests.mylab import write
+from tests.mylab import FILES, write
 from tests.smoke import Finished
 
 CHOSEN = ["plugins=[mylab]", "baseline=mine", "dataset=blobs"]
@@ -183,6 +183,11 @@ def test_a_name_of_ours_is_not_shadowed(name: str, tmp_path: Path) -> None:
         f"Refused '{path}': expected a name of its own, but '{name}.yaml' has it already; rename "
         "the plug-in's"
     )
+
+
+def test_the_documentation_shows_this_package() -> None:
+    shown = (naming.ROOT / "docs/plug-ins.md").read_text()
+    assert all(f"`{name}`" in shown and text in shown for name, text in FILES.items() if text)
 
 
 def test_two_plugins_do_not_shadow_each_other(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from importlib.util import find_spec
@@ -55,11 +55,15 @@ def _fault(name: str) -> str | None:
         return "expected a package of your own, but this one is Python's"
     if name == _OURS:
         return "expected a package of your own, but this one is the program itself"
-    brought_by = _needed().intersection(map(_normal, _distributions().get(name, ())))
-    if brought_by:
-        return f"expected a package of your own, but the program needs {min(brought_by)} itself"
-    if not folders_of(name):
+    folders = folders_of(name)
+    if not folders:
         return _not_there(name)
+    # Which distributions have brought what takes half a second to read; many a plug-in is a plain
+    # folder, which none has.
+    is_installed = any(True for folder in folders for _ in folder.parent.glob("*.*-info"))
+    needed = _needed().intersection(_brought_by(name)) if is_installed else None
+    if needed:
+        return f"expected a package of your own, but the program needs {min(needed)} itself"
     return None
 
 
@@ -74,9 +78,9 @@ def _not_there(name: str) -> str:
 
 
 @cache
-def _distributions() -> Mapping[str, list[str]]:
-    """Which distributions have brought a package."""
-    return packages_distributions()
+def _brought_by(package: str) -> frozenset[str]:
+    """Names of the distributions that have brought an installed package."""
+    return frozenset(map(_normal, packages_distributions().get(package, ())))
 
 
 @cache

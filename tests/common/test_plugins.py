@@ -73,6 +73,11 @@ def test_a_folder_without_an_init_is_a_package(path: Path) -> None:
     assert folders_of("bare") == [path / "bare"]
 
 
+def test_a_folder_of_ones_own_may_be_called_as_an_installed_package(path: Path) -> None:
+    package(path, "pip")
+    refuse_unfit_plugins(["pip"])
+
+
 def test_what_is_no_folder_or_nowhere_is_refused(path: Path) -> None:
     (path / "single.py").write_text("")
     with pytest.raises(UserError, match=r"a folder of Python files, but got '.*single\.py"):

@@ -400,7 +400,7 @@ WRONG_SCHEDULES: list[tuple[tuple[tuple[str, Any], ...], str]] = [
         "from other schedules or functions cannot be given in YAML",
     ),
     ((schedule("LRScheduler"),), "NotImplementedError"),
-    ((schedule("Counter"),), "expected a learning-rate schedule"),
+    ((schedule("Counter"),), "collections.Counter': expected a class of src., torch.optim."),
     ((("distill.scheduler._target_", "torch.optim.SGD"),), "but got an optimiser"),
 ]
 WRONG_OBJECTS: list[tuple[tuple[tuple[str, Any], ...], str]] = [
