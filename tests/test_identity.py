@@ -25,7 +25,7 @@ NOTHING, TEACHER, STAGE_A, DICTIONARY, RUN = [], ORDER, ORDER[1:], ORDER[2:], OR
 # Spelt out once more, by hand: which identities an option must change, and which it must not.
 # The first line that fits counts; a name stands for itself, a group with a dot for its options.
 EXPECTED = (
-    ("task force paths. logger. fid.", NOTHING),
+    ("task force plugins paths. logger. fid.", NOTHING),
     ("substitution.log_every substitution.published_mode", NOTHING),
     ("trainer.progress trainer.accelerator", NOTHING),
     ("dataset.root dataset.cache_dir dataset.download dataset.allow_overlap", NOTHING),

@@ -2,6 +2,7 @@ import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
@@ -632,8 +633,14 @@ class UnreadableHint(Good):
         super().__init__(teacher=teacher, spec=spec, pool=pool)
 
 
+def define_in(monkeypatch: pytest.MonkeyPatch, module: ModuleType, made: type) -> None:
+    """As if the class had been written in a module of ours."""
+    monkeypatch.setattr(module, made.__name__, made, raising=False)
+    monkeypatch.setattr(made, "__module__", module.__name__)
+
+
 def with_class(monkeypatch: pytest.MonkeyPatch, made: type, **arguments: Any) -> dict[str, Any]:
-    monkeypatch.setattr(dafl, made.__name__, made, raising=False)
+    define_in(monkeypatch, dafl, made)
     return with_(("baseline", {"_target_": f"src.baseline.dafl.{made.__name__}", **arguments}))
 
 
@@ -691,12 +698,12 @@ class NoHead(Classifier):
 
 
 def test_a_network_that_needs_memory_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convnet, "ReadsWeights", ReadsWeights, raising=False)
+    define_in(monkeypatch, convnet, ReadsWeights)
     check(with_(("teacher.network", {"_target_": "src.network.convnet.ReadsWeights"})))
 
 
 def test_a_network_without_its_head_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convnet, "NoHead", NoHead, raising=False)
+    define_in(monkeypatch, convnet, NoHead)
     message = complaint(with_(("teacher.network", {"_target_": "src.network.convnet.NoHead"})))
     assert "Cannot build 'teacher.network'" in message
     assert "no attribute 'head'" in message
