@@ -43,4 +43,4 @@ def test_an_experiment_through_its_report(
     capsys.readouterr()
     assert report([str(tmp_path), *element]) == 0
     shown = capsys.readouterr().out
-    assert all(words in shown for words in SHOWN.get(name, ("dafl",))), shown
+    assert all(words in shown for words in SHOWN.get(name, ("digits",))), shown
