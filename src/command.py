@@ -15,6 +15,7 @@ from src import complaint, launch, naming
 from src.common.plugins import conf_of, refuse_unfit_plugins
 from src.common.signals import is_rank
 from src.config import arguments, options
+from src.config.reach import refuse_hydra_settings
 
 _PLUGINS = "KDCI_PLUGINS"
 
@@ -55,6 +56,7 @@ def _prepare(typed: list[str]) -> None:
     refuse_unfit_plugins(plugins)
     os.environ[_PLUGINS] = json.dumps(plugins)  # for a launcher that runs points elsewhere
     conf = conf_of(plugins)
+    refuse_hydra_settings([naming.ROOT / "experiments", *conf])
     options.refuse_shadowed_options(conf)
     options.refuse_unknown_options(typed, conf)
     sys.argv[1:] = [*typed, *arguments.search_path(conf, typed)]

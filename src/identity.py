@@ -214,7 +214,7 @@ def code_of(config: Mapping[str, Any], traits: Traits) -> dict[str, str]:
     hashes = {
         "teacher": hashed(teacher, always),
         "stage_a": hashed(stage_a, ("src.pipeline.stage_a",)),
-        "stage_b": hashed(stage_b, ("src.pipeline.stage_b",)),
+        "stage_b": hashed(stage_b, ("src.pipeline.stage_b", "src.pipeline.evaluation")),
     }
     if traits.is_compensated:
         alone = ("src.kdci.builder", "src.kdci.callback", "src.pipeline.dictionary")

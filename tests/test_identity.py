@@ -204,6 +204,7 @@ EDITS = {
     "pipeline/teacher.py": TEACHER,
     "pipeline/stage_a.py": STAGE_A,
     "pipeline/stage_b.py": RUN,
+    "pipeline/evaluation.py": RUN,
     "pipeline/outcome.py": NOTHING,
     "report/table.py": NOTHING,
     "run.py": NOTHING,

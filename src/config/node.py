@@ -39,7 +39,7 @@ def refuse_foreign_targets(path: str, value: Any, plugins: Collection[str] = ())
     """Check all targets of a configuration, before one of them is imported or called.
 
     This is the security boundary. Hydra instantiates targets at any depth: also where no
-    constructor expects one.
+    constructor expects one, and it would evaluate an interpolation that is left in a text.
 
     Args:
         path: Dotted key of the value; empty for a whole configuration.
@@ -47,8 +47,14 @@ def refuse_foreign_targets(path: str, value: Any, plugins: Collection[str] = ())
         plugins: Names of more packages that are allowed.
 
     Raises:
-        UserError: For the first that is no class, or of none of the allowed packages.
+        UserError: For the first that is no class, or of none of the allowed packages, and for
+            texts that are still to be evaluated.
     """
+    if isinstance(value, str) and "${" in value:
+        raise UserError(
+            f"Refused '{path}={shown(value)}': expected a plain text, but '${{' begins an "
+            "interpolation, which has been evaluated before or is not meant to be"
+        )
     if is_node(value):
         _refuse_foreign(path, value["_target_"], plugins)
         target = target_of(path, value)

@@ -11,14 +11,17 @@ _PART = 2**22  # numbers at a time where sums are taken in logs
 def log_mixture(log_weights: Tensor, log_classes: Tensor) -> Tensor:
     """``log sum_n exp(log_weights[b, n] + log_classes[n, k])`` ``[B, K]``.
 
-    A product of two matrices of exponentials relative to their largest, in float64. Rows of which
-    a sum is lost even there are summed in logs, a few at a time. Gradients are finite and those of
-    the equation in both.
+    On the CPU a product of two matrices of exponentials relative to their largest, in float64.
+    Rows of which a sum is lost even there, and on a GPU all, are summed in logs, a few at a time.
+    Gradients are finite and those of the equation in both.
 
     Args:
         log_weights: ``[B, N]``.
         log_classes: ``[N, K]``, of the same dtype.
     """
+    if log_weights.device.type == "cuda":  # asking whether a sum is lost would make it wait
+        step = max(1, _PART // log_classes.numel())
+        return torch.cat([_in_logs(rows, log_classes) for rows in log_weights.split(step)])
     weights, classes = log_weights.double(), log_classes.double()
     of_weights = weights.detach().amax(1, keepdim=True)
     of_classes = classes.detach().amax(0, keepdim=True)

@@ -8,7 +8,7 @@ from src.common.distributed import world_size
 from src.config.schema import Distill
 
 _SHARE = 0.08  # of the work of stage (b)
-_STEP = 4  # student forwards that a training image costs at least: the teacher's, and backward
+_STEP = 4  # student forwards that a training image costs: the teacher's, its own, and backward
 
 
 def evaluate_every(options: Distill, test_images: int) -> int:

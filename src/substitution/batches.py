@@ -77,8 +77,9 @@ class ReplayBatches:
         return torch.cat(taken)[:needed].view(self.steps, self.share)
 
     def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
-        drawn = [self._order(i) for i in range(len(self.banks))]
-        orders = [order.to(bank.device) for order, bank in zip(drawn, self.banks, strict=True)]
+        orders = [self._order(i).to(bank.device) for i, bank in enumerate(self.banks)]
+        # Moved once: a copy of each batch would make a GPU wait.
+        known = [of.to(self.banks[0].device) for of in self.logits or ()]
         draws = generator(self.banks[0].device, self.seed, "augmentation", rank(), self.epoch)
         self.epoch += 1
         for step in range(self.steps):
@@ -90,8 +91,8 @@ class ReplayBatches:
             if self.logits is None:
                 yield images
                 continue
-            known = [of[order[step]] for of, order in zip(self.logits, drawn, strict=True)]
-            yield images, torch.cat(known).to(images.device)
+            logits = [of[order[step]] for of, order in zip(known, orders, strict=True)]
+            yield images, torch.cat(logits)
 
 
 class OnlineBatches:

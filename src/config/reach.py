@@ -1,0 +1,51 @@
+"""Option files of other people may set options, and not what Hydra itself calls."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from src.common.errors import UserError
+from src.config.composition import headers, in_program
+
+_HYDRA, _PARAMS = "hydra", "hydra.sweeper.params"
+
+
+def refuse_hydra_settings(folders: Sequence[Path]) -> None:
+    """Refuse files that reach Hydra's own node, whose classes it calls before all checks.
+
+    Its callbacks, logging and launchers may be set on the command line; a file may set the
+    points of a sweep.
+
+    Args:
+        folders: Folders of option files that are exchanged: experiments, and those of plug-ins.
+
+    Raises:
+        UserError: For the first file that sets, chooses or lies in anything else of Hydra's.
+    """
+    for folder in folders:
+        for path in sorted(folder.rglob("*.yaml")):
+            reached = next(_reached(path), None)
+            if reached is not None:
+                raise UserError(
+                    f"Refused '{in_program(path)}': expected nothing of Hydra's but {_PARAMS}, "
+                    f"but got {reached}; give it on the command line"
+                )
+
+
+def _reached(path: Path) -> Iterator[str]:
+    try:
+        yield from (line for line in headers(path) if _HYDRA in line)
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):  # said where the file is chosen
+        return
+    if not isinstance(content, dict):
+        return
+    yield from (str(entry) for entry in content.get("defaults") or () if _HYDRA in str(entry))
+    settings = content.get(_HYDRA)
+    if settings is None:
+        return
+    sweeper = settings.get("sweeper") if isinstance(settings, dict) else None
+    if not isinstance(sweeper, dict) or set(settings) != {"sweeper"} or set(sweeper) != {"params"}:
+        yield f"the key '{_HYDRA}'"
