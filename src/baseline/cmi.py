@@ -21,6 +21,7 @@ from src.network.generator import ImageGenerator
 from src.objective.adversarial import decision_disagreement_loss
 from src.objective.contrastive import ContrastiveHead, contrastive_loss
 from src.objective.inversion import bn_statistics_loss, class_loss
+from src.objective.weighted import weighted_sum
 from src.substitution.contract import Baseline, Extent
 from src.substitution.feature_bank import FeatureBank
 from src.substitution.image_bank import ImageBank
@@ -143,7 +144,7 @@ class CMI(Baseline):
             for _ in range(self.steps):
                 images = self.generator(latents).float()
                 terms, features = self.terms(images, labels, student, heard)
-                loss = torch.stack([self.weights[name] * terms[name] for name in terms]).sum()
+                loss = weighted_sum(terms, self.weights)
                 self._step(loss, optimizer, variables)
                 made = [images.detach(), features]
                 is_best = loss.detach() < lowest

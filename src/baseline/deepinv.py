@@ -23,6 +23,7 @@ from src.objective.inversion import (
     total_variation_l1,
     total_variation_l2,
 )
+from src.objective.weighted import weighted_sum
 from src.substitution.contract import Baseline, Extent
 from src.substitution.image_bank import ImageBank
 from src.teacher.frozen import FrozenTeacher
@@ -180,7 +181,7 @@ class DeepInv(Baseline):
         best, lowest = pixels.detach().clone(), torch.tensor(math.inf, device=self.device)
         for _ in range(stage.steps):
             terms = self.terms(pixels, self.view(pixels, stage), labels, student, heard)
-            loss = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+            loss = weighted_sum(terms, self.weights)
             optimizer.zero_grad()
             loss.backward(inputs=[pixels])
             optimizer.step()

@@ -17,6 +17,7 @@ from src.dataset.contract import ImageSpec
 from src.network.generator import Generator, ImageGenerator
 from src.objective.adversarial import decision_disagreement_loss
 from src.objective.inversion import BNStatistics, bn_statistics_loss, class_loss
+from src.objective.weighted import weighted_sum
 from src.substitution.contract import Baseline, Extent
 from src.substitution.image_bank import ImageBank
 from src.teacher.frozen import FrozenTeacher
@@ -142,7 +143,7 @@ class Fast(Baseline):
             for _ in range(self.inner_steps):
                 pixels = fast(latents).float()
                 terms, statistics = self._terms(pixels, labels, heard, student)
-                loss = torch.stack([self.weights[name] * terms[name] for name in terms]).sum()
+                loss = weighted_sum(terms, self.weights)
                 kept = torch.where(loss.detach() < lowest, pixels.detach(), kept)
                 if self.keeps_best:
                     lowest = torch.minimum(lowest, loss.detach())
@@ -150,7 +151,7 @@ class Fast(Baseline):
                 loss.backward()
                 self._collect_gradients(fast)
                 inner.step()
-        self.smoothed = BNStatistics(*(each.detach() for each in statistics))
+        self.smoothed = statistics.detached()
         self._move_meta_generator(fast)
         self.bank.append(kept)
         return {name: term.detach() for name, term in terms.items()}

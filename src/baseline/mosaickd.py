@@ -23,6 +23,7 @@ from src.objective.adversarial import (
     patch_generator_loss,
 )
 from src.objective.inversion import align_loss, balance_loss
+from src.objective.weighted import weighted_sum
 from src.substitution.contract import Baseline, Extent
 from src.substitution.image_bank import ImageBank
 from src.substitution.selection import PoolShare, count_of, selected_count
@@ -169,7 +170,7 @@ class MosaicKD(Baseline):
         }
         if student is not None:
             terms["adversarial"] = disagreement_loss(student(images), logits)
-        loss = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+        loss = weighted_sum(terms, self.weights)
         self._step("generator", self.generator, loss)
         return terms
 

@@ -17,6 +17,7 @@ from src.dataset.contract import ImageSpec
 from src.network.generator import ImageGenerator
 from src.objective.adversarial import decision_disagreement_loss
 from src.objective.inversion import BNStatistics, bn_statistics_loss, class_loss
+from src.objective.weighted import weighted_sum
 from src.substitution.contract import Baseline, Extent
 from src.substitution.image_bank import ImageBank
 from src.teacher.frozen import FrozenTeacher
@@ -137,14 +138,14 @@ class NAYER(Baseline):
             for _ in range(self.inner_steps):
                 pixels = self.generator(self._latents(labels, *noise)).float()
                 terms, statistics = self._terms(pixels, labels, heard, student)
-                loss = torch.stack([self.weights[name] * terms[name] for name in terms]).sum()
+                loss = weighted_sum(terms, self.weights)
                 kept = torch.where(loss.detach() < lowest, pixels.detach(), kept)
                 lowest = torch.minimum(lowest, loss.detach())
                 optimizer.zero_grad()
                 loss.backward()
                 average_gradients(own)
                 optimizer.step()
-        self.smoothed = BNStatistics(*(each.detach() for each in statistics))
+        self.smoothed = statistics.detached()
         self.bank.append(kept)
         return terms
 

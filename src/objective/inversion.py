@@ -85,6 +85,10 @@ class BNStatistics(NamedTuple):
             at_least_float32(torch.cat([*means])), at_least_float32(torch.cat([*variances]))
         )
 
+    def detached(self) -> "BNStatistics":
+        """The same, without a graph."""
+        return BNStatistics(self.mean.detach(), self.var.detach())
+
     def smoothed(self, previous: "BNStatistics | None", momentum: float) -> "BNStatistics":
         """Mix in constant earlier statistics, ``(1 - m) * self + m * previous``.
 

@@ -13,6 +13,7 @@ from src.common.distributed import average_gradients
 from src.common.freezing import mode
 from src.dataset.contract import ImageSpec
 from src.network.generator import ImageGenerator
+from src.objective.weighted import weighted_sum
 from src.substitution.contract import Baseline, Extent
 from src.substitution.image_bank import ImageBank
 from src.teacher.frozen import FrozenTeacher
@@ -68,7 +69,7 @@ class GeneratorBaseline(Baseline):
 
     def step(self, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
         """One step of the generator on the weighted sum of ``terms``, which return detached."""
-        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        loss = weighted_sum(terms, weights)
         self.optimizer.zero_grad()
         loss.backward()
         average_gradients(self.generator.parameters())
