@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,6 +12,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from src.common.arrays import open_array
 from src.common.distributed import average_gradients, rank, world_size
 from src.common.errors import UserError
 from src.common.seeding import global_generator
@@ -282,14 +282,7 @@ def feature_dim(teacher: FrozenTeacher, layers: tuple[str, ...], spec: ImageSpec
 def _read_share(path: str, image_shape: tuple[int, int, int]) -> Tensor:
     """This rank's share of an ``.npy`` file of images."""
     expected = f"one or more uint8 images [n, {', '.join(map(str, image_shape))}] in .npy format"
-    try:
-        if not Path(path).is_file():  # a pipe or a device might never end
-            raise FileNotFoundError("no regular file")
-        stored = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"Cannot read baseline.initial_images='{path}' ({error}); expected {expected}"
-        ) from error
+    stored = open_array("baseline.initial_images", path, expected)
     if stored.dtype != np.uint8 or stored.shape[1:] != image_shape or not len(stored):
         raise UserError(
             f"Expected baseline.initial_images='{path}' to hold {expected}, but got "

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from src.common.augment import Augmentation
 from src.common.distributed import average_gradients, on_rank_zero, rank, world_size
-from src.common.freezing import frozen, mode
+from src.common.freezing import frozen
 from src.common.seeding import global_generator
 from src.dataset.contract import ImageSpec, Pool
 from src.network.generator import ImageGenerator
@@ -23,8 +23,8 @@ from src.objective.adversarial import (
     patch_generator_loss,
 )
 from src.objective.inversion import align_loss, balance_loss
-from src.objective.weighted import weighted_sum
-from src.substitution.contract import Baseline, Extent
+from src.substitution.contract import Extent
+from src.substitution.generator import GeneratorBaseline
 from src.substitution.image_bank import ImageBank
 from src.substitution.selection import PoolShare, count_of, selected_count
 from src.teacher.frozen import FrozenTeacher
@@ -33,7 +33,7 @@ _FLIP_PROBABILITY = 0.5
 _SCORING_BATCH = 256
 
 
-class MosaicKD(Baseline):
+class MosaicKD(GeneratorBaseline):
     """A round is one step of a patch discriminator and one of the generator, on the same images.
 
     ``L_D = w_local (BCE(D(x), 0) + BCE(D(r), 1)) / 2`` tells the patches of generated images x
@@ -92,17 +92,20 @@ class MosaicKD(Baseline):
         augment: bool = True,
         temperature: PositiveFloat = 1.0,
     ) -> None:
-        super().__init__(teacher=teacher, spec=spec, temperature=temperature)
-        self.generator = generator(image_size=spec.image_size, channels=spec.channels)
+        super().__init__(
+            teacher=teacher,
+            spec=spec,
+            generator=generator,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            sampling_mode="train",
+            temperature=temperature,
+        )
         self.discriminator = discriminator(channels=spec.channels)
-        self._optimizers = {
-            "generator": optimizer(self.generator.parameters()),
-            "discriminator": optimizer(self.discriminator.parameters()),
-        }
+        self.discriminator_optimizer = optimizer(self.discriminator.parameters())
         self.schedulers = {
-            name: CosineAnnealingLR(own, total_rounds) for name, own in self._optimizers.items()
+            name: CosineAnnealingLR(own, total_rounds) for name, own in self.optimizers().items()
         }
-        self.batch_size = batch_size
         self.weights = {
             "local": local_weight,
             "align": align_weight,
@@ -112,7 +115,6 @@ class MosaicKD(Baseline):
         self.balance_log_base = balance_log_base
         self.pool, self.subset = pool, subset
         mean, std = pool.statistics if statistics == "pool" else (spec.mean, spec.std)
-        self.synthetic_bank = ImageBank.of(spec)
         self.pool_bank = ImageBank.of(
             spec,
             mean=mean,
@@ -128,9 +130,8 @@ class MosaicKD(Baseline):
         if extent.pool is None:
             return {}
         share = options.get("subset") or extent.pool
-        kept = count_of(share, extent.pool)
-        generated = {"substitution.num_images": extent.num_images}
-        return generated | {f"baseline.subset of a pool of {extent.pool}": kept}
+        pooled = {f"baseline.subset of a pool of {extent.pool}": count_of(share, extent.pool)}
+        return super().most_recorded(options, extent) | pooled
 
     def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
         """Train the discriminator, then the generator, one step each."""
@@ -138,26 +139,23 @@ class MosaicKD(Baseline):
             self._read_pool()
         self.generator.train()
         self.discriminator.train()
-        images = self.normalisation(self._generate(self.batch_size))
+        images = self.to_teacher(self.generate(self.batch_size))
         loss = self._train_discriminator(images.detach())
         terms = {"discriminator": loss} | self._train_generator(images, student)
         for scheduler in self.schedulers.values():
             scheduler.step()
-        return {name: term.detach() for name, term in terms.items()}
-
-    def _generate(self, n: int) -> Tensor:
-        """Pixels of fresh latents, float32."""
-        latents = torch.randn(n, *self.generator.latent_shape, device=self.device)
-        pixels: Tensor = self.generator(latents)
-        return pixels.float()
+        return terms
 
     def _train_discriminator(self, images: Tensor) -> Tensor:
         # Two passes, so that generated and pool images are normalised by a BN batch of their own.
         fake = self.discriminator(images)
         real = self.discriminator(self._real(len(images)))
         loss = patch_discriminator_loss(fake, real)
-        self._step("discriminator", self.discriminator, self.weights["local"] * loss)
-        return loss
+        self.discriminator_optimizer.zero_grad()
+        (self.weights["local"] * loss).backward()
+        average_gradients(self.discriminator.parameters())
+        self.discriminator_optimizer.step()
+        return loss.detach()
 
     def _train_generator(self, images: Tensor, student: nn.Module | None) -> dict[str, Tensor]:
         logits = self.teacher(images).logits
@@ -170,15 +168,7 @@ class MosaicKD(Baseline):
         }
         if student is not None:
             terms["adversarial"] = disagreement_loss(student(images), logits)
-        loss = weighted_sum(terms, self.weights)
-        self._step("generator", self.generator, loss)
-        return terms
-
-    def _step(self, name: str, network: nn.Module, loss: Tensor) -> None:
-        self._optimizers[name].zero_grad()
-        loss.backward()
-        average_gradients(network.parameters())
-        self._optimizers[name].step()
+        return self.step(terms, self.weights)
 
     def _real(self, n: int) -> Tensor:
         """Pool images as the discriminator sees them: not augmented, the teacher's statistics."""
@@ -209,22 +199,13 @@ class MosaicKD(Baseline):
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """Half generated, half pool images; the generator stays in train mode."""
-        with mode(self.generator, True):
-            synthetic = self.normalisation(self._generate((n + 1) // 2))
+        synthetic = super().sample((n + 1) // 2)
         real = self.pool_bank.draw(n // 2, global_generator(self.device))
         return torch.cat([synthetic, real])
 
-    @torch.no_grad()
-    def harvest(self, n: int) -> None:
-        """Record ``n`` generated images, made in whole batches as :meth:`sample` does."""
-        with mode(self.generator, True):
-            while n > 0:
-                self.synthetic_bank.append(self._generate(self.batch_size)[:n])
-                n -= self.batch_size
-
     def optimizers(self) -> Mapping[str, Optimizer]:
         """The generator's and the discriminator's."""
-        return self._optimizers
+        return {**super().optimizers(), "discriminator": self.discriminator_optimizer}
 
     def get_extra_state(self) -> dict[str, Any]:
         """Optimisers and their schedules."""

@@ -1,7 +1,6 @@
 """NAYER: a generator of class embeddings, whose noise is a layer that is drawn anew."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,6 +9,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from src.common.arrays import open_array
 from src.common.distributed import average_gradients, broadcast_module
 from src.common.errors import UserError
 from src.common.seeding import global_generator
@@ -24,6 +24,7 @@ from src.teacher.frozen import FrozenTeacher
 from src.teacher.tap import BNTap, tap
 
 _BETAS = (0.5, 0.999)
+_LOOPS, _WARMUP_LOOPS = 2, 10
 _TEACHER_HEAD, _ONE_HOT = "teacher_head", "one_hot"
 
 
@@ -79,8 +80,8 @@ class NAYER(Baseline):
         bn_weight: NonNegativeFloat,
         adversarial_weight: NonNegativeFloat,
         bn_momentum: NonNegativeFloat = 0.9,
-        loops: PositiveInt = 2,
-        warmup_loops: PositiveInt = 10,
+        loops: PositiveInt = _LOOPS,
+        warmup_loops: PositiveInt = _WARMUP_LOOPS,
         warmup_rounds: NonNegativeInt = 20,
         renew_every: PositiveInt = 10,
         embedding: str = _TEACHER_HEAD,
@@ -102,7 +103,7 @@ class NAYER(Baseline):
     @classmethod
     def most_recorded(cls, options: Mapping[str, Any], extent: Extent) -> dict[str, int]:
         """Some batches a round."""
-        batches = max(options.get("loops", 2), options.get("warmup_loops", 10))
+        batches = max(options.get("loops", _LOOPS), options.get("warmup_loops", _WARMUP_LOOPS))
         most = extent.rounds * batches * options["batch_size"]
         return {"the rounds of stage (a)": most}
 
@@ -210,19 +211,11 @@ def _embeddings(choice: str, teacher: FrozenTeacher, num_classes: int) -> Tensor
         rows = teacher.network.head.weight.detach()
         return rows - rows.mean(0)
     expected = f"{_TEACHER_HEAD}, {_ONE_HOT} or an .npy file of {num_classes} rows of numbers"
-    try:
-        if not Path(choice).is_file():
-            raise FileNotFoundError("no regular file")
-        stored = np.load(choice, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"Cannot read baseline.embedding='{choice}' ({error}); expected {expected}"
-        ) from error
-    is_table = isinstance(stored, np.ndarray) and stored.ndim == 2 and stored.dtype.kind in "fiu"
+    stored = open_array("baseline.embedding", choice, expected)
+    is_table = stored.ndim == 2 and stored.dtype.kind in "fiu"
     if not is_table or len(stored) != num_classes or not np.isfinite(stored).all():
         raise UserError(
             f"Expected baseline.embedding='{choice}' to hold {num_classes} rows of finite "
-            f"numbers, one for each class, but got {getattr(stored, 'dtype', 'several arrays')} "
-            f"{list(getattr(stored, 'shape', []))}"
+            f"numbers, one for each class, but got {stored.dtype} {list(stored.shape)}"
         )
     return torch.from_numpy(stored.astype(np.float32))

@@ -209,7 +209,7 @@ def test_only_the_students_pool_images_are_augmented(make):
     assert make(augment=False).pool_bank.augmentation == Augmentation()
     bank = make().pool_bank
     assert bank.augmentation == Augmentation(1, 0.5)
-    assert make().synthetic_bank.augmentation == Augmentation()
+    assert make().bank.augmentation == Augmentation()
 
 
 def test_a_sample_is_half_generated_by_batch_statistics_and_half_of_the_pool(make):
