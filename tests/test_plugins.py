@@ -19,6 +19,7 @@ from src.config.schema import check
 from src.deploy.student import load_student
 from src.identity import Identity, Traits, code_of
 from src.pipeline.content import traits_of
+from src.pipeline.identify import find
 from tests.mylab import FILES, write
 from tests.smoke import Finished
 
@@ -245,6 +246,21 @@ def test_what_is_remembered_rests_on_its_files(
     write(tmp_path / "other")
     monkeypatch.syspath_prepend(str(tmp_path / "other"))  # the same name elsewhere
     assert naming.memory_of(config, {}) != before
+
+
+def test_what_is_remembered_rests_on_the_names_beside_its_files(
+    config: dict[str, Any], mylab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder `strength` would take the place of `strength.py`."""
+    asked: list[set[str | Path]] = []
+
+    def remember(_: Path, rests_on: Callable[[], list[str | Path]], __: Any) -> dict[str, Any]:
+        asked.append(set(rests_on()))
+        return {}
+
+    monkeypatch.setattr("src.pipeline.identify.remember", remember)
+    find(check(config), naming.RunName("distill", {}), tmp_path / "memory.json")
+    assert {mylab, mylab / "mine.py", naming.ROOT / "src" / "kdci"} < asked[0]
 
 
 @pytest.fixture

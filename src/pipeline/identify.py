@@ -47,7 +47,10 @@ def find(config: RunConfig, name: RunName, memory: Path | None) -> dict[str, Any
         return {"folder": str(folder), "contents": dict(identity.contents)}
 
     def rests_on() -> list[str | Path]:
-        return [*source_files(config.plugins), *sources_of(config)]
+        files = source_files(config.plugins)
+        # A folder stands for its names: a new file can take the place of another module.
+        folders = sorted({path.parent for path in files})
+        return [*files, *folders, *sources_of(config)]
 
     found: dict[str, Any] = compute() if memory is None else remember(memory, rests_on, compute)
     return found
