@@ -27,9 +27,9 @@ def refuse_unfit_plugins(names: Sequence[str]) -> None:
 
 
 def folders_of(plugin: str) -> list[Path]:
-    """Folders of a package, without importing it; without an ``__init__.py`` it can have several.
+    """Folders of a package, without importing it; none where Python finds no package.
 
-    None where Python finds no package.
+    Without an ``__init__.py`` it can have several.
     """
     spec = find_spec(plugin)
     places = spec.submodule_search_locations if spec else None

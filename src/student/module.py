@@ -75,7 +75,7 @@ class StudentModule(LightningModule):
         self.student_step = 0
         self.epochs_done = 0
         self.acc1: dict[str, float | None] = {"last": None, "best": None, "compensated": None}
-        self._is_evaluated = False
+        self._curves: dict[str, float] = {}  # of an evaluation that is not logged yet
         num_classes = network.head.out_features
         self.plain_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.compensated_accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -172,11 +172,12 @@ class StudentModule(LightningModule):
         last = _percent(self.plain_accuracy)
         best = max(last, self.acc1["best"] or 0.0)
         self.acc1 = {"last": last, "best": best, "compensated": None}
-        self._is_evaluated = True
         if self.is_compensated:
             self.acc1["compensated"] = _percent(self.compensated_accuracy)
             self.compensated_accuracy.reset()
         self.plain_accuracy.reset()
+        found = {_CURVES[name]: value for name, value in self.acc1.items()}
+        self._curves = {curve: value for curve, value in found.items() if value is not None}
 
     def on_train_epoch_end(self) -> None:
         """Log losses and accuracies of the epoch and step an epoch-wise schedule.
@@ -191,10 +192,7 @@ class StudentModule(LightningModule):
         means = self._monitor.flush("student step") | self._watched.flush("student step")
         require_finite(self, "student")
         values = {f"student/{name}": value for name, value in means.items()}
-        if self._is_evaluated:
-            found = {_CURVES[name]: value for name, value in self.acc1.items()}
-            values |= {curve: value for curve, value in found.items() if value is not None}
-        self._is_evaluated = False
+        values, self._curves = values | self._curves, {}
         self.epochs_done += 1
         if self.scheduler_steps is None:
             self._step_schedule()
