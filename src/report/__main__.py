@@ -102,7 +102,7 @@ def _page_of(arguments: argparse.Namespace) -> ModuleType | None:
 def _write_page(page: ModuleType, arguments: argparse.Namespace, found: Found) -> None:
     sections = page.sections_of(found.summaries, arguments.tsne)
     if arguments.html:
-        _write(arguments.html, page.html(sections, found.summaries, found.damaged))
+        _write(arguments.html, page.html(sections, *found, arguments.anonymous))
     if arguments.figures:
         page.save_figures(sections, arguments.figures)
 
@@ -129,6 +129,8 @@ def _require_files(arguments: argparse.Namespace) -> None:
     others = ("csv", "latex", "html", "figures", "runs")
     if arguments.experiment and any(getattr(arguments, option) for option in others):
         raise UserError("Expected --experiment alone or with --markdown, but got other options")
+    if arguments.anonymous and not arguments.html:
+        raise UserError("Expected --anonymous with --html, but got no page to write")
     named: dict[Path, str] = {}
     for option in _FILES:
         path = getattr(arguments, option)
@@ -161,7 +163,7 @@ def _complain_of_nothing(paths: Sequence[Path], damaged: Sequence[Damaged]) -> i
 
 
 def _discard(arguments: argparse.Namespace) -> int:
-    others = ("runs", "experiment", "figures", "tsne", *_FILES)
+    others = ("runs", "experiment", "figures", "tsne", "anonymous", *_FILES)
     if any(getattr(arguments, option) for option in others):
         raise UserError("Expected --discard-failed alone, but got options of the table too")
     done = discard_failed(arguments.paths)
@@ -212,6 +214,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--tsne", action="store_true", help="with a figure of the students' features; seconds more"
+    )
+    parser.add_argument(
+        "--anonymous",
+        action="store_true",
+        help="with a page that names no host and no folder, for a review or a web site",
     )
     parser.add_argument(
         "--experiment",

@@ -1,4 +1,5 @@
 import re
+import shlex
 import sys
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -9,7 +10,7 @@ import pytest
 
 from src.report.__main__ import main
 from src.report.collection import read_summaries
-from src.report.page.provenance import command_of
+from src.report.page.provenance import command_of, without_paths
 from src.report.page.render import sections_of
 from tests.report.conftest import MakeSummary
 from tests.report.synthetic import write_run, write_runs
@@ -202,6 +203,46 @@ def test_what_did_not_end_is_named(tmp_path: Path, make_summary: Any) -> None:
     assert "1 finished run; 1 damaged summary left out" in page.text
     (left,) = page.tables["Summaries that cannot be used"][1:]
     assert left[0] == str(root / "2/summary.json")
+
+
+def test_an_anonymous_page_names_no_host_and_no_folder(tmp_path: Path, make_summary: Any) -> None:
+    given = ["paths.outputs=/home/jane doe/out", "teacher=r-18/x", "pool.root=~jane/d", "seed=1"]
+    command = shlex.join(["/home/jane/bin/kdci", "hydra/launcher=joblib", "a=[1,/home/j]", *given])
+    error = "Expected an image, but '/home/jane doe/x.png' is none (see /home/jane/log)"
+    runs = (
+        make_summary(80.0, host="janes-mac", command=command, seed=1),
+        make_summary(status="failed", error=error, host="janes-mac", seed=7),
+        make_summary(70.0, seed=3),
+    )
+    root = write(tmp_path / "jane/outputs", *runs)
+    (root / "2/summary.json").write_text("{")
+    assert main([str(root), "--html", str(tmp_path / "page.html"), "--anonymous"]) == 0
+    page = Page((tmp_path / "page.html").read_text())
+    assert "jane" not in page.text
+    assert str(tmp_path) not in page.text
+    shown = "... hydra/launcher=joblib a=... paths.outputs=... teacher=r-18/x pool.root=... seed=1"
+    assert page.tables["Finished runs"][1][:2] == [shown, "outputs/0"]
+    (failed,) = page.tables["Failed, interrupted and running runs"][1:]
+    assert failed[1:3] == ["outputs/1", "failed"]
+    assert failed[-1] == "Expected an image, but ... is none (see ...)"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("read /a/b.", "read ..."),
+        ("lr 1/2 of cifar10/x", "lr 1/2 of cifar10/x"),
+        ("'/a b/c', then ../d", "..., then ..."),
+        ("file:/a or ~/b (/c)", "file:... or ... (...)"),
+    ],
+)
+def test_paths_of_a_message_are_hidden(text: str, shown: str) -> None:
+    assert without_paths(text) == shown
+
+
+def test_anonymity_needs_a_page(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(outputs), "--anonymous"]) == 2
+    assert "Expected --anonymous with --html" in capsys.readouterr().err
 
 
 def test_only_failures_make_a_page_too(tmp_path: Path, make_summary: Any) -> None:

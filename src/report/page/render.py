@@ -44,11 +44,14 @@ def sections_of(summaries: Sequence[Summary], with_tsne: bool = False) -> list[S
 
 
 def html(
-    sections: Sequence[Section], summaries: Sequence[Summary], damaged: Sequence[Damaged] = ()
+    sections: Sequence[Section],
+    summaries: Sequence[Summary],
+    damaged: Sequence[Damaged] = (),
+    anonymous: bool = False,
 ) -> str:
     """The page: one file, no script, and nothing that a browser would have to fetch."""
     finished = [run for run in summaries if run["status"] == "finished"]
-    ran = _filled(provenance(finished, unfinished(summaries), damaged))
+    ran = _filled(provenance(finished, unfinished(summaries), damaged, anonymous))
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
