@@ -2,19 +2,19 @@
 
 1. ``steps``: a student step without and with KDCI, by N.
 2. ``fits``: a dictionary against FAISS alone at the same settings.
-3. ``memory``: peaks of both, each in a process of its own.
+3. ``memory``: peaks of both, each in a process of its own (Linux only).
 4. ``growth``: seconds by M, N and K; nothing may grow faster than they do.
 
 All on the CPU. Times are CPU time of one thread, so that neighbours of the machine hardly count.
 """
 
 import multiprocessing
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from functools import lru_cache, partial
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -167,7 +167,14 @@ def _peak_here(kind: str, size: tuple[object, ...]) -> float:
     before = psutil.Process().memory_info().rss
     for _ in range(1 if kind == "fit" else 2):  # an optimiser's first step makes its momentum
         action()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before / _MIB
+    return _most_mib() - before / _MIB
+
+
+def _most_mib() -> float:
+    """Peak of resident memory, by Linux's count: `getrusage` also counts the starting process's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    facts = dict(line.split(":", maxsplit=1) for line in lines)
+    return int(facts["VmHWM"].split()[0]) / 1024
 
 
 def _action(kind: str, *size: object) -> Callable[[], object]:

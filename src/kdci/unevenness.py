@@ -1,11 +1,10 @@
 """How uneven substitution data is, as the teacher sees it: what strength may be taken from."""
 
-import math
-from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor
 
+from src.common.divergence import divergence_from_uniform
 from src.kdci.dictionary import ConfounderDictionary
 
 Auto = Literal["auto"]
@@ -17,11 +16,6 @@ def class_shares(dictionary: ConfounderDictionary) -> Tensor:
     """Shares ``[K]`` float64 of the teacher's predicted classes over the substitution data."""
     counts = dictionary.counts.sum(0).double()
     return counts / counts.sum()
-
-
-def divergence_from_uniform(shares: Sequence[float]) -> float:
-    """``KL(p || u) = sum_k p_k log(K p_k)`` in nats: 0 for equal shares, log K for one class."""
-    return max(0.0, math.fsum(p * math.log(len(shares) * p) for p in shares if p > 0))
 
 
 def divergence(dictionary: ConfounderDictionary) -> float:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from src.common.divergence import divergence_from_uniform
 from src.common.files import atomic_write
 from src.common.freezing import mode
 from src.common.sealed import write_sealed
@@ -23,7 +24,6 @@ from src.kdci.adjustment import Adjustment
 from src.kdci.compensation import BackdoorCompensation
 from src.kdci.dictionary import ConfounderDictionary, predictions_of
 from src.kdci.mixin import KDCIMixin
-from src.kdci.unevenness import divergence_from_uniform
 from src.pipeline.job import Job
 from src.pipeline.pictures import evenly_spaced, shown_of_all
 from src.pipeline.stage_a import Substitution

@@ -12,7 +12,7 @@ from rich.console import Group
 
 from src.common.errors import MissingExtraError, UserError
 from src.common.files import atomic_write
-from src.report import ablation, dictionary_size, variance
+from src.report import ablation, dictionary_size, shift, variance
 from src.report.aggregate import aggregate
 from src.report.block import Block
 from src.report.collection import Damaged, Found, read_summaries, unfinished
@@ -36,6 +36,7 @@ _ELEMENTS: dict[str, tuple[Callable[[Sequence[Summary]], Iterator[Block]], str]]
         lambda runs: dictionary_size.dictionary_size(aggregate(runs)),
         dictionary_size.NOTE,
     ),
+    "controlled_shift": (lambda runs: shift.controlled_shift(aggregate(runs)), shift.NOTE),
     "variance": (variance.variance, variance.NOTE),
 }
 _EPILOG = """\

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from src.common.divergence import divergence_from_uniform
 from src.report.apart import VANILLA, Run, folder_of, table_of, tell_apart
 from src.report.cost import Cost, cost_of
 from src.report.gain import Gain, gain_of
@@ -36,6 +37,8 @@ class Row:
         compensated_mean: Mean accuracy with the compensation left on at test time.
         stage_a_mean: Mean accuracy of the student trained alongside stage (a).
         gain: Of ``last``, paired by seed; without pairs for the vanilla baseline.
+        unevenness: Mean divergence of the classes that the teacher predicts for the substitution
+            data from equal shares, in nats; ``None`` if it was not recorded.
         stage_a: Cost of stage (a) in the runs that made it.
         dictionary: Cost of the confounder dictionary in the runs that built it.
         stage_b: Cost of stage (b).
@@ -63,6 +66,7 @@ class Row:
     compensated_mean: float | None
     stage_a_mean: float | None
     gain: Gain
+    unevenness: float | None
     stage_a: Cost
     dictionary: Cost
     stage_b: Cost
@@ -144,6 +148,7 @@ def _row(runs: Sequence[Run], gains: Sequence[float], seed_label: tuple[str, ...
         compensated_mean=_mean(summary["acc1"].get("compensated") for summary in summaries),
         stage_a_mean=_mean(summary["acc1"].get("stage_a") for summary in summaries),
         gain=gain_of(gains),
+        unevenness=_mean(map(_unevenness, summaries)),
         stage_a=cost_of("stage_a", summaries),
         dictionary=cost_of("dictionary", summaries),
         stage_b=cost_of("stage_b", summaries),
@@ -152,6 +157,11 @@ def _row(runs: Sequence[Run], gains: Sequence[float], seed_label: tuple[str, ...
         folders=tuple(map(folder_of, summaries)),
         copies=tuple(copy for run in runs for copy in run.copies),
     )
+
+
+def _unevenness(summary: Summary) -> float | None:
+    shares = summary.get("class_proportions")
+    return divergence_from_uniform(shares) if shares else None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from src.common.divergence import divergence_from_uniform
 from src.inside.shares import class_shares, share_of, share_per_class
-from src.kdci.unevenness import divergence_from_uniform
 
 
 def test_shares_count_every_class_and_those_without_images() -> None:

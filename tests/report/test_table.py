@@ -39,16 +39,16 @@ CSV = """\
 dataset,budget,mode,teacher,teacher_acc1,student,baseline,kdci,num_prototypes,settings,seeds,\
 last_mean,last_std,best_mean,compensated_mean,stage_a_mean,\
 gain_pairs,gain_mean,gain_std,gain_t_low,gain_t_high,gain_bootstrap_low,gain_bootstrap_high,\
-gain_p,gain_pairs_for_one_point,\
+gain_p,gain_pairs_for_one_point,unevenness,\
 stage_a_made,stage_a_seconds,stage_a_peak_memory_mb,\
 dictionary_made,dictionary_seconds,dictionary_peak_memory_mb,\
 stage_b_made,stage_b_seconds,stage_b_peak_memory_mb,\
 inside_made,inside_seconds,inside_peak_memory_mb,devices,folders,copies
 digits,laptop,replay,convnet_m,97.25,convnet_s,dafl,none,,,0;1,\
-81.0,1.4142135623730951,81.0,,,0,,,,,,,,,2,20.0,1500.0,0,,,2,9.0,1200.0,\
+81.0,1.4142135623730951,81.0,,,0,,,,,,,,,0.13081203594113697,2,20.0,1500.0,0,,,2,9.0,1200.0,\
 0,,,cpu,outputs/none_0_80.0;outputs/none_1_82.0,
 digits,laptop,replay,convnet_m,97.25,convnet_s,dafl,backdoor,16,,0,\
-83.5,,81.0,79.0,,1,3.5,,,,,,,,0,,,0,,,1,9.0,1200.0,0,,,cpu,outputs/backdoor_0_83.5,
+83.5,,81.0,79.0,,1,3.5,,,,,,,,0.13081203594113697,0,,,0,,,1,9.0,1200.0,0,,,cpu,outputs/backdoor_0_83.5,
 """
 
 

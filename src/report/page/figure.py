@@ -96,12 +96,7 @@ def over_prototypes(bands: Sequence[Line], lines: Sequence[Line]) -> Figure:
         if np.isfinite(band.low[0]):
             axes.axhspan(band.low[0], band.high[0], color=look.color, alpha=0.12, lw=0)
     for line, look in zip(lines, styles[len(bands) :], strict=True):
-        mean = np.asarray(line.mean)
-        error = np.vstack([mean - np.asarray(line.low), np.asarray(line.high) - mean])
-        axes.errorbar(
-            line.x, mean, yerr=error, color=look.color, ls=look.dash, marker=look.marker,
-            markersize=4, capsize=2.5, lw=1.4, label=line.label,
-        )  # fmt: skip
+        _error_bars(axes, line, look)
     axes.set_xscale("log", base=2)
     ticks = sorted({x for line in lines for x in line.x})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -111,6 +106,32 @@ def over_prototypes(bands: Sequence[Line], lines: Sequence[Line]) -> Figure:
     axes.grid(axis="y")
     _legend(axes)
     return _fitted(figure)
+
+
+def over_unevenness(lines: Sequence[Line]) -> Figure:
+    """Gain over the unevenness of the substitution data: a line with intervals each.
+
+    Args:
+        lines: ``x`` is in nats, ``mean``, ``low`` and ``high`` in points.
+    """
+    figure, axes = _blank(2.9)
+    for line, look in zip(lines, looks([False] * len(lines)), strict=True):
+        _error_bars(axes, line, look)
+    axes.axhline(0, color=INK, lw=0.8, zorder=0)
+    axes.set_xlabel("unevenness of the predicted classes, nats")
+    axes.set_ylabel("gain over vanilla, percentage points")
+    axes.grid(axis="y")
+    _legend(axes)
+    return _fitted(figure)
+
+
+def _error_bars(axes: Axes, line: Line, look: Look) -> None:
+    mean = np.asarray(line.mean)
+    error = np.vstack([mean - np.asarray(line.low), np.asarray(line.high) - mean])
+    axes.errorbar(
+        line.x, mean, yerr=error, color=look.color, ls=look.dash, marker=look.marker,
+        markersize=4, capsize=2.5, lw=1.4, label=line.label,
+    )  # fmt: skip
 
 
 def learning_curves(lines: Sequence[Line]) -> Figure:

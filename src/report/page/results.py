@@ -12,9 +12,17 @@ from src.report.aggregate import Row
 from src.report.apart import VANILLA
 from src.report.block import ACCURACIES, COST, GAINS, Block, names, notes, number
 from src.report.gain import LEAST_FOR_INTERVAL, t_interval
-from src.report.page.figure import Effect, Line, forest, learning_curves, over_prototypes
+from src.report.page.figure import (
+    Effect,
+    Line,
+    forest,
+    learning_curves,
+    over_prototypes,
+    over_unevenness,
+)
 from src.report.page.leftover import read_curve
 from src.report.page.model import Plot, Topic
+from src.report.shift import by_shift
 
 Singles = Mapping[str, Row]  # rows of single runs, by folder
 _MOST_LINES = 8  # in one figure; more cannot be told apart
@@ -29,6 +37,7 @@ def results(block: Block, singles: Singles) -> list[Topic]:
         Topic("Gains and accuracies", tables, notes=notes(block.rows)),
         Topic("Paired gains", plots=_forest(block, singles)),
         Topic("Accuracy over N", plots=_each_baseline(block, _over_prototypes, singles)),
+        Topic("Gain over unevenness", plots=_over_unevenness(block)),
         Topic("Learning curves", plots=_each_baseline(block, _curves, singles)),
     ]
 
@@ -111,6 +120,35 @@ def _series(label: str, rows: Sequence[Row], singles: Singles) -> Line:
         [low for low, _ in ends],
         [high for _, high in ends],
     )
+
+
+def _over_unevenness(block: Block) -> list[Plot]:
+    lines = [
+        Line(
+            fill(" ".join(name), _LABEL, max_lines=3, placeholder=" ..."),
+            False,
+            [row.unevenness or 0.0 for row in rows],
+            [row.gain.mean or 0.0 for row in rows],
+            [nan if row.gain.t_low is None else row.gain.t_low for row in rows],
+            [nan if row.gain.t_high is None else row.gain.t_high for row in rows],
+        )
+        for name, rows in by_shift(block.rows).items()
+    ]
+    if not lines:
+        return []
+    caption = (
+        "Mean gain over vanilla on the same data, with its 95% interval by Student's t, over the "
+        "divergence of the predicted classes of the substitution data from equal shares."
+        f"{_undrawn(len(lines))}"
+    )
+    lines = lines[:_MOST_LINES]
+    said = "; ".join(
+        f"{' '.join(line.label.split())} at {x:.3f}: {mean:+.2f}"
+        for line in lines
+        for x, mean in zip(line.x, line.mean, strict=True)
+    )
+    alt = f"Gain in percentage points over unevenness in nats. {said}."
+    return [Plot("over_unevenness", caption, alt, over_unevenness(lines))]
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:

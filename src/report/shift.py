@@ -1,0 +1,54 @@
+"""Gain against how uneven the substitution data is: does more shift leave more to gain?"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from src.report.aggregate import Row
+from src.report.block import EMPTY, GAIN_COLUMNS, GAINS, Block, Part, blocks, gain_cells, number
+
+_LEAST = 2  # pools that make a line
+NOTE = (
+    "Unevenness: divergence of the classes that the teacher predicts for the substitution data "
+    "from equal shares, in nats; 0 is even. Gain: over vanilla on the same data, as elsewhere."
+)
+Line = tuple[str, str, str]
+
+
+def controlled_shift(rows: Sequence[Row]) -> Iterator[Block]:
+    """The gains of each method and form of KDCI that met several shifts, the most even first.
+
+    Args:
+        rows: As :func:`src.report.aggregate.aggregate` gives them.
+    """
+    for block in blocks(rows):
+        lines = [
+            (*name, number(row.unevenness, 3), " ".join(row.settings) or EMPTY, *_cells(row))
+            for name, found in by_shift(block.rows).items()
+            for row in found
+        ]
+        if lines:
+            header = ("baseline", "KDCI", "N", "unevenness", "settings", "last", *GAIN_COLUMNS)
+            yield Block(block.title, block.rows, [Part(GAINS, header, lines, 3)])
+
+
+def by_shift(rows: Sequence[Row]) -> dict[Line, list[Row]]:
+    """Rows with a gain by method, form and N, if there are several; by unevenness in each."""
+
+    def name(row: Row) -> Line:
+        return row.baseline, row.kdci, row.num_prototypes or EMPTY
+
+    known = [row for row in rows if row.gain.pairs and row.unevenness is not None]
+    groups = {key: list(found) for key, found in groupby(sorted(known, key=name), key=name)}
+    return {
+        key: sorted(found, key=_unevenness)
+        for key, found in groups.items()
+        if len({number(row.unevenness, 3) for row in found}) >= _LEAST
+    }
+
+
+def _unevenness(row: Row) -> float:
+    return row.unevenness or 0.0
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (number(row.last_mean), *gain_cells(row.gain))

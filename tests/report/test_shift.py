@@ -1,0 +1,50 @@
+from typing import Any
+
+import pytest
+
+from src.report.aggregate import aggregate
+from src.report.page.results import results
+from src.report.shift import controlled_shift
+
+EVEN, UNEVEN = [0.5, 0.5], [0.9, 0.1]
+NATS = "0.368"  # 0.9 ln 1.8 + 0.1 ln 0.2
+
+
+@pytest.fixture
+def runs(make_summary: Any, make_kdci: Any) -> list[Any]:
+    found = []
+    for ratio, shares, gains in ((1, EVEN, (0.0, 0.5)), (9, UNEVEN, (2.0, 4.0))):
+        pool = {"class_proportions": shares, "settings": {"pool.class_ratio": ratio}}
+        for seed, gain in enumerate(gains):
+            found.append(make_summary(80.0, seed=seed, **pool))
+            found.append(make_kdci(80.0 + gain, seed=seed, **pool))
+    return found
+
+
+def test_gains_stand_by_unevenness(runs: list[Any]) -> None:
+    (block,) = controlled_shift(aggregate(runs))
+    (part,) = block.parts
+    assert [line[3] for line in part.lines] == ["0.000", NATS]
+    assert [line[4] for line in part.lines] == ["pool.class_ratio=1", "pool.class_ratio=9"]
+    assert [line[7] for line in part.lines] == ["+0.25 ± 0.35", "+3.00 ± 1.41"]
+
+
+def test_one_shift_is_no_series(runs: list[Any]) -> None:
+    assert list(controlled_shift(aggregate(runs[:4]))) == []
+
+
+def test_runs_without_proportions_have_no_unevenness(make_summary: Any) -> None:
+    (row,) = aggregate([make_summary(80.0, class_proportions=[])])
+    assert row.unevenness is None
+
+
+def test_the_page_draws_them(runs: list[Any]) -> None:
+    rows = aggregate(runs)
+    singles = {row.folders[0]: row for row in aggregate(runs, by_seed=True)}
+    (block,) = controlled_shift(rows)
+    topics = {topic.heading: topic for topic in results(block, singles)}
+    (plot,) = topics["Gain over unevenness"].plots
+    assert "at 0.368: +3.00" in plot.alt
+    (axes,) = plot.figure.axes
+    (line,) = axes.containers
+    assert list(line[0].get_ydata()) == [0.25, 3.0]
