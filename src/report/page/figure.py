@@ -18,6 +18,7 @@ _DASHES = ("-", ":", "-.", "--")
 _MARKERS = "osD^vP"
 _WIDTH = 4.1  # inches; small, so that letters stay readable where a phone shrinks the figure
 _BARS = 30  # classes; more are drawn as one outline
+_ASIDE = 0.015  # of the axis, so that intervals do not hide each other
 _LEGEND = 18  # letters in a label, two of which fit beside each other
 _LETTERS = 40  # of all class names, that fit beside each other
 
@@ -115,8 +116,11 @@ def over_unevenness(lines: Sequence[Line]) -> Figure:
         lines: ``x`` is in nats, ``mean``, ``low`` and ``high`` in points.
     """
     figure, axes = _blank(2.9)
-    for line, look in zip(lines, looks([False] * len(lines)), strict=True):
-        _error_bars(axes, line, look)
+    span = max(x for line in lines for x in line.x) - min(x for line in lines for x in line.x)
+    for place, line in enumerate(lines):
+        aside = _ASIDE * span * (place - (len(lines) - 1) / 2)
+        moved = line._replace(x=[x + aside for x in line.x])
+        _error_bars(axes, moved, looks([False] * len(lines))[place])
     axes.axhline(0, color=INK, lw=0.8, zorder=0)
     axes.set_xlabel("unevenness of the predicted classes, nats")
     axes.set_ylabel("gain over vanilla, percentage points")

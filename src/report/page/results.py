@@ -125,7 +125,7 @@ def _series(label: str, rows: Sequence[Row], singles: Singles) -> Line:
 def _over_unevenness(block: Block) -> list[Plot]:
     lines = [
         Line(
-            fill(" ".join(name), _LABEL, max_lines=3, placeholder=" ..."),
+            fill("{} {}, N={}".format(*name), _LABEL, max_lines=3, placeholder=" ..."),
             False,
             [row.unevenness or 0.0 for row in rows],
             [row.gain.mean or 0.0 for row in rows],
