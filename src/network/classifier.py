@@ -14,9 +14,12 @@ class Classifier(nn.Module, ABC):
 
     Attributes:
         head_name: Path of the last layer; it differs because published checkpoints differ.
+        stage_names: Paths of the modules whose outputs ``[B, C, H, W]`` are its stage maps, in
+            the order in which they run; empty where they are not known.
     """
 
     head_name: ClassVar[str]
+    stage_names: tuple[str, ...] = ()
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ class ConvNet(Classifier):
             conv = nn.Conv2d(in_width, width, 3, stride, padding=1, bias=False)
             layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
         self.stages = nn.Sequential(*layers)
+        self.stage_names = tuple(f"stages.{i}" for i in range(2, len(layers), 3))
         self.fc = nn.Linear(widths[-1], num_classes)
 
     def embed(self, images: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ class ImageNetResNet(Classifier):
     """
 
     head_name = "fc"
+    stage_names = ("layer1", "layer2", "layer3", "layer4")
 
     def __init__(self, depth: int, *, num_classes: int) -> None:
         super().__init__()
@@ -53,6 +54,8 @@ class ImageNetMobileNetV2(Classifier):
     """
 
     head_name = "classifier.1"
+    # The last block of every resolution from a quarter on, as ResNets have their stages.
+    stage_names = ("features.3", "features.6", "features.13", "features.17")
 
     def __init__(self, *, num_classes: int) -> None:
         super().__init__()

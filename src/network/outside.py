@@ -1,5 +1,6 @@
 """Networks of other libraries under the classifier contract."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,13 +20,16 @@ class OutsideNetwork(Classifier):
         module: Logits ``[B, K]`` of normalised images ``[B, 3, H, W]``.
         head: The linear layer within it.
         name: What to call it in messages.
+        stages: Modules within it whose outputs are its stage maps, where they are known.
 
     Raises:
         UserError: If ``head`` is no linear layer of ``module``; in the first pass, if the logits
             are not what the head makes of the features.
     """
 
-    def __init__(self, module: nn.Module, head: Any, name: str) -> None:
+    def __init__(
+        self, module: nn.Module, head: Any, name: str, stages: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         places = [place for place, layer in module.named_modules() if layer is head]
         if not (places and isinstance(head, nn.Linear)):
@@ -36,6 +40,7 @@ class OutsideNetwork(Classifier):
             )
         self.module, self.name = module, name
         self.head_name = f"module.{places[0]}"  # type: ignore[misc]
+        self.stage_names = tuple(f"module.{stage}" for stage in stages)
         self._is_tried = False
 
     def embed(self, images: Tensor) -> Tensor:

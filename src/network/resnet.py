@@ -92,6 +92,7 @@ class ResNet(Classifier):
     """
 
     head_name = "linear"
+    stage_names = ("layer1", "layer2", "layer3", "layer4")
 
     def __init__(self, depth: int, *, num_classes: int) -> None:
         super().__init__()

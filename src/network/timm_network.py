@@ -5,6 +5,8 @@ from typing import Any
 from src.common.errors import MissingExtraError, UserError, nearest
 from src.network.outside import OutsideNetwork
 
+_FIRST_REDUCTION = 4
+
 
 class TimmNetwork(OutsideNetwork):
     """A network of timm, untrained; see its ``list_models``.
@@ -35,4 +37,14 @@ class TimmNetwork(OutsideNetwork):
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"Cannot build '{name}' of timm ({error})") from error
         head: Any = network.get_classifier()  # type: ignore[operator]
-        super().__init__(network, head, name)
+        super().__init__(network, head, name, _stages(network))
+
+
+def _stages(network: Any) -> list[str]:
+    """Modules that timm itself takes maps from, beginning where a ResNet's first stage ends."""
+    if getattr(network, "output_fmt", "NCHW") != "NCHW":  # windows and tokens, no maps of channels
+        return []
+    known = getattr(network, "feature_info", None) or ()
+    names = [found["module"] for found in known if found["reduction"] >= _FIRST_REDUCTION]
+    modules = dict(network.named_modules())
+    return names if all(name in modules for name in names) else []

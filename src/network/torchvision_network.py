@@ -34,4 +34,5 @@ class TorchvisionNetwork(OutsideNetwork):
         except (TypeError, ValueError) as error:
             raise UserError(f"Cannot build '{name}' of torchvision ({error})") from error
         layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
-        super().__init__(network, layers[-1] if layers else None, name)
+        stages = [f"layer{i}" for i in range(1, 5)] if isinstance(network, models.ResNet) else []
+        super().__init__(network, layers[-1] if layers else None, name, stages)

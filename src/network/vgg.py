@@ -37,6 +37,7 @@ class VGG(Classifier):
     """
 
     head_name = "classifier"
+    stage_names = ("block0", "block1", "block2", "block3", "block4")
 
     def __init__(self, depth: int, *, num_classes: int) -> None:
         super().__init__()

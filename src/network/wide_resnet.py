@@ -56,6 +56,7 @@ class WideResNet(Classifier):
     """
 
     head_name = "fc"
+    stage_names = ("block1", "block2", "block3")
 
     def __init__(self, depth: int, width: int, *, num_classes: int) -> None:
         super().__init__()

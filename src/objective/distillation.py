@@ -15,10 +15,21 @@ class StudentOutput(NamedTuple):
     Attributes:
         logits: ``[B, K]``, what meets the teacher: compensated where KDCI is on.
         raw_logits: ``[B, K]``, the plain student's; the same tensor where KDCI is off.
+        maps: ``[B, C_l, H_l, W_l]`` of every stage, always the plain student's; None unless the
+            objective ``reads_maps``.
     """
 
     logits: Tensor
     raw_logits: Tensor
+    maps: tuple[Tensor, ...] | None = None
+
+
+def reads_maps(objective: nn.Module) -> bool:
+    """Whether an objective asks for stage maps, by a class attribute ``reads_maps = True``.
+
+    It is then called with those of the teacher, too: ``(output, teacher_logits, teacher_maps)``.
+    """
+    return bool(getattr(objective, "reads_maps", False))
 
 
 def kl_per_sample(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:

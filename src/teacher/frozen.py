@@ -7,13 +7,18 @@ from torch import Tensor, nn
 
 from src.common.files import sha256_tensors
 from src.network.classifier import Classifier
+from src.network.stages import heard
 
 
 class TeacherOutput(NamedTuple):
-    """Logits ``[B, K]`` and penultimate features ``[B, d]``, float32."""
+    """Logits ``[B, K]`` and penultimate features ``[B, d]``, float32.
+
+    With the maps ``[B, C_l, H_l, W_l]`` of every stage, where they are asked for.
+    """
 
     logits: Tensor
     features: Tensor
+    maps: tuple[Tensor, ...] | None = None
 
 
 class FrozenTeacher(nn.Module):
@@ -35,15 +40,17 @@ class FrozenTeacher(nn.Module):
         """Ignored: Lightning and ``parent.train()`` must not move the BN statistics."""
         return super().train(False)
 
-    def forward(self, images: Tensor) -> TeacherOutput:
-        """Classify ``images`` ``[B, C, H, W]``, already normalised.
+    def forward(self, images: Tensor, with_maps: bool = False) -> TeacherOutput:
+        """Classify ``images`` ``[B, C, H, W]``, already normalised; keep the stage maps if asked.
 
         The last layer runs in float32 under autocast too: bf16 logits have three significant
         digits, too few for a dictionary of distinct predictions.
         """
-        features = self.network.embed(images).float()
+        with heard(self.network, self.network.stage_names if with_maps else ()) as maps:
+            features = self.network.embed(images).float()
         with torch.autocast(images.device.type, enabled=False):
-            return TeacherOutput(self.network.head(features), features)
+            logits = self.network.head(features)
+        return TeacherOutput(logits, features, tuple(maps) if with_maps else None)
 
     def fingerprint(self) -> str:
         """SHA-256 of all parameters and buffers."""

@@ -1,0 +1,35 @@
+"""The stage maps of a network, out of a pass that is made anyway."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@contextmanager
+def heard(network: nn.Module, names: Sequence[str]) -> Iterator[list[Tensor]]:
+    """What modules of a network put out in the passes inside the block, in the order they run.
+
+    With a gradient wherever the pass has one. Hooks are there inside the block only, and none
+    without names; the maps live as long as the list.
+
+    Args:
+        network: Whom to listen to.
+        names: Paths of its modules.
+
+    Raises:
+        AttributeError: If it has no module of such a path.
+    """
+    outputs: list[Tensor] = []
+
+    def hear(_: nn.Module, __: Any, output: Tensor) -> None:
+        outputs.append(output)
+
+    modules = [network.get_submodule(name) for name in names]
+    hooks = [module.register_forward_hook(hear) for module in modules]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
