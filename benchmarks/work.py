@@ -18,7 +18,7 @@ from src.dataset.contract import ImageSpec, Pool
 from src.network.classifier import Classifier
 from src.network.wide_resnet import WideResNet
 from src.objective.distillation import StudentOutput
-from src.student.module import student_logits
+from src.student.step import student_logits
 from src.substitution.contract import advance
 from src.teacher.frozen import FrozenTeacher
 

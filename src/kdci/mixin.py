@@ -44,22 +44,22 @@ class KDCIMixin:
         self.resampling_seed = resampling_seed
         self.lr_scale = lr_scale
 
-    def drawn(self, images: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """The batch, or what is drawn of it by weight."""
+    def drawn(self, teacher_logits: Tensor) -> Tensor | None:
+        """Rows of the batch that are drawn by weight; None: all, as they are."""
         if self.resampling_seed is None:
-            return images, teacher_logits
+            return None
         weights = self.adjustment.weights(teacher_logits)
         if weights is None:
-            return images, teacher_logits
+            return None
         draws = generator("cpu", self.resampling_seed, "resampling", rank(), self.student_step)
         # Sums on a GPU have no deterministic form, which `trainer.deterministic` would refuse.
-        index = resampled(weights.cpu(), float(torch.rand((), generator=draws))).to(images.device)
-        return images[index], teacher_logits[index]
+        rows = resampled(weights.cpu(), float(torch.rand((), generator=draws)))
+        return rows.to(teacher_logits.device)
 
-    def student_output(self, images: Tensor) -> StudentOutput:
-        """Compensated and plain logits of ``images`` ``[B, C, H, W]``."""
-        raw_logits: Tensor = super().student_output(images).raw_logits  # type: ignore[misc]
-        return StudentOutput(self.adjustment(raw_logits), raw_logits)
+    def student_output(self, images: Tensor, with_maps: bool = False) -> StudentOutput:
+        """Compensated and plain logits of ``images`` ``[B, C, H, W]``; maps are the plain ones."""
+        plain: StudentOutput = super().student_output(images, with_maps)  # type: ignore[misc]
+        return plain._replace(logits=self.adjustment(plain.raw_logits))
 
     def plain_logits(self, raw_logits: Tensor) -> Tensor:
         """What the deployed student predicts, ``[B, K]``."""

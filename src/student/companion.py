@@ -11,8 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from src.common.distributed import average_gradients
 from src.network.classifier import Classifier
-from src.objective.distillation import StudentOutput
-from src.student.module import student_logits
+from src.student.step import meet, plain_output, update
 from src.substitution.contract import Baseline
 
 
@@ -24,7 +23,7 @@ class CompanionStudent(nn.Module):
 
     Args:
         network: The student.
-        objective: The baseline's loss, ``(StudentOutput, teacher_logits) -> scalar``.
+        objective: The baseline's loss, see :func:`src.student.step.meet`.
         optimizer: Makes the optimiser from parameters.
         scheduler: Makes the schedule from the optimiser; None keeps the rate constant.
         scheduler_steps: Student steps between two steps of the schedule.
@@ -69,20 +68,17 @@ class CompanionStudent(nn.Module):
 
     def _step(self, baseline: Baseline) -> Tensor:
         images = baseline.sample(self.batch_size)
-        with torch.no_grad():
-            teacher_logits = baseline.teacher(images).logits
-        logits = student_logits(self.network, images)
-        loss: Tensor = self.objective(StudentOutput(logits, logits), teacher_logits)
-        for optimizer in self._optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        average_gradients(self.parameters())
-        for optimizer in self._optimizers:
-            optimizer.step()
+        student = partial(plain_output, self.network)
+        _, loss = meet(images, baseline.teacher, student, self.objective)
+        update(loss, self._optimizers, self._backward)
         self.student_step += 1
         if self._scheduler and self.student_step % self.scheduler_steps == 0:
             self._scheduler.step()
         return loss.detach()
+
+    def _backward(self, loss: Tensor) -> None:
+        loss.backward()
+        average_gradients(self.parameters())
 
     def get_extra_state(self) -> dict[str, Any]:
         """Progress, optimisers and schedule."""

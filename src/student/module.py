@@ -15,6 +15,7 @@ from src.common.distributed import broadcast_buffers, require_equal_on_all_ranks
 from src.common.finite import FiniteWatch, LossMonitor, require_finite
 from src.network.classifier import Classifier
 from src.objective.distillation import StudentOutput
+from src.student.step import Batch, meet, plain_output, update
 from src.teacher.frozen import FrozenTeacher
 
 _CURVES = {
@@ -22,14 +23,6 @@ _CURVES = {
     "best": "student/acc_best",
     "compensated": "student/acc_compensated",
 }
-
-
-def student_logits(network: Classifier, images: Tensor) -> Tensor:
-    """Logits ``[B, K]`` in float32; the last layer too, also under autocast."""
-    features = network.embed(images).float()
-    with torch.autocast(images.device.type, enabled=False):
-        logits: Tensor = network.head(features)
-    return logits
 
 
 def _percent(accuracy: MulticlassAccuracy) -> float:
@@ -42,8 +35,8 @@ class StudentModule(LightningModule):
     Args:
         network: The student.
         teacher: The frozen teacher, on the right device already; not part of this module.
-        objective: ``(StudentOutput, teacher_logits [B, K]) -> scalar``; if it has parameters of
-            its own (DFND's noise matrix) they are trained by Adam.
+        objective: See :func:`src.student.step.meet`; if it has parameters of its own (DFND's
+            noise matrix) they are trained by Adam.
         optimizer: Makes the student's optimiser from parameter groups; carries ``lr``.
         scheduler: Makes the learning-rate schedule from the optimiser; None keeps it constant.
         scheduler_steps: Student steps between two steps of the schedule; None: once an epoch.
@@ -82,14 +75,13 @@ class StudentModule(LightningModule):
         self._monitor, self._logits = LossMonitor(), FiniteWatch()
         self._watched = LossMonitor()  # apart: where both are not finite, the loss is named
 
-    def student_output(self, images: Tensor) -> StudentOutput:
+    def student_output(self, images: Tensor, with_maps: bool = False) -> StudentOutput:
         """What meets the teacher, and the plain prediction, for ``images`` ``[B, C, H, W]``."""
-        logits = student_logits(self.network, images)
-        return StudentOutput(logits, logits)
+        return plain_output(self.network, images, with_maps)
 
-    def drawn(self, images: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """What the step is made on, of a batch that the teacher has seen."""
-        return images, teacher_logits
+    def drawn(self, teacher_logits: Tensor) -> Tensor | None:
+        """Rows that the step is made on, of a batch that the teacher has seen; None: all."""
+        return None
 
     def plain_logits(self, raw_logits: Tensor) -> Tensor:
         """What the deployed student predicts, ``[B, K]``."""
@@ -111,24 +103,16 @@ class StudentModule(LightningModule):
         own = list(self.objective.parameters())
         return [optimizer] + ([torch.optim.Adam(own, lr=self.objective_lr)] if own else [])
 
-    def training_step(self, batch: Tensor | tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """One student step on substitution images ``[B, C, H, W]``.
-
-        Where the batch is a pair, what the teacher says of them, ``[B, K]``, is known already.
-        """
-        with torch.no_grad():
-            pair = (batch, self.teacher(batch).logits) if isinstance(batch, Tensor) else batch
-            images, teacher_logits = self.drawn(*pair)
-        output = self.student_output(images)
-        loss = self.objective(output, teacher_logits)
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One student step on substitution images ``[B, C, H, W]``."""
+        output, loss = meet(batch, self.teacher, self.student_output, self.objective, self.drawn)
         watched = self.watched(output)
-        optimizers = self.optimizers()
-        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        self.manual_backward(loss)
-        for optimizer in optimizers:
-            optimizer.step()
+        optimizers: Any = self.optimizers()
+        update(
+            loss,
+            optimizers if isinstance(optimizers, list) else [optimizers],
+            self.manual_backward,
+        )
         self._monitor.update(self.student_step, {"distillation": loss})
         self._watched.update(self.student_step, watched)
         self.student_step += 1

@@ -12,7 +12,8 @@ from src.dataset.contract import ImageSpec
 from src.network.convnet import ConvNet
 from src.objective.distillation import StudentOutput, kl_divergence
 from src.objective.noise import NoisyDistillationObjective
-from src.student.module import StudentModule, student_logits
+from src.student.module import StudentModule
+from src.student.step import student_logits
 from src.substitution.batches import ReplayBatches
 from src.substitution.image_bank import ImageBank
 from src.substitution.module import predict

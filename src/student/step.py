@@ -1,0 +1,90 @@
+"""The student's step towards the teacher, in stage (b) and alongside stage (a)."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from src.network.classifier import Classifier
+from src.network.stages import heard
+from src.objective.distillation import StudentOutput, reads_maps
+from src.teacher.frozen import FrozenTeacher
+
+Batch = Tensor | tuple[Tensor, Tensor]
+"""Images ``[B, C, H, W]``; or these, and what the teacher says of them, ``[B, K]``."""
+
+
+class _Lesson(NamedTuple):
+    images: Tensor
+    logits: Tensor
+    maps: tuple[Tensor, ...] | None = None
+
+    def of(self, rows: Tensor | None) -> "_Lesson":
+        if rows is None:
+            return self
+        maps = None if self.maps is None else tuple(maps[rows] for maps in self.maps)
+        return _Lesson(self.images[rows], self.logits[rows], maps)
+
+
+def student_logits(network: Classifier, images: Tensor) -> Tensor:
+    """Logits ``[B, K]`` in float32; the last layer too, also under autocast."""
+    features = network.embed(images).float()
+    with torch.autocast(images.device.type, enabled=False):
+        logits: Tensor = network.head(features)
+    return logits
+
+
+def plain_output(network: Classifier, images: Tensor, with_maps: bool = False) -> StudentOutput:
+    """What a student without compensation makes of ``images`` ``[B, C, H, W]``."""
+    with heard(network, network.stage_names if with_maps else ()) as maps:
+        logits = student_logits(network, images)
+    return StudentOutput(logits, logits, tuple(maps) if with_maps else None)
+
+
+def meet(
+    batch: Batch,
+    teacher: FrozenTeacher,
+    student: Callable[[Tensor, bool], StudentOutput],
+    objective: nn.Module,
+    drawn: Callable[[Tensor], Tensor | None] = lambda _: None,
+) -> tuple[StudentOutput, Tensor]:
+    """What the student makes of a batch, and its scalar loss against the teacher.
+
+    Args:
+        batch: Images, and what the teacher says of them if that is known. It is asked again where
+            the objective reads its stage maps, which nobody records.
+        teacher: Whom the student meets; without gradients.
+        student: Its output of images, and whether with stage maps.
+        objective: ``(StudentOutput, teacher_logits [B, K]) -> scalar``, or with the teacher's
+            stage maps as a third argument if it ``reads_maps``.
+        drawn: Rows of the batch to make the step on, by the teacher's logits; None: all.
+    """
+    with_maps = reads_maps(objective)
+    with torch.no_grad():
+        lesson = _lesson(batch, teacher, with_maps)
+        lesson = lesson.of(drawn(lesson.logits))
+    output = student(lesson.images, with_maps)
+    of_teacher = (lesson.logits,) if lesson.maps is None else (lesson.logits, lesson.maps)
+    return output, objective(output, *of_teacher)
+
+
+def _lesson(batch: Batch, teacher: FrozenTeacher, with_maps: bool) -> _Lesson:
+    if not (isinstance(batch, Tensor) or with_maps):
+        return _Lesson(*batch)
+    images = batch if isinstance(batch, Tensor) else batch[0]
+    said = teacher(images, with_maps)
+    return _Lesson(images, said.logits, said.maps)
+
+
+def update(
+    loss: Tensor, optimizers: Iterable[Optimizer], backward: Callable[[Tensor], None]
+) -> None:
+    """Step on ``loss``; ``backward`` leaves gradients that are equal on all ranks."""
+    optimizers = list(optimizers)
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    backward(loss)
+    for optimizer in optimizers:
+        optimizer.step()

@@ -1,0 +1,139 @@
+"""One step, whatever the objective asks for and whoever takes it."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from src.dataset.contract import ImageSpec
+from src.objective.distillation import DistillationObjective, StudentOutput
+from src.student.companion import CompanionStudent
+from src.student.step import meet, plain_output
+from src.substitution.batches import ReplayBatches
+from src.substitution.module import predict
+from src.teacher.frozen import FrozenTeacher
+from tests.toys import SGD, Toy, convnet, filled_bank, job, kdci_student, labelled, student
+
+Maps = tuple[Tensor, ...]
+
+
+class Mapped(nn.Module):
+    """Remembers what it is given, and asks for maps."""
+
+    reads_maps: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[tuple[StudentOutput, Tensor, Maps]] = []
+
+    def forward(self, output: StudentOutput, teacher_logits: Tensor, teacher_maps: Maps) -> Tensor:
+        self.given.append((output, teacher_logits, teacher_maps))
+        assert output.maps is not None
+        return torch.stack([each.square().mean() for each in output.maps]).sum()
+
+
+def hooked(*networks: nn.Module) -> bool:
+    return any(m._forward_hooks for network in networks for m in network.modules())
+
+
+def test_maps_come_as_they_are_asked_for(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
+) -> None:
+    network, images, objective = convnet(tiny_spec), torch.randn(3, 3, 8, 8), Mapped()
+    output, loss = meet(images, tiny_teacher, partial(plain_output, network), objective)
+    ((given, logits, maps),) = objective.given
+    assert given is output
+    assert output.maps is not None
+    assert [each.shape for each in output.maps] == [(3, 4, 8, 8), (3, 8, 4, 4)]
+    torch.testing.assert_close(network.head(output.maps[1].mean((2, 3))), output.logits)
+    torch.testing.assert_close(tiny_teacher.network.head(maps[-1].mean((2, 3))), logits)
+    assert not any(each.requires_grad for each in maps)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert network.stages[0].weight.grad is not None
+    assert not hooked(network, tiny_teacher)
+
+
+def test_who_asks_for_nothing_pays_nothing(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a hook")
+
+    monkeypatch.setattr(nn.Module, "register_forward_hook", refuse)
+    network = convnet(tiny_spec)
+    images, objective = torch.randn(3, 3, 8, 8), DistillationObjective(2.0)
+    output, _ = meet(images, tiny_teacher, partial(plain_output, network), objective)
+    assert output.maps is None
+    assert tiny_teacher(images).maps is None
+
+
+def test_the_maps_of_a_compensated_student_are_the_plain_ones(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
+) -> None:
+    module = kdci_student(tiny_spec, tiny_teacher, strength=5.0).eval()
+    images = torch.randn(3, 3, 8, 8)
+    output = module.student_output(images, True)
+    plain = plain_output(module.network, images, True)
+    assert not torch.equal(output.logits, output.raw_logits)
+    assert torch.equal(output.raw_logits, plain.logits)
+    assert output.maps is not None
+    assert plain.maps is not None
+    assert all(map(torch.equal, output.maps, plain.maps))
+
+
+def test_rows_are_drawn_of_images_logits_and_maps_alike(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
+) -> None:
+    images, rows, objective = torch.randn(4, 3, 8, 8), torch.tensor([2, 2, 0]), Mapped()
+    network = convnet(tiny_spec).eval()
+    meet(images, tiny_teacher, partial(plain_output, network), objective, lambda _: rows)
+    ((output, logits, maps),) = objective.given
+    said = tiny_teacher(images, with_maps=True)
+    assert said.maps is not None
+    assert torch.equal(logits, said.logits[rows])
+    assert all(torch.equal(mine, its[rows]) for mine, its in zip(maps, said.maps, strict=True))
+    torch.testing.assert_close(output.logits, network(images[rows]))
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_recorded_logits_have_no_maps_so_the_teacher_is_asked_again(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, tmp_path: Path, asks: bool
+) -> None:
+    bank = filled_bank(tiny_spec)
+    logits = predict(tiny_teacher, [bank]).logits
+    objective = Mapped() if asks else DistillationObjective(2.0)
+    module = student(tiny_spec, tiny_teacher, objective=objective)
+    asked: list[int] = []
+    hook = tiny_teacher.register_forward_hook(lambda *_: asked.append(1))
+    batches = ReplayBatches([bank], batch_size=8, steps=4, seed=0, logits=[logits])
+    test, state = labelled(tiny_spec, 4), tmp_path / "state"
+    job(tmp_path).fit("stage_b", module, epochs=1, state=state, batches=batches, test=test)
+    hook.remove()
+    assert len(asked) == (4 if asks else 0)
+    if isinstance(objective, Mapped):
+        for (_, fresh, maps), recorded in zip(
+            objective.given, ReplayBatches([bank], 8, 4, 0, logits=[logits]), strict=True
+        ):
+            torch.testing.assert_close(fresh, recorded[1])
+            assert len(maps) == 2
+
+
+def test_alongside_stage_a_maps_come_too(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
+) -> None:
+    objective = Mapped()
+    companion = CompanionStudent(
+        convnet(tiny_spec),
+        objective,
+        optimizer=SGD,
+        scheduler=None,
+        scheduler_steps=1,
+        steps_per_round=2,
+        batch_size=6,
+    )
+    companion.learn(Toy(teacher=tiny_teacher, spec=tiny_spec))
+    assert [len(maps) for *_, maps in objective.given] == [2, 2]
+    assert not hooked(companion, tiny_teacher)
