@@ -22,7 +22,7 @@ from src.common.seeding import seed_all
 from src.config.schema import check
 from src.dataset.contract import ImageSpec
 from src.network.convnet import ConvNet
-from src.objective.distillation import StudentOutput
+from src.objective.distillation import StudentOutput, reads_maps
 from src.pipeline.job import build
 from src.substitution.contract import Baseline, Extent, advance
 from src.substitution.image_bank import banks_of
@@ -251,6 +251,12 @@ def test_the_objective_teaches_a_student(make, student):
     assert loss.shape == ()
     loss.backward()
     assert logits.grad.abs().sum() > 0
+
+
+def test_who_compares_maps_says_so_before_it_is_built(name, make):
+    # Otherwise networks that do not match are refused after hours of stage (a).
+    compares = get_class(smoke_node(name)["_target_"]).compares_maps(smoke_node(name))
+    assert reads_maps(make().objective()) == compares
 
 
 def alive() -> tuple[int, int]:

@@ -191,6 +191,21 @@ def test_where_only_a_teacher_is_trained_student_and_method_do_not_count(
         refuse_unfit_networks(tiny_job(cats, tmp_path, *options))
 
 
+def test_networks_whose_stages_cannot_be_compared_are_refused_before_either_is_trained(
+    cats: Path, tmp_path: Path
+) -> None:
+    options = ("dataset.image_size=8", "baseline=zskt", "student=wrn16_1")
+    refuse_unfit_networks(tiny_job(cats, tmp_path, *options))  # nobody compares them
+    asked = (*options, "baseline.attention_weight=250")
+    told = "but got 8x8, 4x4, 2x2, 1x1 of the teacher and 8x8, 4x4, 2x2 of the student"
+    config = tiny_job(cats, tmp_path, *asked).config
+    name = RunName("distill", IMAGE_FOLDER | {"budget": "smoke"})
+    with pytest.raises(UserError, match=told):
+        pipeline_run.run(config, tmp_path / "run", name)
+    assert not (tmp_path / "cache" / "teacher").exists()
+    refuse_unfit_networks(tiny_job(cats, tmp_path, *asked, "teacher=wrn40_2"))
+
+
 # A teacher of more classes than the folder has.
 
 

@@ -68,12 +68,17 @@ def _build_without_memory(node: Node, **supplied: Any) -> "nn.Module | None":
 
 
 def build_classifier(node: Node) -> None:
-    """Raise unless it can be built, and ends in a linear layer."""
+    """Raise unless it can be built, ends in a linear layer, and has the stages it names."""
     from torch import nn
 
-    network = _build_without_memory(node, num_classes=2)
-    if network is not None and not isinstance(network.head, nn.Linear):
+    network: Any = _build_without_memory(node, num_classes=2)
+    if network is None:
+        return
+    if not isinstance(network.head, nn.Linear):
         raise ValueError(f"expected `head` to be a linear layer, but got {network.head}")
+    unknown = set(network.stage_names) - dict(network.named_modules()).keys()
+    if unknown:
+        raise ValueError(f"expected `stage_names` of its modules, but got {', '.join(unknown)}")
 
 
 def build_generator(node: Node) -> None:

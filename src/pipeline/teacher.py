@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 from hydra.utils import get_class
-from torch import nn
+from torch import Tensor, nn
 
 from src.common.distributed import on_rank_zero
 from src.common.errors import UserError
@@ -20,6 +20,8 @@ from src.config.trial import check_size
 from src.dataset.contract import Dataset, Pool
 from src.dataset.loader import LabelledBatches
 from src.network.classifier import Classifier
+from src.network.stages import heard
+from src.objective.attention_transfer import require_alike
 from src.pipeline.job import Job, locked, remove
 from src.substitution.contract import Baseline, Extent
 from src.teacher.checkpoint import load_given, load_trained, save_trained
@@ -76,28 +78,39 @@ def refuse_unfit_networks(job: Job) -> None:
     Of a run that only trains a teacher, the teacher; what the method needs of it is then open.
 
     Raises:
-        UserError: If images are too small or too large for one of them, or the teacher lacks the
-            BatchNorm layers that the method reads.
+        UserError: If images are too small or too large for one of them, the teacher lacks the
+            BatchNorm layers that the method reads, or stage maps differ that its loss compares.
     """
-    size, config = job.dataset.geometry.size, job.config  # of the spec, images had to be read
-    is_whole_run = config.task == "distill"
-    choices: dict[str, Teacher | Student] = {"teacher": config.teacher}
-    if is_whole_run:
-        choices["student"] = config.student
-    for role, chosen in choices.items():
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            network: Classifier = build(chosen.network, num_classes=len(job.dataset.class_names))
-            try:
+    config = job.config
+    if config.task != "distill":
+        _tried(job, "teacher", config.teacher)
+        return
+    compares_maps = _method(config).compares_maps(config.baseline)
+    teacher, of_teacher = _tried(job, "teacher", config.teacher, compares_maps)
+    _refuse_without_statistics(config, teacher)
+    _, of_student = _tried(job, "student", config.student, compares_maps)
+    if compares_maps and of_teacher is not None and of_student is not None:
+        require_alike(of_student, of_teacher)
+
+
+def _tried(
+    job: Job, role: str, chosen: Teacher | Student, with_maps: bool = False
+) -> tuple[Classifier, list[Tensor] | None]:
+    """A network after a pass without memory, and its stage maps; None if there is no such pass."""
+    size = job.dataset.geometry.size  # of the spec, images had to be read
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        network: Classifier = build(chosen.network, num_classes=len(job.dataset.class_names))
+        try:
+            with heard(network, network.stage_names if with_maps else ()) as maps:
                 network.eval()(torch.empty(2, 3, size, size))
-            except NotImplementedError:  # of an operation that the meta device does not know
-                pass
-            except (UserError, RuntimeError, ValueError, AssertionError, IndexError) as error:
-                raise UserError(
-                    f"Cannot use the {role} '{chosen.name}' on images of {size} pixels "
-                    f"({error}); choose another dataset.image_size or network"
-                ) from error
-        if role == "teacher" and is_whole_run:
-            _refuse_without_statistics(config, network)
+        except NotImplementedError:  # of an operation that the meta device does not know
+            return network, None
+        except (UserError, RuntimeError, ValueError, AssertionError, IndexError) as error:
+            raise UserError(
+                f"Cannot use the {role} '{chosen.name}' on images of {size} pixels "
+                f"({error}); choose another dataset.image_size or network"
+            ) from error
+    return network, maps
 
 
 def _refuse_without_statistics(config: RunConfig, network: Classifier) -> None:

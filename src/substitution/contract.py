@@ -74,6 +74,17 @@ class Baseline(nn.Module, ABC):
         """
         return {}
 
+    @classmethod
+    def compares_maps(cls, options: Mapping[str, Any]) -> bool:
+        """Whether the student's loss sets its stage maps against the teacher's, size by size.
+
+        Only to refuse networks that do not match before either is trained.
+
+        Args:
+            options: Arguments of the constructor that the configuration gives.
+        """
+        return False
+
     @abstractmethod
     def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
         """Advance stage (a) by one round; return its loss terms, scalars, detached.
@@ -97,7 +108,11 @@ class Baseline(nn.Module, ABC):
         """Record ``n`` images; only generators that keep no bank of their own need to."""
 
     def objective(self) -> nn.Module:
-        """A new loss for a student of this method, ``(output, teacher_logits) -> scalar``."""
+        """A new loss for a student of this method, ``(output, teacher_logits) -> scalar``.
+
+        One with a class attribute ``reads_maps = True`` finds the student's stage maps in
+        ``output.maps``, and the teacher's in a third argument.
+        """
         return DistillationObjective(self.temperature)
 
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:

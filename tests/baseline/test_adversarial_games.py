@@ -12,7 +12,14 @@ from src.baseline.dfq import DFQ
 from src.baseline.zskt import ZSKT
 from src.network.convnet import ConvNet
 from src.network.generator import DAFLGenerator, Generator
-from src.objective.distillation import LogitDistanceObjective, StudentOutput
+from src.objective.attention_transfer import AttentionTransferObjective, attention_distance
+from src.objective.distillation import (
+    DistillationObjective,
+    LogitDistanceObjective,
+    StudentOutput,
+)
+from src.student.companion import CompanionStudent
+from src.student.step import plain_output
 from src.substitution.contract import advance
 from src.teacher.frozen import FrozenTeacher
 from src.teacher.tap import tap
@@ -124,6 +131,40 @@ def test_the_generator_learns_to_part_the_two(make, method, student):
     method = make(method, optimizer=partial(Adam, lr=0.01), batch_size=64)
     found = [float(advance(method, student)["adversarial"]) for _ in range(40)]
     assert sum(found[-5:]) < sum(found[:5])
+
+
+def test_zskt_transfers_attention_where_it_has_a_weight(make):
+    assert isinstance(make(ZSKT).objective(), DistillationObjective)
+    objective = make(ZSKT, attention_weight=250.0, temperature=2.0).objective()
+    assert isinstance(objective, AttentionTransferObjective)
+    assert (objective.weight, objective.temperature) == (250, 2)
+    assert [ZSKT.compares_maps({"attention_weight": w}) for w in (0.0, 250.0)] == [False, True]
+
+
+def test_attention_transfer_draws_the_student_s_attention_to_the_teacher_s(
+    make, tiny_spec, teacher
+):
+    distances = {}
+    for weight in (0.0, 250.0):
+        torch.manual_seed(0)
+        method = make(ZSKT, attention_weight=weight, batch_size=32)
+        network = ConvNet([3, 4], num_classes=tiny_spec.num_classes)
+        companion = CompanionStudent(
+            network,
+            method.objective(),
+            optimizer=partial(Adam, lr=0.01),
+            scheduler=None,
+            scheduler_steps=1,
+            steps_per_round=40,
+            batch_size=32,
+        )
+        companion.learn(method)
+        images = method.sample(64)
+        with torch.no_grad():
+            mine = plain_output(network.eval(), images, with_maps=True).maps
+            its = teacher(images, with_maps=True).maps
+        distances[weight] = float(attention_distance(mine, its))
+    assert distances[250.0] < 0.5 * distances[0.0]
 
 
 def test_the_rate_of_dfad_falls_to_a_tenth_twice(make, student):

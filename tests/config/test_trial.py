@@ -119,3 +119,10 @@ def test_a_network_that_cannot_take_or_make_the_images_is_named(
         check_size("x", node, kind, size)
     assert f"Cannot use 'x' ({target}) for images of {size} x {size} pixels: " in str(caught.value)
     assert expected in str(caught.value)
+
+
+def test_stages_that_a_network_does_not_have_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.network.resnet.ResNet.stage_names", ("layer1", "layer5"))
+    message = refusal("network", "src.network.resnet.ResNet", depth=18)
+    assert "expected `stage_names` of its modules, but got layer5" in message
+    assert "\n" not in message
