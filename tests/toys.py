@@ -134,12 +134,12 @@ def kdci_student(
     )
 
 
-def job(folder: Path) -> Job:
+def job(folder: Path, precision: Any = "32-true") -> Job:
     """Runs fits as the program does."""
     options = TrainerOptions(
         accelerator="cpu",
         devices=1,
-        precision="32-true",
+        precision=precision,
         channels_last=False,
         deterministic=False,
         progress=False,

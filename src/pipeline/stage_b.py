@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from src.common.distributed import rank
@@ -16,7 +17,7 @@ from src.pipeline.job import Job
 from src.pipeline.stage_a import Substitution
 from src.student.kdci_student import KDCIStudent
 from src.student.module import StudentModule
-from src.substitution.batches import OnlineBatches, ReplayBatches
+from src.substitution.batches import OnlineBatches, OnlineRounds, ReplayBatches
 from src.substitution.contract import Baseline
 from src.substitution.image_bank import banks_of
 from src.substitution.module import Recording
@@ -44,8 +45,12 @@ def train_student(
     seed_all(derive_seed(seed, "stage_b", "rank", rank()))
     online = job.config.substitution.mode == "online"
     batches: OnlineBatches | ReplayBatches
+    callbacks: list[Callback] = []
     if online:
-        batches = _online_batches(job, module, substitution, dictionary)
+        batches = OnlineBatches(
+            baseline, batch_size=options.batch_size, steps=options.steps_per_epoch
+        )
+        callbacks = [_online_rounds(job, module, substitution, dictionary)]
     else:
         recording = substitution.recording
         batches = ReplayBatches(
@@ -65,6 +70,7 @@ def train_student(
         batches=batches,
         test=test,
         evaluate_every=evaluate_every(options, len(test.split.labels)),
+        callbacks=callbacks,
         files=banks_of(baseline) if online else {},
         outside={"baseline": baseline} if online else {},
     )
@@ -121,19 +127,15 @@ def _inclusion(module: StudentModule, recording: Recording) -> list[Tensor] | No
     return list(weights.cpu().split(sizes))
 
 
-def _online_batches(
+def _online_rounds(
     job: Job,
     module: StudentModule,
     substitution: Substitution,
     dictionary: ConfounderDictionary | None,
-) -> OnlineBatches:
-    options = job.config.distill
-    batches = OnlineBatches(
-        substitution.baseline,
-        module,
-        batch_size=options.batch_size,
-        steps=options.steps_per_epoch,
-        steps_per_round=options.steps_per_round,
+) -> OnlineRounds:
+    """The rounds between student steps, and the dictionary made again after some of them."""
+    rounds = OnlineRounds(
+        substitution.baseline, steps_per_round=job.config.distill.steps_per_round
     )
     kdci, builder = job.config.kdci, substitution.builder
     every = kdci.refresh_every if kdci else None
@@ -147,8 +149,8 @@ def _online_batches(
                 recording = _draw(job, teacher=module.teacher, baseline=substitution.baseline)
                 cast("KDCIMixin", module).adjustment.load(again.cluster(recording))
 
-        batches.after_round = rebuild
-    return batches
+        rounds.after_round = rebuild
+    return rounds
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ from src.network.stages import heard
 from src.objective.distillation import StudentOutput, reads_maps
 from src.teacher.frozen import FrozenTeacher
 
-Batch = Tensor | tuple[Tensor, Tensor]
-"""Images ``[B, C, H, W]``; or these, and what the teacher says of them, ``[B, K]``."""
+Batch = Tensor | tuple[Tensor, Tensor] | Callable[[], Tensor]
+"""Images ``[B, C, H, W]``; these, and what the teacher says of them, ``[B, K]``; or their draw."""
 
 
 class _Lesson(NamedTuple):
@@ -53,8 +53,8 @@ def meet(
     """What the student makes of a batch, and its scalar loss against the teacher.
 
     Args:
-        batch: Images, and what the teacher says of them if that is known. It is asked again where
-            the objective reads its stage maps, which nobody records.
+        batch: Images, or what draws them, and what the teacher says of them if that is known. It
+            is asked again where the objective reads its stage maps, which nobody records.
         teacher: Whom the student meets; without gradients.
         student: Its output of images, and whether with stage maps.
         objective: ``(StudentOutput, teacher_logits [B, K]) -> scalar``, or with the teacher's
@@ -71,9 +71,13 @@ def meet(
 
 
 def _lesson(batch: Batch, teacher: FrozenTeacher, with_maps: bool) -> _Lesson:
-    if not (isinstance(batch, Tensor) or with_maps):
-        return _Lesson(*batch)
-    images = batch if isinstance(batch, Tensor) else batch[0]
+    images: Tensor
+    if isinstance(batch, tuple):
+        if not with_maps:
+            return _Lesson(*batch)
+        images, _ = batch
+    else:
+        images = batch if isinstance(batch, Tensor) else batch()
     said = teacher(images, with_maps)
     return _Lesson(images, said.logits, said.maps)
 

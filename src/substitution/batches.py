@@ -1,10 +1,10 @@
 """What stage (b) trains on: replayed banks, or a baseline that goes on producing."""
 
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from src.common.distributed import rank
@@ -96,50 +96,74 @@ class ReplayBatches:
 
 
 class OnlineBatches:
-    """Batches of a baseline that advances one round every ``steps_per_round`` batches.
+    """Batches of a baseline, each drawn by the step that is made on it: what comes is the call.
+
+    So a step draws in its own precision, and after :class:`OnlineRounds` has moved the baseline.
 
     Args:
         baseline: The method, with the student in the loop.
-        module: The student's fit; its network is read, and its precision used.
         batch_size: Images a batch and rank.
         steps: Batches an epoch.
+    """
+
+    def __init__(self, baseline: Baseline, *, batch_size: int, steps: int) -> None:
+        self.baseline, self.batch_size, self.steps = baseline, batch_size, steps
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Callable[[], Tensor]]:
+        for _ in range(self.steps):
+            yield self.draw
+
+    @torch.no_grad()
+    def draw(self) -> Tensor:
+        """Images ``[B, C, H, W]`` of the baseline as it is now."""
+        return self.baseline.sample(self.batch_size)
+
+
+class OnlineRounds(Callback):
+    """Advances a baseline one round before every ``steps_per_round`` student steps of an epoch.
+
+    Args:
+        baseline: The method; it reads the network of the fitted module.
         steps_per_round: Student steps between two rounds.
+        after_round: Called with the number of rounds so far, counted over interruptions.
     """
 
     def __init__(
         self,
         baseline: Baseline,
-        module: LightningModule,
         *,
-        batch_size: int,
-        steps: int,
         steps_per_round: int,
+        after_round: Callable[[int], None] | None = None,
     ) -> None:
-        self.baseline, self.module = baseline, module
-        self.batch_size, self.steps = batch_size, steps
-        self.steps_per_round = steps_per_round
-        self.epoch = 0
-        self.after_round: Callable[[int], None] | None = None
+        self.baseline, self.steps_per_round = baseline, steps_per_round
+        self.after_round = after_round
+        self.rounds = 0
+        self._monitor = LossMonitor()
 
-    def __len__(self) -> int:
-        return self.steps
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from the epochs that are finished."""
+        an_epoch = -(-int(trainer.num_training_batches) // self.steps_per_round)
+        self.rounds = cast(int, pl_module.epochs_done) * an_epoch
 
-    def __iter__(self) -> Iterator[Tensor]:
-        precision = self.module.trainer.precision_plugin.forward_context
-        student = cast("nn.Module", self.module.network)
-        rounds = self.epoch * -(-self.steps // self.steps_per_round)
-        self.epoch += 1
-        monitor = LossMonitor()
-        for step in range(self.steps):
-            if step % self.steps_per_round == 0:
-                with precision():
-                    monitor.update(rounds, advance(self.baseline, student))
-                rounds += 1
-                if self.after_round:
-                    self.after_round(rounds)
-            with precision(), torch.no_grad():
-                images = self.baseline.sample(self.batch_size)
-            if step == self.steps - 1:  # whoever knows the length never asks beyond it
-                monitor.flush("round")
-                self.baseline.require_finite()
-            yield images
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """A round where one is due, and a look at the baseline before the epoch's last step.
+
+        Raises:
+            FloatingPointError: If a loss term, or what outlives a round, is not finite.
+        """
+        if batch_idx % self.steps_per_round == 0:
+            with trainer.precision_plugin.forward_context():
+                terms = advance(self.baseline, cast("nn.Module", pl_module.network))
+            self._monitor.update(self.rounds, terms)
+            self.rounds += 1
+            if self.after_round:
+                self.after_round(self.rounds)
+        if batch_idx == trainer.num_training_batches - 1:
+            self._monitor.flush("round")
+            self.baseline.require_finite()

@@ -17,7 +17,7 @@ from src.objective.distillation import DistillationObjective
 from src.objective.noise import NoisyDistillationObjective
 from src.pipeline import job as pipeline_job
 from src.student.companion import CompanionStudent
-from src.substitution.batches import OnlineBatches, ReplayBatches
+from src.substitution.batches import OnlineBatches, OnlineRounds, ReplayBatches
 from src.substitution.image_bank import banks_of
 from src.substitution.module import SubstitutionModule
 from src.teacher.frozen import FrozenTeacher
@@ -96,9 +96,9 @@ def noisy(fixed: Fixed) -> Fit:
 def online(fixed: Fixed) -> Fit:
     module = student(fixed.spec, fixed.teacher)
     toy = Toy(teacher=fixed.teacher, spec=fixed.spec)
-    batches = OnlineBatches(toy, module, batch_size=8, steps=3, steps_per_round=2)
     options = {
-        "batches": batches,
+        "batches": OnlineBatches(toy, batch_size=8, steps=3),
+        "callbacks": [OnlineRounds(toy, steps_per_round=2)],
         "test": fixed.test(),
         "files": banks_of(toy),
         "outside": {"baseline": toy},

@@ -1,18 +1,17 @@
-from contextlib import AbstractContextManager, nullcontext
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.common.augment import Augmentation
 from src.common.errors import UserError
 from src.dataset.contract import ImageSpec
-from src.substitution.batches import OnlineBatches, ReplayBatches
+from src.substitution.batches import OnlineBatches, OnlineRounds, ReplayBatches
 from src.substitution.image_bank import ImageBank
 from src.teacher.frozen import FrozenTeacher
-from tests.toys import Toy, convnet
+from tests.toys import Toy, job, labelled, student
 
 
 def numbered(spec: ImageSpec, count: int, first: int = 0, **options: Any) -> ImageBank:
@@ -105,68 +104,92 @@ def test_a_batch_that_cannot_be_shared_is_refused(tiny_spec: ImageSpec) -> None:
         replay(banks, size=5)
 
 
-class Hosted:
-    """A toy method and a student, seen through batches made online."""
+class Watched(Toy):
+    """Writes down what it is asked to do, and whether in the precision of the fit."""
 
-    def __init__(self, spec: ImageSpec, teacher: FrozenTeacher) -> None:
-        self.toy = Toy(teacher=teacher, spec=spec)
+    def __init__(self, *, teacher: FrozenTeacher, spec: ImageSpec) -> None:
+        super().__init__(teacher=teacher, spec=spec)
         self.events: list[str] = []
-        self.toy.refresh = self.refresh  # type: ignore[method-assign]
-        self.toy.sample = self.sample  # type: ignore[method-assign]
-        self.network = convnet(spec)
-        self.inside = False
-        self.trainer = SimpleNamespace(
-            precision_plugin=SimpleNamespace(forward_context=self.context)
-        )
 
-    def context(self) -> AbstractContextManager[None]:
-        self.events.append("precision")
-        return nullcontext()
-
-    def refresh(self, student: Any) -> dict[str, Tensor]:
-        assert student is self.network
+    def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
+        assert student is not None
         assert not any(p.requires_grad for p in student.parameters())
+        assert torch.is_autocast_enabled("cpu")
         self.events.append("round")
         return {}
 
     def sample(self, n: int) -> Tensor:
         assert not torch.is_grad_enabled()
+        assert torch.is_autocast_enabled("cpu")
         self.events.append("batch")
-        return torch.zeros(n, 1)
-
-    def batches(self, steps: int, steps_per_round: int) -> OnlineBatches:
-        module: Any = self
-        return OnlineBatches(
-            self.toy, module, batch_size=4, steps=steps, steps_per_round=steps_per_round
-        )
+        return super().sample(n)
 
 
 @pytest.fixture
-def hosted(tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher) -> Hosted:
-    return Hosted(tiny_spec, tiny_teacher)
+def watched(tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher) -> Watched:
+    return Watched(teacher=tiny_teacher, spec=tiny_spec)
+
+
+def fit(
+    method: Watched, folder: Path, rounds: OnlineRounds, *, steps: int = 5, epochs: int = 1
+) -> None:
+    """A student under autocast, with the method in the loop."""
+    module = student(method.spec, method.teacher)
+    step = module.training_step
+
+    def counted(batch: Any, batch_idx: int) -> None:
+        step(batch, batch_idx)
+        method.events.append("step")
+
+    module.training_step = counted  # type: ignore[method-assign]
+    job(folder, precision="bf16-mixed").fit(
+        "stage_b",
+        module,
+        epochs=epochs,
+        state=folder / "state",
+        batches=OnlineBatches(method, batch_size=4, steps=steps),
+        test=labelled(method.spec, 4),
+        callbacks=[rounds],
+    )
 
 
 @pytest.mark.parametrize("steps_per_round", [1, 2, 5])
-def test_a_round_comes_before_its_batches(hosted: Hosted, steps_per_round: int) -> None:
-    batches = list(hosted.batches(5, steps_per_round))
-    assert [batch.shape for batch in batches] == [(4, 1)] * 5
+def test_a_round_comes_before_its_batches_and_these_before_their_step(
+    watched: Watched, tmp_path: Path, steps_per_round: int
+) -> None:
+    fit(watched, tmp_path, OnlineRounds(watched, steps_per_round=steps_per_round))
     expected = []
     for step in range(5):
-        expected += ["precision", "round"] * (step % steps_per_round == 0)
-        expected += ["precision", "batch"]
-    assert hosted.events == expected
+        expected += ["round"] * (step % steps_per_round == 0) + ["batch", "step"]
+    assert watched.events == expected
 
 
-def test_rounds_are_counted_over_epochs(hosted: Hosted) -> None:
+def test_rounds_are_counted_over_epochs_and_interruptions(
+    watched: Watched, tmp_path: Path
+) -> None:
     counted: list[int] = []
-    batches = hosted.batches(5, 2)
-    batches.after_round = counted.append
-    list(batches)
-    list(batches)
+    rounds = OnlineRounds(watched, steps_per_round=2, after_round=counted.append)
+    fit(watched, tmp_path, rounds, epochs=2)
     assert counted == [1, 2, 3, 4, 5, 6]
-    resumed, batches.epoch = len(counted), 1
-    list(batches)
-    assert counted[resumed:] == [4, 5, 6]
+    again = OnlineRounds(watched, steps_per_round=2, after_round=counted.append)
+    fit(watched, tmp_path, again, epochs=3)  # of which two are done
+    assert counted[6:] == [7, 8, 9]
+
+
+def test_a_broken_method_is_named_before_the_last_step_of_an_epoch(
+    watched: Watched, tmp_path: Path
+) -> None:
+    watched.generator.weight.data[0] = float("nan")
+    with pytest.raises(FloatingPointError, match="Linear of Watched"):
+        fit(watched, tmp_path, OnlineRounds(watched, steps_per_round=2))
+    assert watched.events.count("step") == 4
+    assert not list((tmp_path / "state").glob("*"))
+
+
+def test_batches_are_drawn_by_nobody_who_only_passes_them_on(watched: Watched) -> None:
+    batches = OnlineBatches(watched, batch_size=4, steps=3)
+    assert len(list(batches)) == len(batches) == 3
+    assert watched.events == []
 
 
 def test_an_inclusion_of_one_changes_no_batch(tiny_spec: ImageSpec) -> None:
