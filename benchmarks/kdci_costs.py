@@ -171,7 +171,7 @@ def _peak_here(kind: str, size: tuple[object, ...]) -> float:
 
 
 def _most_mib() -> float:
-    """Peak of resident memory, by Linux's count: `getrusage` also counts the starting process's."""
+    """Peak of resident memory by Linux's count; `getrusage` counts the starting process's too."""
     lines = Path("/proc/self/status").read_text().splitlines()
     facts = dict(line.split(":", maxsplit=1) for line in lines)
     return int(facts["VmHWM"].split()[0]) / 1024

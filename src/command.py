@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from src import complaint, launch, naming
+from src.common import package
 from src.common.plugins import conf_of, refuse_unfit_plugins
 from src.common.signals import is_rank
 from src.config import arguments, options
@@ -20,7 +21,7 @@ from src.config.reach import refuse_hydra_settings
 _PLUGINS = "KDCI_PLUGINS"
 
 
-@hydra.main(config_path=str(naming.CONF), config_name="config", version_base="1.3")
+@hydra.main(config_path=str(package.CONF), config_name="config", version_base="1.3")
 def _job(config: DictConfig) -> None:
     job = HydraConfig.get()
     overrides = list(job.overrides.task)
@@ -34,7 +35,7 @@ def _job(config: DictConfig) -> None:
 
 def command() -> None:
     """Run, and say what went wrong in one line where the user can mend it."""
-    os.environ["KDCI_ROOT"] = str(naming.ROOT)
+    os.environ["KDCI_ROOT"] = str(package.ROOT)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises and we do the talking
     OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)
     if is_rank():
@@ -56,7 +57,7 @@ def _prepare(typed: list[str]) -> None:
     refuse_unfit_plugins(plugins)
     os.environ[_PLUGINS] = json.dumps(plugins)  # for a launcher that runs points elsewhere
     conf = conf_of(plugins)
-    refuse_hydra_settings([naming.ROOT / "experiments", *conf])
+    refuse_hydra_settings([package.ROOT / "experiments", *conf])
     options.refuse_shadowed_options(conf)
     options.refuse_unknown_options(typed, conf)
     sys.argv[1:] = [*typed, *arguments.search_path(conf, typed)]

@@ -22,11 +22,12 @@ from omegaconf import DictConfig
 from src.common.errors import RankError, UserError
 from src.common.files import atomic_write, remove_spent_state
 from src.common.memory import recall
+from src.common.package import CONF
 from src.common.plugins import conf_of
 from src.common.sealed import write_sealed
 from src.common.signals import Interrupted, interruptible, is_rank
 from src.config.schema import RunConfig, check
-from src.naming import CONF, RunName, memory_of, resolved
+from src.naming import RunName, memory_of, resolved
 from src.report.console import console
 from src.report.summary import (
     FILE_NAME,

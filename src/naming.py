@@ -11,11 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.common.errors import UserError
 from src.common.files import content_hash
+from src.common.package import CONF
 from src.common.plugins import folders_of
 from src.common.provenance import library_versions
 
-ROOT = Path(__file__).resolve().parent.parent
-CONF = ROOT / "conf"
 _PAPER, _GENERIC = "paper", "generic"
 _TABLES = "tables"  # values have been taken out of it; the rest belongs to other networks
 

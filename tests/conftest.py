@@ -8,7 +8,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the pro
 import pytest
 import torch
 
-from src import naming
+from src.common import package
 from src.common.augment import Augmentation
 from src.common.seeding import seed_all
 from src.dataset.contract import ImageSpec
@@ -17,7 +17,7 @@ from src.teacher.frozen import FrozenTeacher
 from tests.smoke import Smoke
 
 torch.set_num_threads(1)
-os.environ["KDCI_ROOT"] = str(naming.ROOT)
+os.environ["KDCI_ROOT"] = str(package.ROOT)
 # Whoever starts the tests may ignore signals (nohup, a job in the background), and the programs
 # that they start would inherit that.
 for number, heeded in (

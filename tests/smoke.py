@@ -14,6 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from src import naming
+from src.common import package
 from src.config.schema import RunConfig, check
 from src.pipeline.run import run
 
@@ -24,7 +25,7 @@ def on_two_ranks(module: str, folder: Path) -> list[dict[str, Any]]:
     """Run ``python -m module folder`` as rank 0 and rank 1; what each has left in its file."""
     command = [sys.executable, "-m", module, str(folder)]
     processes = [
-        subprocess.Popen(command, cwd=naming.ROOT, env=os.environ | {"RANK": str(rank)})
+        subprocess.Popen(command, cwd=package.ROOT, env=os.environ | {"RANK": str(rank)})
         for rank in range(2)
     ]
     try:
@@ -93,7 +94,7 @@ class Smoke:
         command = [sys.executable, "-m", "src.run", *self.overrides(outputs, *more, cache=cache)]
         return subprocess.Popen(
             command,
-            cwd=naming.ROOT,
+            cwd=package.ROOT,
             env=os.environ | {"WANDB_SILENT": "true"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -133,7 +134,7 @@ class Smoke:
         """The checked configuration of a run."""
         if cache is None:
             assert self.default  # whoever shares the cache finds the teacher in it
-        with initialize_config_dir(str(naming.CONF), version_base="1.3"):
+        with initialize_config_dir(str(package.CONF), version_base="1.3"):
             config = compose("config", self.overrides(outputs, *more, cache=cache))
         return check(naming.resolved(config))
 

@@ -18,6 +18,7 @@ from hydra.utils import get_class
 from torch import Tensor, nn
 
 from src import naming
+from src.common import package
 from src.common.seeding import seed_all
 from src.config.schema import check
 from src.dataset.contract import ImageSpec
@@ -31,8 +32,8 @@ from src.teacher.frozen import FrozenTeacher
 from tests.smoke import on_two_ranks
 from tests.toys import NoisePool
 
-NAMES = sorted(path.stem for path in (naming.CONF / "baseline").glob("*.yaml"))
-RECIPES = sorted(path.stem for path in (naming.CONF / "recipe").glob("*.yaml"))
+NAMES = sorted(path.stem for path in (package.CONF / "baseline").glob("*.yaml"))
+RECIPES = sorted(path.stem for path in (package.CONF / "recipe").glob("*.yaml"))
 BATCH = 4
 
 
@@ -45,7 +46,7 @@ def method_and_data(recipe: str) -> tuple[str, str]:
 @cache
 def smoke_node(name: str) -> dict[str, Any]:
     """The method's checked configuration, at the smallest budget and a smaller batch."""
-    with initialize_config_dir(str(naming.CONF), version_base="1.3"):
+    with initialize_config_dir(str(package.CONF), version_base="1.3"):
         config = compose("config", [f"baseline={name}", "budget=smoke"])
     node = check(naming.resolved(config)).baseline
     return node | ({"batch_size": BATCH} if "batch_size" in node else {})
@@ -343,8 +344,8 @@ def words_of(path: Path) -> list[str]:
 
 
 def test_no_other_file_knows_the_method(name):
-    source = naming.ROOT / "src"
-    own = naming.ROOT / Path(*smoke_node(name)["_target_"].split(".")[:-1]).with_suffix(".py")
+    source = package.ROOT / "src"
+    own = package.ROOT / Path(*smoke_node(name)["_target_"].split(".")[:-1]).with_suffix(".py")
     assert own.is_relative_to(source / "baseline")
     # Architectures may be called after the paper that they come from.
     others = set(source.rglob("*.py")) - {own} - set((source / "network").glob("*.py"))
@@ -360,5 +361,5 @@ def test_no_other_file_knows_the_method(name):
 def test_every_recipe_is_a_valid_configuration(recipe):
     baseline, dataset = method_and_data(recipe)
     overrides = [f"baseline={baseline}", f"dataset={dataset}"]
-    with initialize_config_dir(str(naming.CONF), version_base="1.3"):
+    with initialize_config_dir(str(package.CONF), version_base="1.3"):
         check(naming.resolved(compose("config", overrides)))

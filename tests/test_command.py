@@ -4,13 +4,13 @@ import os
 import subprocess
 import sys
 
-from src import naming
+from src.common import package
 
 
 def printed(*arguments: str, **environment: str) -> str:
     return subprocess.run(
         [sys.executable, "-m", "src.run", *arguments],
-        cwd=naming.ROOT,
+        cwd=package.ROOT,
         env=os.environ | environment,
         capture_output=True,
         text=True,

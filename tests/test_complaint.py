@@ -4,7 +4,8 @@ import sys
 import pytest
 from omegaconf.errors import InterpolationResolutionError
 
-from src import complaint, naming
+from src import complaint
+from src.common import package
 from src.common.errors import RankError, UserError
 from src.common.signals import Interrupted
 
@@ -92,7 +93,7 @@ with complaint.complaints():
 def test_output_that_nobody_reads_ends_the_program_without_a_word() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", PRINTING],
-        cwd=naming.ROOT,
+        cwd=package.ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 
-from src import naming
-from src.common import provenance
+from src.common import package, provenance
 from src.config.schema import check
 from src.identity import Identity, Moment, Traits, code_of, first_shaped, leaves
 from src.pipeline.content import traits_of
 from src.pipeline.identify import plain as plain_of
 from tests.compose import plain
 
-BASELINES = sorted(path.stem for path in (naming.CONF / "baseline").glob("*.yaml"))
-SETTINGS = sorted(path.stem for path in (naming.CONF / "setting").glob("*.yaml"))
+BASELINES = sorted(path.stem for path in (package.CONF / "baseline").glob("*.yaml"))
+SETTINGS = sorted(path.stem for path in (package.CONF / "setting").glob("*.yaml"))
 ORDER = ["teacher", "stage_a", "dictionary", "run"]
 NOTHING, TEACHER, STAGE_A, DICTIONARY, RUN = [], ORDER, ORDER[1:], ORDER[2:], ORDER[3:]
 
@@ -217,7 +216,7 @@ EDITS = {
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this program's source, to be edited."""
     copy = tmp_path_factory.mktemp("source") / "src"
-    shutil.copytree(naming.ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(package.ROOT / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
     return copy
 
 
@@ -228,7 +227,7 @@ def unedited() -> dict[str, str]:
 
 def edited(path: Path, text: str, monkeypatch: pytest.MonkeyPatch, source: Path) -> list[str]:
     """Identities that differ while ``text`` stands in ``path``."""
-    monkeypatch.setattr(provenance, "_SOURCE", source)
+    monkeypatch.setattr(provenance, "SOURCE", source)
     before = path.read_text() if path.exists() else None
     path.write_text(text)
     try:
@@ -259,14 +258,14 @@ def test_words_about_the_code_are_no_code(source: Path, monkeypatch: pytest.Monk
 def test_a_copy_elsewhere_is_the_same_code(
     source: Path, unedited: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provenance, "_SOURCE", source)
+    monkeypatch.setattr(provenance, "SOURCE", source)
     assert names(made()) == unedited
 
 
 def test_the_vanilla_run_does_not_care_for_the_compensation(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provenance, "_SOURCE", source)
+    monkeypatch.setattr(provenance, "SOURCE", source)
     before = names(made("kdci=none"))
     path = source / "kdci/compensation.py"
     text = path.read_text()

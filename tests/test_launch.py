@@ -7,6 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from src import launch, naming
+from src.common import package
 from src.common.errors import UserError
 from src.config.schema import check
 from src.pipeline.content import sources_of
@@ -72,5 +73,5 @@ def test_every_option_named_in_the_defaults_exists() -> None:
     assert choices["dataset@pool"] == "photo_patches"
     for group, option in choices.items():
         if group not in ("recipe", "experiments") and option is not None:
-            file = Path(naming.CONF, group.split("@")[0].strip("/"), f"{option}.yaml")
+            file = Path(package.CONF, group.split("@")[0].strip("/"), f"{option}.yaml")
             assert file.is_file(), file

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 
 from src import naming
 from src.command import command
+from src.common import package
 from src.common.errors import UserError
 from src.common.provenance import source_files
 from src.config import arguments, options
@@ -48,7 +49,7 @@ def mylab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def composed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What Hydra makes of the arguments and the package's options."""
     (path,) = arguments.search_path([write(tmp_path_factory.mktemp("lab")) / "conf"], [])
-    with initialize_config_dir(str(naming.CONF), version_base="1.3"):
+    with initialize_config_dir(str(package.CONF), version_base="1.3"):
         return naming.resolved(compose("config", [*CHOSEN, path]))
 
 
@@ -72,7 +73,7 @@ def test_its_options_and_classes_are_used(config: dict[str, Any], mylab: Path) -
     assert traits_of(checked) == TRAITS
     name = naming.RunName("distill", {"recipe": "mine_blobs", "budget": "paper"})
     assert (name.recipe, name.budget) == (None, "generic")
-    name = naming.RunName(name.task, name.choices, conf=(naming.CONF, mylab / "conf"))
+    name = naming.RunName(name.task, name.choices, conf=(package.CONF, mylab / "conf"))
     assert (name.recipe, name.budget) == ("mine_blobs", "paper")
 
 
@@ -165,7 +166,7 @@ def test_a_search_path_of_ones_own_is_not_dropped_in_silence(tmp_path: Path) -> 
 def test_a_folder_of_any_name_is_searched(tmp_path: Path) -> None:
     conf = write(tmp_path / "it's, [mine] {a} = b") / "conf"
     (path,) = arguments.search_path([conf], [])
-    with initialize_config_dir(str(naming.CONF), version_base="1.3"):
+    with initialize_config_dir(str(package.CONF), version_base="1.3"):
         assert compose("config", ["dataset=blobs", path]).budget == "tiny"
 
 
@@ -187,7 +188,7 @@ def test_a_name_of_ours_is_not_shadowed(name: str, tmp_path: Path) -> None:
 
 
 def test_the_documentation_shows_this_package() -> None:
-    shown = (naming.ROOT / "docs/plug-ins.md").read_text()
+    shown = (package.ROOT / "docs/plug-ins.md").read_text()
     assert all(f"`{name}`" in shown and text in shown for name, text in FILES.items() if text)
 
 
@@ -260,7 +261,7 @@ def test_what_is_remembered_rests_on_the_names_beside_its_files(
 
     monkeypatch.setattr("src.pipeline.identify.remember", remember)
     find(check(config), naming.RunName("distill", {}), tmp_path / "memory.json")
-    assert {mylab, mylab / "mine.py", naming.ROOT / "src" / "kdci"} < asked[0]
+    assert {mylab, mylab / "mine.py", package.ROOT / "src" / "kdci"} < asked[0]
 
 
 @pytest.fixture

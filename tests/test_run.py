@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.models import inception_v3
 
-from src import naming
+from src.common import package
 from src.common.errors import UserError
 from src.common.files import sha256_file
 from src.common.resume import ResumeCallback
@@ -36,7 +36,7 @@ from src.teacher.known import KnownCheckpoint
 from tests.smoke import LIMIT, Finished, Smoke
 from tests.toys import CPU
 
-BASELINES = sorted(path.stem for path in (naming.CONF / "baseline").glob("*.yaml"))
+BASELINES = sorted(path.stem for path in (package.CONF / "baseline").glob("*.yaml"))
 SMALL_POOL = "pool.num_images=300"
 KEYS = {
     "": "status error baseline dataset seed budget recipe protocol identity started device "

@@ -5,6 +5,8 @@ import signal
 from collections.abc import Iterable
 from itertools import takewhile
 
+from src.common.package import IS_CLONE
+
 
 class UserError(ValueError):
     """Bad input: one line that says what, where, what was expected, and what to do.
@@ -23,9 +25,10 @@ class MissingExtraError(UserError):
     """
 
     def __init__(self, library: str, extra: str, otherwise: str | None = None) -> None:
+        run = f"run `pip install -e '.[{extra}]'` in the program's folder"
+        cure = run if IS_CLONE else f"run `pip install 'kdci[{extra}]'`"
         super().__init__(
-            f"Expected {library} to be installed; run `pip install -e '.[{extra}]'` in the "
-            f"program's folder{f', or {otherwise}' if otherwise else ''}"
+            f"Expected {library} to be installed; {cure}{f', or {otherwise}' if otherwise else ''}"
         )
 
 

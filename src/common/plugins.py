@@ -9,8 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from src.common.errors import UserError
+from src.common.package import NAME
 
-_OURS, _PROGRAM = "src", "kdci"
+_PROGRAM = "kdci"
 
 
 def refuse_unfit_plugins(names: Sequence[str]) -> None:
@@ -53,7 +54,7 @@ def _fault(name: str) -> str | None:
         return "expected the name of a package, without dots: all within it is allowed with it"
     if name in sys.stdlib_module_names:
         return "expected a package of your own, but this one is Python's"
-    if name == _OURS:
+    if name == NAME:
         return "expected a package of your own, but this one is the program itself"
     folders = folders_of(name)
     if not folders:

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from src.common.errors import UserError
 from src.common.files import content_hash
+from src.common.package import NAME, SOURCE
 from src.common.plugins import folders_of
 
-_SOURCE = Path(__file__).resolve().parent.parent
-_PACKAGE = "src"
 _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 # Packages that compute numbers, and what they are called where they are installed. Others write
 # files, parse options or draw tables.
@@ -70,7 +69,7 @@ def source_hash(
 
 def source_files(plugins: Iterable[str] = ()) -> list[Path]:
     """All Python files of this program, and of the plug-ins."""
-    folders = [_SOURCE, *(folder for name in plugins for folder in folders_of(name))]
+    folders = [SOURCE, *(folder for name in plugins for folder in folders_of(name))]
     return sorted(path for folder in folders for path in folder.rglob("*.py"))
 
 
@@ -82,7 +81,7 @@ def library_versions() -> dict[str, str | None]:
 def _path_of(module: str, plugins: Collection[str]) -> Path | None:
     """File of a module of this program or of a plug-in; None for any other."""
     first, *rest = module.split(".")
-    folders = [_SOURCE] if first == _PACKAGE else folders_of(first) if first in plugins else []
+    folders = [SOURCE] if first == NAME else folders_of(first) if first in plugins else []
     places = [folder.joinpath(*rest) for folder in folders]
     candidates = (
         path for place in places for path in (place / "__init__.py", place.with_suffix(".py"))
@@ -123,7 +122,7 @@ def _sorted_out(imports: Iterable[str], plugins: Collection[str]) -> tuple[set[s
     outer: set[str] = set()
     for name in imports:
         first = name.split(".")[0]
-        if first != _PACKAGE and first not in plugins:
+        if first != NAME and first not in plugins:
             outer.add(first)
             continue
         # `from package import name`: the name may be a module or something within the package.

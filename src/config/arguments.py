@@ -10,9 +10,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from src.common.errors import UserError, nearest
+from src.common.package import ROOT
 from src.config.composition import SEARCH_PATH
 from src.config.value import shown
-from src.naming import ROOT
 
 _PLUGINS = "plugins"
 _ONE_PLUGIN = re.compile(r"(\+*plugins)=(\w+)")

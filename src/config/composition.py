@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.common.errors import nearest
+from src.common.package import CONF, ROOT
 from src.config.value import shown
-from src.naming import CONF, ROOT
 
 COMPOSITION_ERRORS: tuple[type[Exception], ...] = (
     HydraException,

@@ -8,11 +8,12 @@ from typing import Any
 from hydra.utils import instantiate
 
 from src.common.errors import UserError
+from src.common.package import NAME
 from src.common.plugins import is_within
 from src.config.value import items, reason, shown
 
 Node = dict[str, Any]
-_TARGETS = ("src.", "torch.optim.", "torchvision.")
+_TARGETS = (f"{NAME}.", "torch.optim.", "torchvision.")
 OWN_KEYS = ("_target_", "_partial_")
 """Of Hydra's own keys; the others change how arguments arrive, which no constructor expects."""
 

@@ -8,6 +8,7 @@ from textwrap import wrap
 import yaml  # type: ignore[import-untyped]
 
 from src.common.errors import UserError
+from src.common.package import CONF, ROOT
 from src.config.composition import (
     explain,
     header_fault,
@@ -18,7 +19,6 @@ from src.config.composition import (
     wrong_header,
 )
 from src.config.value import shown
-from src.naming import CONF, ROOT
 
 # Groups whose option Hydra may miss without a word.
 _OPTIONAL = {"recipe": CONF / "recipe", "experiments": ROOT / "experiments"}

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from src.common.errors import MissingExtraError, UserError
+from src.common.package import NAME
 from src.common.plugins import is_within, refuse_unfit_plugins
 from src.common.sealed import read_sealed, verify
 from src.dataset.decode import UNREADABLE, Geometry, decode_image, pixels_of, require_regular
@@ -23,6 +24,7 @@ from src.network.classifier import Classifier
 CARD, WEIGHTS = "student.json", "student.safetensors"
 ImageLike = Image.Image | np.ndarray[Any, Any] | str | PathLike[str]
 _BATCH = 64
+_NAMES = ("src", "kdci")  # of this program, in a clone and in a wheel
 # What else but a DamagedError comes of a card or of weights that are not a student's.
 _UNUSABLE = (
     OSError,
@@ -150,7 +152,7 @@ def build_network(
             must not choose what runs.
     """
     options = dict(architecture)
-    module, _, name = str(options.pop("_target_", "")).rpartition(".")
+    module, _, name = _here(str(options.pop("_target_", "")), plugins).rpartition(".")
     allowed = ("src.network", *plugins)
     found = None
     if is_within(f"{module}.{name}", allowed):
@@ -161,6 +163,13 @@ def build_network(
             "plugins=[...] of load_student, or --plugin, allows another package"
         )
     return found(num_classes=num_classes, **options)
+
+
+def _here(target: str, plugins: Sequence[str]) -> str:
+    """A class of ours as it is called here: a clone and a wheel read each other's cards."""
+    package, _, rest = target.partition(".")
+    is_ours = package in _NAMES and package not in plugins
+    return f"{NAME}.{rest}" if is_ours else target
 
 
 def _unusable(folder: Path, error: BaseException) -> UserError:

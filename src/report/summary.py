@@ -11,6 +11,7 @@ from textwrap import shorten
 from typing import Any, Literal, TypedDict, cast
 
 from src.common.errors import UserError
+from src.common.package import IS_CLONE, ROOT
 from src.common.sealed import DamagedError, read_sealed, verify, write_sealed
 
 FILE_NAME = "summary.json"
@@ -276,13 +277,18 @@ def versions() -> dict[str, str]:
 
 
 def git_revision(folder: Path | None = None) -> str | None:
-    """Commit of the source, with ``-dirty`` for uncommitted changes; ``None`` outside git."""
+    """Commit of the source, with ``-dirty`` for uncommitted changes; ``None`` outside git.
+
+    A package that is installed within somebody's repository is no part of that.
+    """
+    if folder is None and not IS_CLONE:
+        return None
     # Without optional locks, parallel sweep points do not fight over the index.
     describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         answer = subprocess.run(
             ["git", "--no-optional-locks", *describe],
-            cwd=folder or Path(__file__).parent,
+            cwd=folder or ROOT,
             capture_output=True,
             text=True,
             check=True,

@@ -10,11 +10,11 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from torch import Size, Tensor
 
+from src.common.package import CONF
 from src.network.classifier import Classifier
 from src.network.outside import OutsideNetwork
 from src.teacher.unwrap import without_shells
 
-_CONF = Path(__file__).parents[2] / "conf"
 _NEAR = 0.5
 _COUNTER = "num_batches_tracked"  # read in training only, and absent from some files
 
@@ -82,8 +82,8 @@ def _body(shapes: Shapes, head: str) -> _Body:
 @cache
 def _ours() -> Mapping[str, _Body]:
     """Shapes of every network that can be chosen as a teacher, by name."""
-    names = sorted(path.stem for path in (_CONF / "teacher").glob("*.yaml"))
-    found = {name: _shapes(_CONF / "student" / f"{name}.yaml") for name in names}
+    names = sorted(path.stem for path in (CONF / "teacher").glob("*.yaml"))
+    found = {name: _shapes(CONF / "student" / f"{name}.yaml") for name in names}
     return {name: shapes for name, shapes in found.items() if shapes}
 
 

@@ -9,6 +9,7 @@ from torch.optim import SGD, Adam
 
 from src import naming
 from src.baseline.dafl import DAFL
+from src.common import package
 from src.common.errors import UserError
 from src.network.convnet import ConvNet
 from src.network.generator import DAFLGenerator, Generator
@@ -170,7 +171,7 @@ class TestLaterProtocol:
 
 
 def composed(*overrides):
-    with initialize_config_dir(str(naming.CONF), version_base="1.3"):
+    with initialize_config_dir(str(package.CONF), version_base="1.3"):
         return naming.resolved(compose("config", ["baseline=dafl", *overrides]))
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from src import naming
 from src.baseline.fast import Fast
+from src.common import package
 from src.common.augment import Augmentation
 from src.common.errors import UserError
 from src.network.convnet import ConvNet
@@ -322,7 +323,7 @@ def test_smoothed_statistics_survive_saving(make):
 
 def test_published_rates_follow_the_number_of_inner_steps_and_the_pair():
     overrides = ["baseline=fast", "dataset=cifar10", "baseline.inner_steps=10"]
-    with initialize_config_dir(str(naming.CONF), version_base="1.3"):
+    with initialize_config_dir(str(package.CONF), version_base="1.3"):
         node = naming.resolved(compose("config", overrides))["baseline"]
     assert (node["generator_lr"], node["latent_lr"]) == (2e-3, 0.01)
     assert (node["class_weight"], node["adversarial_weight"]) == (0.5, 1.33)

@@ -11,6 +11,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from src import naming
+from src.common import package
 from src.identity import leaves
 from tests.chaos.lab import DIGITS, Lab, Running
 from tests.chaos.runner import Case
@@ -106,8 +107,8 @@ def cases() -> list[Case]:
 
 
 def _options(kind: tuple[str, ...]) -> list[str]:
-    os.environ["KDCI_ROOT"] = str(naming.ROOT)
-    with initialize_config_dir(str(naming.CONF), version_base="1.3"):
+    os.environ["KDCI_ROOT"] = str(package.ROOT)
+    with initialize_config_dir(str(package.CONF), version_base="1.3"):
         config: Any = naming.resolved(compose("config", [*DIGITS, *kind]))
     options = [leaf for leaf, _ in leaves(config)]
     nodes = {option.rpartition(".")[0] for option in options} - {""}

@@ -27,7 +27,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    monkeypatch.setattr(provenance, "_SOURCE", tmp_path)
+    monkeypatch.setattr(provenance, "SOURCE", tmp_path)
     return tmp_path
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from src import naming
+from src.common import package
 
 PROGRAM = """
 import signal, sys, time
@@ -44,7 +44,7 @@ finally:
 def run(numbers: list[int], program: str = PROGRAM, **environment: str) -> tuple[int, str]:
     process = subprocess.Popen(
         [sys.executable, "-c", program],
-        cwd=naming.ROOT,
+        cwd=package.ROOT,
         env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

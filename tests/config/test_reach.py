@@ -2,14 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from src import naming
+from src.common import package
 from src.common.errors import UserError
 from src.config.node import refuse_foreign_targets
 from src.config.reach import refuse_hydra_settings
 
 
 def test_our_experiments_set_no_more_than_the_points_of_a_sweep() -> None:
-    refuse_hydra_settings([naming.ROOT / "experiments"])
+    refuse_hydra_settings([package.ROOT / "experiments"])
 
 
 @pytest.mark.parametrize(

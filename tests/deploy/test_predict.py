@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from src import naming
+from src.common import package
 from src.deploy.student import load_student
 from src.predict import main
 from tests.deploy.students import CLASSES, image_folder, run_folder
@@ -133,6 +133,6 @@ def test_nothing_of_the_training_part_is_imported(run: Path, images: Path, tmp_p
     )
     arguments = [str(run), str(images), "--output", str(tmp_path / "p.csv")]
     command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(command, cwd=naming.ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=package.ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
