@@ -129,6 +129,7 @@ def test_tables_and_figures_are_there_with_their_numbers(page: Page) -> None:
         "Gains and accuracies",
         "Paired gains",
         "Accuracy over N",
+        "Gain over N",
         "Learning curves",
         "Substitution images",
         "Classes",
@@ -142,6 +143,7 @@ def test_tables_and_figures_are_there_with_their_numbers(page: Page) -> None:
     text = " | ".join(str(label) for label in page.labels)
     assert "dafl backdoor, N=16: +2.00; dafl backdoor, N=32: +6.00" in text
     assert "vanilla: 81.00; backdoor, N=16: 83.00; backdoor, N=32: 86.00" in text
+    assert "over N. backdoor, N=16: +2.00; backdoor, N=32: +6.00" in text
     assert "vanilla: 81.00 at the end" in text
     assert "Least frequent class zero: 0.100; most frequent class three: 0.400" in text
     assert "t-SNE" not in page.text
@@ -163,7 +165,7 @@ def test_nothing_outside_is_named_and_everything_is_labelled(page: Page) -> None
     assert inner <= set(page.ids)
     assert set(page.scopes) == {"col", "row"}
     assert all(page.labels)
-    assert len(page.labels) == len(page.captions) == 8
+    assert len(page.labels) == len(page.captions) == 9
     levels = [level for level, _ in page.headings]
     assert levels[0] == 1
     assert levels.count(1) == 1
@@ -297,10 +299,25 @@ def test_figures_as_files(tmp_path: Path, make_summary: Any, make_kdci: Any) -> 
     }
 
 
+def test_figures_name_what_tells_a_row_from_most(
+    tmp_path: Path, make_summary: Any, make_kdci: Any
+) -> None:
+    options = [{"attention": "additive"}, {"attention": "random"}, {"N": 32}, {"N": 64}]
+    runs = [make_kdci(80.0 + n, kdci=options[n]) for n in range(4)]
+    root = write(tmp_path / "outputs", make_summary(80.0), *runs)
+    (section,) = sections_of(read_summaries([root]).summaries)
+    gains = next(plot for topic in section.topics for plot in topic.plots if plot.name == "gains")
+    assert gains.alt.endswith(
+        "dafl backdoor, N=16: +0.00; dafl backdoor, N=16 attention=random: +1.00; "
+        "dafl backdoor, N=32: +2.00; dafl backdoor, N=64: +3.00."
+    )
+
+
 def test_every_figure_of_the_page_has_a_file_name_of_its_own(outputs: Path) -> None:
     (section,) = sections_of(read_summaries([outputs]).summaries)
     assert [plot.name for topic in section.topics for plot in topic.plots] == [
-        "gains", "over_n_dafl", "curves_dafl", "classes_dafl", "agreement", "prototypes_dafl"
+        "gains", "over_n_dafl", "gain_over_n_dafl", "curves_dafl", "classes_dafl", "agreement",
+        "prototypes_dafl",
     ]  # fmt: skip
 
 

@@ -44,7 +44,7 @@ def test_the_page_draws_them(runs: list[Any]) -> None:
     (block,) = controlled_shift(rows)
     topics = {topic.heading: topic for topic in results(block, singles)}
     (plot,) = topics["Gain over unevenness"].plots
-    assert "at 0.368: +3.00" in plot.alt
+    assert "N=16, 0.3681: +3.00" in plot.alt
     (axes,) = plot.figure.axes
     (line,) = axes.containers
     assert list(line[0].get_ydata()) == [0.25, 3.0]

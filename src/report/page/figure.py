@@ -79,7 +79,7 @@ def forest(effects: Sequence[Effect]) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
-    axes.set_xlabel("gain over vanilla, percentage points")
+    axes.set_xlabel("gain over vanilla, points")
     return _fitted(figure)
 
 
@@ -98,10 +98,7 @@ def over_prototypes(bands: Sequence[Line], lines: Sequence[Line]) -> Figure:
             axes.axhspan(band.low[0], band.high[0], color=look.color, alpha=0.12, lw=0)
     for line, look in zip(lines, styles[len(bands) :], strict=True):
         _error_bars(axes, line, look)
-    axes.set_xscale("log", base=2)
-    ticks = sorted({x for line in lines for x in line.x})
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
+    _doubling(axes, sorted({x for line in lines for x in line.x}))
     axes.set_xlabel("prototypes, N")
     axes.set_ylabel("test accuracy, %")
     axes.grid(axis="y")
@@ -109,24 +106,35 @@ def over_prototypes(bands: Sequence[Line], lines: Sequence[Line]) -> Figure:
     return _fitted(figure)
 
 
-def over_unevenness(lines: Sequence[Line]) -> Figure:
-    """Gain over the unevenness of the substitution data: a line with intervals each.
+def gain_lines(lines: Sequence[Line], over: str, *, doubling: bool = False) -> Figure:
+    """Gains over something: a line with intervals each.
 
     Args:
-        lines: ``x`` is in nats, ``mean``, ``low`` and ``high`` in points.
+        lines: ``mean``, ``low`` and ``high`` in points.
+        over: What ``x`` is.
+        doubling: Whether ``x`` grows by doubling.
     """
     figure, axes = _blank(2.9)
-    span = max(x for line in lines for x in line.x) - min(x for line in lines for x in line.x)
-    for place, line in enumerate(lines):
-        aside = _ASIDE * span * (place - (len(lines) - 1) / 2)
-        moved = line._replace(x=[x + aside for x in line.x])
-        _error_bars(axes, moved, looks([False] * len(lines))[place])
+    scale = np.log2 if doubling else np.asarray
+    ticks = sorted({x for line in lines for x in line.x})
+    span = _ASIDE * float(scale(ticks[-1]) - scale(ticks[0]))
+    for place, (line, look) in enumerate(zip(lines, looks([False] * len(lines)), strict=True)):
+        x = scale(line.x) + span * (place - (len(lines) - 1) / 2)
+        _error_bars(axes, line._replace(x=list(2**x if doubling else x)), look)
+    if doubling:
+        _doubling(axes, ticks)
     axes.axhline(0, color=INK, lw=0.8, zorder=0)
-    axes.set_xlabel("unevenness of the predicted classes, nats")
-    axes.set_ylabel("gain over vanilla, percentage points")
+    axes.set_xlabel(over)
+    axes.set_ylabel("gain over vanilla, points")
     axes.grid(axis="y")
     _legend(axes)
     return _fitted(figure)
+
+
+def _doubling(axes: Axes, ticks: Sequence[float]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
 
 
 def _error_bars(axes: Axes, line: Line, look: Look) -> None:

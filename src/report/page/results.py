@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from math import nan
 from pathlib import Path
@@ -16,9 +17,9 @@ from src.report.page.figure import (
     Effect,
     Line,
     forest,
+    gain_lines,
     learning_curves,
     over_prototypes,
-    over_unevenness,
 )
 from src.report.page.leftover import read_curve
 from src.report.page.model import Plot, Topic
@@ -32,11 +33,13 @@ _LABEL = 26  # characters in a line
 def results(block: Block, singles: Singles) -> list[Topic]:
     """Everything that the accuracies of a block say, tables first; topics may be empty."""
     by_name = {part.name: part for part in block.parts}
+    block = replace(block, rows=_briefly(block.rows))
     tables = [by_name[name] for name in (GAINS, ACCURACIES) if name in by_name]
     return [
         Topic("Gains and accuracies", tables, notes=notes(block.rows)),
         Topic("Paired gains", plots=_forest(block, singles)),
         Topic("Accuracy over N", plots=_each_baseline(block, _over_prototypes, singles)),
+        Topic("Gain over N", plots=_each_baseline(block, _gain_over_prototypes, singles)),
         Topic("Gain over unevenness", plots=_over_unevenness(block)),
         Topic("Learning curves", plots=_each_baseline(block, _curves, singles)),
     ]
@@ -45,6 +48,27 @@ def results(block: Block, singles: Singles) -> list[Topic]:
 def cost(block: Block) -> Topic:
     """What each stage cost."""
     return Topic("Cost per stage", [part for part in block.parts if part.name == COST])
+
+
+def _briefly(rows: Sequence[Row]) -> list[Row]:
+    """The rows with those settings only that most others do not share, and by their last names."""
+    counts = Counter(setting for row in rows for setting in row.settings)
+    having = Counter(_key(setting) for row in rows for setting in row.settings)
+    return [
+        replace(
+            row,
+            settings=tuple(
+                setting.rpartition(".")[2] if "=" in setting.rpartition(".")[2] else setting
+                for setting in row.settings
+                if 2 * counts[setting] <= having[_key(setting)]
+            ),
+        )
+        for row in rows
+    ]
+
+
+def _key(setting: str) -> str:
+    return setting.partition("=")[0]
 
 
 def label_of(row: Row, with_baseline: bool = False) -> str:
@@ -67,7 +91,8 @@ def _forest(block: Block, singles: Singles) -> list[Plot]:
         return []
     caption = (
         "Gain of each pair of runs of one seed (dots), their mean (diamond) and its 95% interval "
-        "by Student's t (bar), where there are two pairs or more."
+        "by Student's t (bar), where there are two pairs or more. Settings that most rows share "
+        "are named in the table only."
     )
     said = "; ".join(f"{' '.join(each.label.split())}: {each.mean:+.2f}" for each in effects)
     alt = f"Forest plot of the gain over vanilla in percentage points. Means: {said}."
@@ -86,11 +111,7 @@ def _each_baseline(
 
 def _over_prototypes(baseline: str, rows: list[Row], singles: Singles) -> Plot | None:
     """One line for all N of the same compensation and settings."""
-    series: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        if row.kdci != VANILLA and row.num_prototypes.isdecimal():
-            series.setdefault((row.kdci, *row.settings), []).append(row)
-    series = {key: found for key, found in series.items() if len(found) > 1}
+    series = _by_size(rows)
     if not series:
         return None
     bands = [_series("vanilla", [row], singles) for row in rows if row.kdci == VANILLA]
@@ -110,6 +131,52 @@ def _over_prototypes(baseline: str, rows: list[Row], singles: Singles) -> Plot |
     return Plot(f"over_n_{baseline}", caption, f"Accuracy in percent. {said}.", figure)
 
 
+def _gain_over_prototypes(baseline: str, rows: list[Row], singles: Singles) -> Plot | None:
+    """The same of gains: pairs of one seed hide what seeds do to both."""
+    lines = [
+        _gains(" ".join(key), paired, [float(row.num_prototypes) for row in paired])
+        for key, found in _by_size(rows).items()
+        if len(paired := [row for row in found if row.gain.pairs]) > 1
+    ]
+    if not lines:
+        return None
+    caption = (
+        f"{baseline}: mean gain over vanilla of the same seed over the number of prototypes, with "
+        f"its 95% interval by Student's t.{_undrawn(len(lines))}"
+    )
+    lines = lines[:_MOST_LINES]
+    alt = f"Gain in percentage points over N. {_said(lines, 'N=')}."
+    figure = gain_lines(lines, "prototypes, N", doubling=True)
+    return Plot(f"gain_over_n_{baseline}", caption, alt, figure)
+
+
+def _by_size(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
+    series: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        if row.kdci != VANILLA and row.num_prototypes.isdecimal():
+            series.setdefault((row.kdci, *row.settings), []).append(row)
+    return {key: found for key, found in series.items() if len(found) > 1}
+
+
+def _gains(label: str, rows: Sequence[Row], x: Sequence[float]) -> Line:
+    return Line(
+        fill(label, _LABEL, max_lines=3, placeholder=" ..."),
+        False,
+        x,
+        [row.gain.mean or 0.0 for row in rows],
+        [nan if row.gain.t_low is None else row.gain.t_low for row in rows],
+        [nan if row.gain.t_high is None else row.gain.t_high for row in rows],
+    )
+
+
+def _said(lines: Sequence[Line], name: str) -> str:
+    return "; ".join(
+        f"{' '.join(line.label.split())}, {name}{x:.4g}: {mean:+.2f}"
+        for line in lines
+        for x, mean in zip(line.x, line.mean, strict=True)
+    )
+
+
 def _series(label: str, rows: Sequence[Row], singles: Singles) -> Line:
     ends = [_ends([singles[folder].last_mean for folder in row.folders]) for row in rows]
     return Line(
@@ -124,14 +191,7 @@ def _series(label: str, rows: Sequence[Row], singles: Singles) -> Line:
 
 def _over_unevenness(block: Block) -> list[Plot]:
     lines = [
-        Line(
-            fill("{} {}, N={}".format(*name), _LABEL, max_lines=3, placeholder=" ..."),
-            False,
-            [row.unevenness or 0.0 for row in rows],
-            [row.gain.mean or 0.0 for row in rows],
-            [nan if row.gain.t_low is None else row.gain.t_low for row in rows],
-            [nan if row.gain.t_high is None else row.gain.t_high for row in rows],
-        )
+        _gains("{} {}, N={}".format(*name), rows, [row.unevenness or 0.0 for row in rows])
         for name, rows in by_shift(block.rows).items()
     ]
     if not lines:
@@ -142,13 +202,9 @@ def _over_unevenness(block: Block) -> list[Plot]:
         f"{_undrawn(len(lines))}"
     )
     lines = lines[:_MOST_LINES]
-    said = "; ".join(
-        f"{' '.join(line.label.split())} at {x:.3f}: {mean:+.2f}"
-        for line in lines
-        for x, mean in zip(line.x, line.mean, strict=True)
-    )
-    alt = f"Gain in percentage points over unevenness in nats. {said}."
-    return [Plot("over_unevenness", caption, alt, over_unevenness(lines))]
+    alt = f"Gain in percentage points over unevenness in nats. {_said(lines, '')}."
+    figure = gain_lines(lines, "unevenness of the predicted classes, nats")
+    return [Plot("over_unevenness", caption, alt, figure)]
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:
