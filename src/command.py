@@ -15,7 +15,7 @@ from src import complaint, launch, naming
 from src.common import package
 from src.common.plugins import conf_of, refuse_unfit_plugins
 from src.common.signals import is_rank
-from src.config import arguments, options
+from src.config import arguments, launchers, options
 from src.config.reach import refuse_hydra_settings
 
 _PLUGINS = "KDCI_PLUGINS"
@@ -60,6 +60,7 @@ def _prepare(typed: list[str]) -> None:
     refuse_hydra_settings([package.ROOT / "experiments", *conf])
     options.refuse_shadowed_options(conf)
     options.refuse_unknown_options(typed, conf)
+    launchers.refuse_unfit_launcher(typed, several=arguments.is_multirun(typed))
     sys.argv[1:] = [*typed, *arguments.search_path(conf, typed)]
     resolver = partial(options.options_of, plugins=conf)
     OmegaConf.register_new_resolver("options", resolver, replace=True)

@@ -219,7 +219,7 @@ def run_point(overrides: Sequence[str], record: Path) -> None:
             for line in child.stderr or ():
                 sys.stderr.write(line)
                 last_line = line.strip() or last_line
-        except Interrupted:
+        except BaseException:  # a launcher's handler of signals raises errors of its own
             child.terminate()  # it may have had the signal too, and heeds one only
             raise
     error = last_line.removeprefix("Error: ") if child.returncode > 0 else None
@@ -244,7 +244,9 @@ class SweepReport(Callback):
 
         folder = Path(config.hydra.sweep.dir)
         try:
-            points = [path for path in folder.iterdir() if path.is_dir()]
+            folders = (path for path in folder.iterdir() if path.is_dir())
+            # Launchers keep what is theirs in hidden ones.
+            points = [path for path in folders if not path.name.startswith(".")]
             failed = report_sweep(folder, [path / POINT for path in sorted(points)])
         except Exception as error:
             # Hydra makes a warning of what a callback raises, and exit code 0.

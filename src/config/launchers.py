@@ -1,0 +1,51 @@
+"""What a sweep's launcher needs, said before Hydra says it in a page or submitit after a while."""
+
+import shutil
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from src.common.errors import MissingExtraError, UserError
+
+_GROUP = "hydra/launcher"
+_ON_SLURM = ("submitit_slurm", "slurm", "preemptible")
+_PACKAGES = dict.fromkeys(("joblib", "machine"), "hydra_joblib_launcher")
+_PACKAGES |= dict.fromkeys(("submitit_local", "rehearsal", *_ON_SLURM), "hydra_submitit_launcher")
+_OTHERWISE = f"leave {_GROUP} out: then the points run one after the other"
+
+
+def refuse_unfit_launcher(arguments: Sequence[str], *, several: bool) -> None:
+    """Refuse a launcher that cannot work here, before anything is started.
+
+    Args:
+        arguments: Those of the command line, understood.
+        several: Whether they ask for a sweep.
+
+    Raises:
+        MissingExtraError: If the launcher is not installed.
+        UserError: If there is no sweep whose points it could start, or no SLURM that takes them.
+    """
+    for argument in arguments:
+        key, _, name = argument.lstrip("+").partition("=")
+        if key == _GROUP and name in _PACKAGES:
+            _refuse_unfit(name, several)
+
+
+def _refuse_unfit(name: str, several: bool) -> None:
+    if not several:
+        raise UserError(
+            f"Cannot use {_GROUP}={name} for one run: it starts the points of a sweep; add "
+            "--multirun"
+        )
+    if not _is_installed(_PACKAGES[name]):
+        raise MissingExtraError(f"the launcher of {_GROUP}={name}", "cluster", _OTHERWISE)
+    missing = [each for each in ("sbatch", "srun") if shutil.which(each) is None]
+    if name in _ON_SLURM and missing:
+        raise UserError(
+            f"Expected {missing[0]} on the PATH for {_GROUP}={name}, but found none; run the "
+            f"command where SLURM takes jobs, or {_OTHERWISE}"
+        )
+
+
+def _is_installed(package: str) -> bool:
+    plugins = "hydra_plugins"
+    return find_spec(plugins) is not None and find_spec(f"{plugins}.{package}") is not None

@@ -1,0 +1,56 @@
+import shutil
+
+import pytest
+
+from src.common.errors import MissingExtraError, UserError
+from src.common.package import CONF
+from src.config import launchers
+from src.config.launchers import refuse_unfit_launcher
+from tests.compose import composed
+
+OURS = sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
+STOCK = ["joblib", "submitit_local", "submitit_slurm"]
+
+
+@pytest.mark.parametrize("name", [*OURS, *STOCK])
+def test_a_launcher_that_is_not_installed_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launchers, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError) as caught:
+        refuse_unfit_launcher(["-m", f"hydra/launcher={name}"], several=True)
+    assert str(caught.value) == (
+        f"Expected the launcher of hydra/launcher={name} to be installed; run `pip install -e "
+        "'.[cluster]'` in the program's folder, or leave hydra/launcher out: then the points run "
+        "one after the other"
+    )
+
+
+def test_one_run_needs_no_launcher() -> None:
+    with pytest.raises(UserError, match=r"hydra/launcher=slurm for one run: .* add --multirun"):
+        refuse_unfit_launcher(["hydra/launcher=slurm"], several=False)
+
+
+@pytest.mark.parametrize("found", ["", "sbatch"])
+def test_slurm_is_missed_before_anything_is_handed_to_it(
+    found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launchers, "find_spec", lambda _: object())
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == found else None)
+    missing = "srun" if found else "sbatch"
+    for name in ("slurm", "preemptible", "submitit_slurm"):
+        with pytest.raises(UserError, match=f"Expected {missing} on the PATH"):
+            refuse_unfit_launcher([f"hydra/launcher={name}"], several=True)
+    refuse_unfit_launcher(["hydra/launcher=rehearsal"], several=True)
+
+
+def test_other_launchers_are_left_to_hydra() -> None:
+    refuse_unfit_launcher(["hydra/launcher=basic", "hydra/launcher=ray"], several=False)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_options_fit_the_launchers(name: str) -> None:
+    pytest.importorskip(f"hydra_plugins.{launchers._PACKAGES[name]}")
+    launcher = composed(f"hydra/launcher={name}", "trainer=ddp").hydra.launcher
+    expected = {"slurm": 2, "preemptible": 2, "rehearsal": 64}.get(name)
+    assert launcher.get("gpus_per_node") == expected
