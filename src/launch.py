@@ -8,8 +8,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from signal import Signals
 from threading import Thread
@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from src.common.errors import RankError, UserError
 from src.common.files import atomic_write, remove_spent_state
+from src.common.gpus import own_gpus
 from src.common.memory import recall
 from src.common.package import CONF
 from src.common.plugins import conf_of
@@ -106,6 +107,31 @@ def run_single(config: DictConfig, overrides: Sequence[str]) -> None:
     known = None if is_rank() or memory is None else recall(memory)
     if known is not None and _is_shown(plain, Path(known["folder"])):
         return
+    with _own_gpus(plain):
+        _check_and_run(plain, choices, overrides, memory)
+
+
+def _own_gpus(plain: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Let a point of a sweep work where no other does.
+
+    It comes before the check, in which torch's optimizers ask for CUDA already. A run that is
+    started alone sees all GPUs: whoever starts it says which, and does not expect it to wait.
+    """
+    trainer = plain.get("trainer")
+    options = trainer if isinstance(trainer, Mapping) else {}
+    devices = options.get("devices")
+    is_point = _TOLD in os.environ and not is_rank()
+    if not is_point or options.get("accelerator") == "cpu" or not isinstance(devices, int):
+        return nullcontext()
+    return own_gpus(devices)
+
+
+def _check_and_run(
+    plain: dict[str, Any],
+    choices: Mapping[str, Any],
+    overrides: Sequence[str],
+    memory: Path | None,
+) -> None:
     checked = check(plain)
     # Brings torch and Lightning, which a run that is only shown is spared.
     from src.pipeline.identify import find

@@ -1,4 +1,7 @@
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +78,47 @@ def test_every_option_named_in_the_defaults_exists() -> None:
         if group not in ("recipe", "experiments") and option is not None:
             file = Path(package.CONF, group.split("@")[0].strip("/"), f"{option}.yaml")
             assert file.is_file(), file
+
+
+@pytest.mark.parametrize(
+    ("overrides", "environment", "expected"),
+    [
+        (["trainer.devices=2"], {"KDCI_POINT": "x"}, [2]),
+        (["trainer=ddp"], {"KDCI_POINT": "x"}, [2]),
+        ([], {}, []),
+        (["trainer=ddp_cpu"], {"KDCI_POINT": "x"}, []),
+        (["trainer.devices=two"], {"KDCI_POINT": "x"}, []),
+        (["trainer=ddp"], {"KDCI_POINT": "x", "TORCHELASTIC_RUN_ID": "x"}, []),
+    ],
+)
+def test_points_of_a_sweep_take_their_gpus_before_anything_asks_for_cuda(
+    overrides: list[str],
+    environment: dict[str, str],
+    expected: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    in_job: DictConfig,
+    tmp_path: Path,
+) -> None:
+    taken: list[int] = []
+
+    def take(count: int) -> AbstractContextManager[None]:
+        taken.append(count)
+        return nullcontext()
+
+    def first_to_ask(_: Any) -> None:
+        assert taken == expected
+        raise UserError("checked")
+
+    monkeypatch.setattr(launch, "own_gpus", take)
+    monkeypatch.setattr(launch, "check", first_to_ask)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value if name != "KDCI_POINT" else str(tmp_path / value))
+    config = composed(*overrides, f"paths.cache={tmp_path}")
+    HydraConfig.instance().set_config(config)
+    with pytest.raises(UserError, match="checked"):
+        launch.run_single(config, [])
+
+
+def test_the_program_that_takes_gpus_has_not_imported_torch() -> None:
+    code = "import sys, src.command; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=package.ROOT, check=True)
