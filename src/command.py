@@ -43,6 +43,7 @@ def command() -> None:
     with complaint.complaints(sys.argv[1:]):
         if arguments.is_multirun(sys.argv[1:]):
             naming.name_sweep(sys.argv[1:])
+            os.environ[launch.SWEEP_PROCESS] = str(os.getpid())
         sys.argv[1:] = arguments.understood(sys.argv[1:])
         _prepare(sys.argv[1:])
     with complaint.complaints(sys.argv[1:]):

@@ -16,6 +16,8 @@ from src.config.composition import explain, is_about_composition
 _OUT_OF_MEMORY = re.compile("not enough memory|out of memory|can't allocate memory")
 # Gloo's and NCCL's words; torch has no class of its own for them.
 _LOST_PEER = re.compile("gloo.*(closed|reset) by peer|NCCL.*remote process exited", re.DOTALL)
+# Packages of launchers, which have errors of their own for points that ended without a word.
+_LAUNCHERS = ("submitit.", "joblib.")
 _STDOUT = 1
 
 
@@ -65,6 +67,9 @@ def _line(error: BaseException, arguments: Sequence[str]) -> tuple[str, int] | N
         return f"Cannot use {where} ({error.strerror or error}); mend that and run again", 2
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
         return f"Out of memory ({error}); lower the batch sizes", 1
+    if type(error).__module__.startswith(_LAUNCHERS):
+        said = " ".join(str(error).splitlines()[:2])  # the rest is the point's own log
+        return f"The launcher lost a point of the sweep ({said}); the same command goes on", 1
     return _unforeseen(error)
 
 

@@ -13,8 +13,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from signal import Signals
 from threading import Thread
+from threading import enumerate as enumerate_threads
 from typing import Any
 
+import psutil
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -41,7 +43,7 @@ from src.report.sweep import point_name
 from src.report.table import run_table
 
 _log = logging.getLogger(__name__)
-POINT = "point.json"
+POINT, SWEEP_PROCESS = "point.json", "KDCI_SWEEP_PROCESS"
 _PARENT, _FOUND, _TOLD, _TYPED = "KDCI_PARENT", "KDCI_FOUND", "KDCI_POINT", "KDCI_TYPED"
 
 
@@ -236,6 +238,7 @@ def run_point(overrides: Sequence[str], record: Path) -> None:
     told = record / "folder.txt"
     told.unlink(missing_ok=True)
     environment = os.environ | {_TOLD: str(told)}
+    _follow_sweep()
     with (
         interruptible(),
         subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as child,
@@ -259,6 +262,28 @@ def run_point(overrides: Sequence[str], record: Path) -> None:
         "error": error,
     }
     write_sealed(record / POINT, point)
+
+
+def _follow_sweep() -> None:
+    """Stop soon after the sweep has ended without a word, if that has started this process.
+
+    Joblib's workers outlive it, and go on with what they were given in advance. Submitit's jobs
+    are others' children, and meant to.
+    """
+    sweep, name = os.environ.get(SWEEP_PROCESS), "follow the sweep"
+    if sweep != str(os.getppid()) or name in {thread.name for thread in enumerate_threads()}:
+        return
+
+    def watch() -> None:
+        while str(os.getppid()) == sweep:
+            time.sleep(1)
+        points = psutil.Process().children()
+        for point in points:
+            point.terminate()
+        psutil.wait_procs(points)
+        os._exit(1)
+
+    Thread(target=watch, name=name, daemon=True).start()
 
 
 class SweepReport(Callback):

@@ -147,3 +147,14 @@ def test_a_header_that_hydra_cannot_read_is_no_mistake_of_ours(
     assert "Error: Wrong header of a configuration file" in capsys.readouterr().err
     with pytest.raises(ValueError, match="Too many"), complaint.complaints():
         raise ValueError("Too many cooks")
+
+
+def test_a_point_that_a_launcher_has_lost_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    lost = type("UncompletedJobError", (RuntimeError,), {"__module__": "submitit.core.utils"})
+    with pytest.raises(SystemExit) as caught, complaint.complaints():
+        raise lost("Job 7_0 has no result\n(state: FAILED)\nError stream:\nmany\nlines")
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == (
+        "Error: The launcher lost a point of the sweep (Job 7_0 has no result (state: FAILED)); "
+        "the same command goes on\n"
+    )

@@ -1,17 +1,24 @@
 """A sweep whose points run side by side, two processes each."""
 
 import os
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 from filelock import FileLock
 
-from tests.smoke import Smoke
+from tests.smoke import LIMIT, Smoke
 
 pytestmark = [pytest.mark.slow, pytest.mark.ddp, pytest.mark.xdist_group("ranks")]
 SHARED = Path("/dev/shm")
 POINTS = ["kdci.N=4,8", "seed=0,1", "trainer=ddp_cpu"]
+LAUNCHER = ["--multirun", "hydra/launcher=machine", "hydra.launcher.n_jobs=2"]
+
+
+@pytest.fixture(autouse=True)
+def launcher_is_there() -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
 
 
 def in_shared_memory() -> set[str]:
@@ -23,10 +30,8 @@ def in_shared_memory() -> set[str]:
 def test_points_side_by_side_leave_their_runs_and_nothing_else(
     smoke: Smoke, tmp_path: Path
 ) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     before = in_shared_memory()
-    launcher = ["hydra/launcher=machine", "hydra.launcher.n_jobs=2"]
-    sweep = smoke.command(tmp_path, *POINTS, "--multirun", *launcher)
+    sweep = smoke.command(tmp_path, *POINTS, *LAUNCHER)
     assert sweep.exit_code == 0, sweep.stderr
     assert "4 points, 0 failed" in sweep.stdout
     assert "Warning" not in sweep.stderr
@@ -39,3 +44,22 @@ def test_points_side_by_side_leave_their_runs_and_nothing_else(
         with FileLock(path, timeout=0):
             pass
     assert in_shared_memory() <= before
+
+
+def test_nothing_outlives_a_sweep_that_was_killed(smoke: Smoke, tmp_path: Path) -> None:
+    long = ["kdci.N=4,8,16", "substitution.rounds=100000"]
+    with smoke.start(tmp_path, *long, *LAUNCHER) as process:
+        sweep, started = psutil.Process(process.pid), list[psutil.Process]()
+        try:
+            until = time.monotonic() + LIMIT
+            while len([p for p in started if "src.run" in p.cmdline()]) < 2:
+                assert time.monotonic() < until
+                time.sleep(0.2)
+                started = sweep.children(recursive=True)
+            sweep.kill()
+            _, alive = psutil.wait_procs(started, timeout=60)
+            assert alive == []
+        finally:
+            for each in started:
+                if each.is_running():
+                    each.kill()
