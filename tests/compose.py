@@ -6,8 +6,9 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from src.common.package import CONF
 from src.config.schema import RunConfig, check
-from src.naming import CONF, resolved
+from src.naming import resolved
 
 
 @cache

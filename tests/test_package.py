@@ -107,6 +107,21 @@ def test_report_is_a_word_of_the_command(site: Path, elsewhere: Path) -> None:
     assert done.stderr.startswith("Error: Expected a run folder")
 
 
+def test_without_its_extras_it_says_what_to_install(site: Path, elsewhere: Path) -> None:
+    (elsewhere / "rich.py").write_text("raise ModuleNotFoundError(name='rich')")
+    code = (
+        f"import sys; sys.path[:0] = [{str(elsewhere)!r}, {str(site)!r}];"
+        "sys.argv = ['kdci', 'report', '.']; from kdci.__main__ import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False)
+    cure = "run `pip install 'kdci[train]'`"
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"Error: Expected rich to be installed; {cure}\n",
+    )
+
+
 @pytest.mark.slow
 def test_the_wheel_runs_where_it_is_installed(elsewhere: Path, tmp_path: Path) -> None:
     """Built and installed by pip; libraries are those of this environment."""

@@ -54,7 +54,7 @@ def _fault(name: str) -> str | None:
         return "expected the name of a package, without dots: all within it is allowed with it"
     if name in sys.stdlib_module_names:
         return "expected a package of your own, but this one is Python's"
-    if name == NAME:
+    if name in (NAME, _PROGRAM):
         return "expected a package of your own, but this one is the program itself"
     folders = folders_of(name)
     if not folders:

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from src.common.errors import UserError
+
 
 @contextmanager
 def heard(network: nn.Module, names: Sequence[str]) -> Iterator[list[Tensor]]:
@@ -20,10 +22,17 @@ def heard(network: nn.Module, names: Sequence[str]) -> Iterator[list[Tensor]]:
 
     Raises:
         AttributeError: If it has no module of such a path.
+        UserError: In the pass, if a module puts out anything but a tensor.
     """
     outputs: list[Tensor] = []
 
-    def hear(_: nn.Module, __: Any, output: Tensor) -> None:
+    def hear(module: nn.Module, __: Any, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            kind = type(module).__name__
+            raise UserError(
+                f"Expected a stage to put out one map, but a {kind} puts out a "
+                f"{type(output).__name__}; choose a network with plain stages"
+            )
         outputs.append(output)
 
     modules = [network.get_submodule(name) for name in names]

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from torch import nn
+
 from src.common.errors import MissingExtraError, UserError, nearest
 from src.network.outside import OutsideNetwork
 
@@ -47,4 +49,9 @@ def _stages(network: Any) -> list[str]:
     known = getattr(network, "feature_info", None) or ()
     names = [found["module"] for found in known if found["reduction"] >= _FIRST_REDUCTION]
     modules = dict(network.named_modules())
-    return names if all(name in modules for name in names) else []
+    return names if all(name in modules and _has_channels(modules[name]) for name in names) else []
+
+
+def _has_channels(stage: nn.Module) -> bool:
+    """Whether channels come second in what it works on; not all of timm's networks say so."""
+    return any(isinstance(module, nn.BatchNorm2d) for module in stage.modules())

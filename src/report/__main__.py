@@ -101,7 +101,7 @@ def _page_of(arguments: argparse.Namespace) -> ModuleType | None:
 
 
 def _write_page(page: ModuleType, arguments: argparse.Namespace, found: Found) -> None:
-    sections = page.sections_of(found.summaries, arguments.tsne)
+    sections = page.sections_of(found.summaries, arguments.tsne, arguments.anonymous)
     if arguments.html:
         _write(arguments.html, page.html(sections, *found, arguments.anonymous))
     if arguments.figures:

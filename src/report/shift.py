@@ -11,7 +11,7 @@ NOTE = (
     "Unevenness: divergence of the classes that the teacher predicts for the substitution data "
     "from equal shares, in nats; 0 is even. Gain: over vanilla on the same data, as elsewhere."
 )
-Line = tuple[str, str, str]
+Line = tuple[str, ...]  # method, form, N, and settings that are not of the pool
 
 
 def controlled_shift(rows: Sequence[Row]) -> Iterator[Block]:
@@ -22,7 +22,7 @@ def controlled_shift(rows: Sequence[Row]) -> Iterator[Block]:
     """
     for block in blocks(rows):
         lines = [
-            (*name, number(row.unevenness, 3), " ".join(row.settings) or EMPTY, *_cells(row))
+            (*name[:3], number(row.unevenness, 3), " ".join(row.settings) or EMPTY, *_cells(row))
             for name, found in by_shift(block.rows).items()
             for row in found
         ]
@@ -32,18 +32,23 @@ def controlled_shift(rows: Sequence[Row]) -> Iterator[Block]:
 
 
 def by_shift(rows: Sequence[Row]) -> dict[Line, list[Row]]:
-    """Rows with a gain by method, form and N, if there are several; by unevenness in each."""
+    """Rows with a gain that differ in their pool only, if there are several; by unevenness."""
 
     def name(row: Row) -> Line:
-        return row.baseline, row.kdci, row.num_prototypes or EMPTY
+        others = (each for each in row.settings if not _is_of_pool(each))
+        return row.baseline, row.kdci, row.num_prototypes or EMPTY, *others
 
     known = [row for row in rows if row.gain.pairs and row.unevenness is not None]
     groups = {key: list(found) for key, found in groupby(sorted(known, key=name), key=name)}
     return {
         key: sorted(found, key=_unevenness)
         for key, found in groups.items()
-        if len({number(row.unevenness, 3) for row in found}) >= _LEAST
+        if len({tuple(filter(_is_of_pool, row.settings)) for row in found}) >= _LEAST
     }
+
+
+def _is_of_pool(setting: str) -> bool:
+    return setting.startswith(("pool=", "pool."))
 
 
 def _unevenness(row: Row) -> float:

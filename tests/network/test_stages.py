@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
+from src.common.errors import UserError
 from src.network.classifier import Classifier
 from src.network.convnet import ConvNet
 from src.network.imagenet import ImageNetMobileNetV2, ImageNetResNet
@@ -59,27 +60,28 @@ def test_maps_of_every_family(make: Any, size: int, expected: list[tuple[int, in
     assert shapes(network, size) == [(2, width, side, side) for width, side in expected]
 
 
-@pytest.mark.parametrize(
-    ("name", "sides"),
-    [("resnet10t", [16, 8, 4, 2]), ("mobilenetv3_small_050", [16, 8, 4, 2]), ("test_vit", None)],
-)
-def test_maps_that_timm_knows(name: str, sides: list[int] | None) -> None:
-    pytest.importorskip("timm")
-    options = {"img_size": 64} if sides is None else None
-    with torch.device("meta"):
-        network = TimmNetwork(name, num_classes=2, options=options).eval()
-    found = shapes(network, 64)
-    if sides is None:  # tokens, which no loss of maps takes
-        assert {len(shape) for shape in found} == {3}
-    else:
-        assert [shape[2:] for shape in found] == [(side, side) for side in sides]
-
-
-def test_windows_of_channels_last_are_no_maps() -> None:
+@pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050"])
+def test_maps_that_timm_knows(name: str) -> None:
     pytest.importorskip("timm")
     with torch.device("meta"):
-        network = TimmNetwork("swin_tiny_patch4_window7_224", num_classes=2)
+        network = TimmNetwork(name, num_classes=2).eval()
+    assert [shape[2:] for shape in shapes(network, 64)] == [(side, side) for side in (16, 8, 4, 2)]
+
+
+@pytest.mark.parametrize("name", ["test_vit", "swin_tiny_patch4_window7_224", "volo_d1_224"])
+def test_tokens_and_maps_with_channels_last_are_no_stages(name: str) -> None:
+    pytest.importorskip("timm")
+    with torch.device("meta"):
+        network = TimmNetwork(name, num_classes=2)
     assert network.stage_names == ()
+
+
+def test_a_stage_that_puts_out_several_maps_is_refused() -> None:
+    pytest.importorskip("timm")
+    with torch.device("meta"):
+        network = TimmNetwork("selecsls42", num_classes=2)
+    with pytest.raises(UserError, match="puts out a list"):
+        shapes(network, 32)
 
 
 def test_a_network_that_says_nothing_has_no_stages() -> None:

@@ -1,5 +1,6 @@
 import re
 import shlex
+import shutil
 import sys
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -10,7 +11,8 @@ import pytest
 
 from src.report.__main__ import main
 from src.report.collection import read_summaries
-from src.report.page.provenance import command_of, without_paths
+from src.report.page.anonymous import without_paths, without_values
+from src.report.page.provenance import command_of
 from src.report.page.render import sections_of
 from tests.report.conftest import MakeSummary
 from tests.report.synthetic import write_run, write_runs
@@ -210,22 +212,26 @@ def test_what_did_not_end_is_named(tmp_path: Path, make_summary: Any) -> None:
 def test_an_anonymous_page_names_no_host_and_no_folder(tmp_path: Path, make_summary: Any) -> None:
     given = ["paths.outputs=/home/jane doe/out", "teacher=r-18/x", "pool.root=~jane/d", "seed=1"]
     command = shlex.join(["/home/jane/bin/kdci", "hydra/launcher=joblib", "a=[1,/home/j]", *given])
+    weights = {"baseline.weights": "/home/jane/a.pt"}
     error = "Expected an image, but '/home/jane doe/x.png' is none (see /home/jane/log)"
     runs = (
-        make_summary(80.0, host="janes-mac", command=command, seed=1),
+        make_summary(80.0, host="janes-mac", command=command, seed=1, settings=weights),
         make_summary(status="failed", error=error, host="janes-mac", seed=7),
         make_summary(70.0, seed=3),
     )
     root = write(tmp_path / "jane/outputs", *runs)
     (root / "2/summary.json").write_text("{")
-    assert main([str(root), "--html", str(tmp_path / "page.html"), "--anonymous"]) == 0
+    shutil.copytree(root / "0", tmp_path / "jane/copies/9")
+    arguments = [str(root), str(tmp_path / "jane/copies"), "--html", str(tmp_path / "page.html")]
+    assert main([*arguments, "--anonymous"]) == 0
     page = Page((tmp_path / "page.html").read_text())
     assert "jane" not in page.text
     assert str(tmp_path) not in page.text
     shown = "... hydra/launcher=joblib a=... paths.outputs=... teacher=r-18/x pool.root=... seed=1"
-    assert page.tables["Finished runs"][1][:2] == [shown, "outputs/0"]
+    assert page.tables["Finished runs"][1][:2] == [shown, "9"]
     (failed,) = page.tables["Failed, interrupted and running runs"][1:]
-    assert failed[1:3] == ["outputs/1", "failed"]
+    assert failed[1:3] == ["1", "failed"]
+    assert "being copies: 0." in page.text
     assert failed[-1] == "Expected an image, but ... is none (see ...)"
 
 
@@ -236,10 +242,22 @@ def test_an_anonymous_page_names_no_host_and_no_folder(tmp_path: Path, make_summ
         ("lr 1/2 of cifar10/x", "lr 1/2 of cifar10/x"),
         ("'/a b/c', then ../d", "..., then ..."),
         ("file:/a or ~/b (/c)", "file:... or ... (...)"),
+        ("the student's outputs/r1: '/h/jane/x' is none", "the student's outputs/r1: ... is none"),
+        ('"/h/o\'jane/x" and `/h/jane`', "... and ..."),
+        ("</h/jane/x> | a=/h/jane @/h/jane", "<...> | a=... @..."),
+        ("-I/h/jane '/h/jane", "-I... '..."),
+        ("root=data/../../jane/x or ./../jane", "root=... or ..."),
+        ("$HOME/jane ${HOME}/jane ~jane", "... ... ..."),
     ],
 )
 def test_paths_of_a_message_are_hidden(text: str, shown: str) -> None:
     assert without_paths(text) == shown
+
+
+def test_commands_keep_their_words_only() -> None:
+    typed = "python '/srv/my jane/bin/kdci' a=1 'b=/home/jane doe' pool.root=~/d"
+    assert without_values(typed) == "python ... a=1 b=... pool.root=..."
+    assert without_values("kdci a='b") == "..."
 
 
 def test_anonymity_needs_a_page(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -311,6 +329,22 @@ def test_figures_name_what_tells_a_row_from_most(
         "dafl backdoor, N=16: +0.00; dafl backdoor, N=16 attention=random: +1.00; "
         "dafl backdoor, N=32: +2.00; dafl backdoor, N=64: +3.00."
     )
+
+
+def test_figures_keep_apart_what_only_looks_alike(
+    tmp_path: Path, make_summary: Any, make_kdci: Any
+) -> None:
+    """Of two options with one last name, and of one that some rows lack."""
+    runs: list[Any] = [make_summary(80.0)]
+    for count in (8, 16):
+        for key in ("kdci.a.size", "kdci.b.size"):
+            sizes = {"kdci.a.size": 1, "kdci.b.size": 1} | {key: 2}
+            runs.append(make_kdci(80.0 + len(runs), kdci={"N": count}, settings=sizes))
+    root = write(tmp_path / "outputs", *runs)
+    (section,) = sections_of(read_summaries([root]).summaries)
+    plots = {plot.name: plot for topic in section.topics for plot in topic.plots}
+    (axes,) = plots["gain_over_n_dafl"].figure.axes
+    assert [list(line[0].get_ydata()) for line in axes.containers] == [[2, 4], [1, 3]]
 
 
 def test_every_figure_of_the_page_has_a_file_name_of_its_own(outputs: Path) -> None:

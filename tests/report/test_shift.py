@@ -4,7 +4,7 @@ import pytest
 
 from src.report.aggregate import aggregate
 from src.report.page.results import results
-from src.report.shift import controlled_shift
+from src.report.shift import by_shift, controlled_shift
 
 EVEN, UNEVEN = [0.5, 0.5], [0.9, 0.1]
 NATS = "0.368"  # 0.9 ln 1.8 + 0.1 ln 0.2
@@ -27,6 +27,15 @@ def test_gains_stand_by_unevenness(runs: list[Any]) -> None:
     assert [line[3] for line in part.lines] == ["0.000", NATS]
     assert [line[4] for line in part.lines] == ["pool.class_ratio=1", "pool.class_ratio=9"]
     assert [line[7] for line in part.lines] == ["+0.25 ± 0.35", "+3.00 ± 1.41"]
+
+
+def test_other_settings_are_lines_of_their_own(make_summary: Any, make_kdci: Any) -> None:
+    runs = []
+    for ratio, shares in ((1, EVEN), (9, UNEVEN)):
+        pool = {"class_proportions": shares, "settings": {"pool.class_ratio": ratio}}
+        runs.append(make_summary(80.0, **pool))
+        runs += [make_kdci(81.0, kdci={"strength": each}, **pool) for each in (0.5, 1.0)]
+    assert [len(found) for found in by_shift(aggregate(runs)).values()] == [2, 2]
 
 
 def test_one_shift_is_no_series(runs: list[Any]) -> None:

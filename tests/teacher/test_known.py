@@ -9,7 +9,7 @@ from torchvision.models import (
 )
 
 from src.common.files import sha256_file
-from src.naming import CONF
+from src.common.package import CONF
 from src.teacher.known import KnownCheckpoint, known_checkpoints, published, recognise
 
 NETWORKS = {

@@ -1,30 +1,26 @@
 """Topics of what ran, and of what did not come to its end."""
 
-import re
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from src.report.block import EMPTY, Part, number, part_of
 from src.report.collection import Damaged
+from src.report.page.anonymous import run_name, without_paths
 from src.report.page.model import Topic
 from src.report.summary import Summary
 from src.report.table import first_line, left_out
 
 _DIGITS = 10  # of hashes that are shown
 _HIDDEN = "..."
-_QUOTED = r"""(['"])[^'"]*/[^'"]*\1"""
-_BARE = r"(?<![^\s=,:(\[{])(?:~[^/\s]*|\.\.)?/[^\s,:)\]}]+"
-_PATH = re.compile(f"{_QUOTED}|{_BARE}")
 
 
 def provenance(
     finished: Sequence[Summary],
     unfinished: Sequence[Summary],
     damaged: Sequence[Damaged],
-    anonymous: bool = False,
+    is_anonymous: bool = False,
 ) -> list[Topic]:
     """Runs, where and with what they ran, failures, and summaries left out; may be empty.
 
@@ -32,11 +28,11 @@ def provenance(
         finished: Runs that are.
         unfinished: The others.
         damaged: Summaries that cannot be used.
-        anonymous: Name no host, and of paths, here and in commands, nothing but run folders.
+        is_anonymous: Whether runs are to be called by the names of their folders.
     """
-    if anonymous:
-        finished, unfinished = [*map(_anonymous, finished)], [*map(_anonymous, unfinished)]
-        damaged = [Damaged(_run_folder(each.path), without_paths(each.reason)) for each in damaged]
+    if is_anonymous:
+        damaged = [Damaged(Path(_HIDDEN), without_paths(each.reason)) for each in damaged]
+        finished, unfinished = _by_name(finished), _by_name(unfinished)
     topics = [
         Topic("Runs", [_runs(finished)] if finished else []),
         Topic("Machines, versions and data", [_environment(finished)] if finished else []),
@@ -49,34 +45,8 @@ def provenance(
     return [*topics, left]
 
 
-def without_paths(text: str) -> str:
-    """``text`` with every path but plain relative ones, and all that is quoted, hidden."""
-    return _PATH.sub(_HIDDEN, text)
-
-
-def _anonymous(summary: Summary) -> Summary:
-    changed = {
-        "host": None,
-        "folder": str(_run_folder(Path(summary.get("folder", EMPTY)))),
-        "command": _hide_values(command_of(summary)),
-        "error": without_paths(summary.get("error") or "") or None,
-    }
-    return cast("Summary", summary | changed)
-
-
-def _run_folder(path: Path) -> Path:
-    return Path(*path.parts[-2:])
-
-
-def _hide_values(command: str) -> str:
-    """The command without values that hold an absolute path, whatever blanks it holds."""
-    words = (word.partition("=") for word in shlex.split(command))
-    return shlex.join(
-        key + equals + (_HIDDEN if _PATH.search(value) else value)
-        if equals
-        else without_paths(key)
-        for key, equals, value in words
-    )
+def _by_name(summaries: Sequence[Summary]) -> list[Summary]:
+    return [each | {"folder": run_name(each.get("folder", EMPTY))} for each in summaries]
 
 
 def command_of(summary: Summary) -> str:

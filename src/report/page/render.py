@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -9,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from src.report.aggregate import aggregate
 from src.report.block import blocks
 from src.report.collection import Damaged, unfinished
+from src.report.page.anonymous import anonymous, run_name
 from src.report.page.draw import inline_svg, save, style
 from src.report.page.inside import insides
 from src.report.page.model import Plot, Section, Topic
@@ -20,17 +22,24 @@ from src.report.summary import Summary
 _TEMPLATE = "page.html.j2"
 
 
-def sections_of(summaries: Sequence[Summary], with_tsne: bool = False) -> list[Section]:
+def sections_of(
+    summaries: Sequence[Summary], with_tsne: bool = False, is_anonymous: bool = False
+) -> list[Section]:
     """A section for each group of finished runs that can be compared, its figures not drawn yet.
 
     Args:
         summaries: Runs, in any order; unfinished ones are passed over.
         with_tsne: Also the plane of the students' features, which takes seconds.
+        is_anonymous: Whether no folder may be named.
 
     Raises:
         UserError: If two runs are the same in everything, seed included, but their results.
     """
+    if is_anonymous:
+        summaries = [anonymous(each) for each in summaries]
     rows = aggregate(summaries)
+    if is_anonymous:
+        rows = [replace(row, copies=tuple(map(run_name, row.copies))) for row in rows]
     singles = {row.folders[0]: row for row in aggregate(summaries, by_seed=True)}
     sections = []
     with style():
@@ -47,11 +56,14 @@ def html(
     sections: Sequence[Section],
     summaries: Sequence[Summary],
     damaged: Sequence[Damaged] = (),
-    anonymous: bool = False,
+    is_anonymous: bool = False,
 ) -> str:
     """The page: one file, no script, and nothing that a browser would have to fetch."""
+    open_ = unfinished(summaries)
     finished = [run for run in summaries if run["status"] == "finished"]
-    ran = _filled(provenance(finished, unfinished(summaries), damaged, anonymous))
+    if is_anonymous:
+        finished, open_ = [*map(anonymous, finished)], [*map(anonymous, open_)]
+    ran = _filled(provenance(finished, open_, damaged, is_anonymous))
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

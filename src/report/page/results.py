@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 from math import nan
 from pathlib import Path
 from statistics import fmean
 from textwrap import fill
+from typing import NamedTuple
 
 from src.report.aggregate import Row
 from src.report.apart import VANILLA
@@ -33,15 +33,15 @@ _LABEL = 26  # characters in a line
 def results(block: Block, singles: Singles) -> list[Topic]:
     """Everything that the accuracies of a block say, tables first; topics may be empty."""
     by_name = {part.name: part for part in block.parts}
-    block = replace(block, rows=_briefly(block.rows))
+    runs = _Runs(singles, _brief_settings(block.rows))
     tables = [by_name[name] for name in (GAINS, ACCURACIES) if name in by_name]
     return [
         Topic("Gains and accuracies", tables, notes=notes(block.rows)),
-        Topic("Paired gains", plots=_forest(block, singles)),
-        Topic("Accuracy over N", plots=_each_baseline(block, _over_prototypes, singles)),
-        Topic("Gain over N", plots=_each_baseline(block, _gain_over_prototypes, singles)),
-        Topic("Gain over unevenness", plots=_over_unevenness(block)),
-        Topic("Learning curves", plots=_each_baseline(block, _curves, singles)),
+        Topic("Paired gains", plots=_forest(block, runs)),
+        Topic("Accuracy over N", plots=_each_baseline(block, _over_prototypes, runs)),
+        Topic("Gain over N", plots=_each_baseline(block, _gain_over_prototypes, runs)),
+        Topic("Gain over unevenness", plots=_over_unevenness(block, runs)),
+        Topic("Learning curves", plots=_each_baseline(block, _curves, runs)),
     ]
 
 
@@ -50,42 +50,61 @@ def cost(block: Block) -> Topic:
     return Topic("Cost per stage", [part for part in block.parts if part.name == COST])
 
 
-def _briefly(rows: Sequence[Row]) -> list[Row]:
-    """The rows with those settings only that most others do not share, and by their last names."""
-    counts = Counter(setting for row in rows for setting in row.settings)
-    having = Counter(_key(setting) for row in rows for setting in row.settings)
-    return [
-        replace(
-            row,
-            settings=tuple(
-                setting.rpartition(".")[2] if "=" in setting.rpartition(".")[2] else setting
-                for setting in row.settings
-                if 2 * counts[setting] <= having[_key(setting)]
-            ),
-        )
-        for row in rows
-    ]
+def _brief_settings(rows: Sequence[Row]) -> dict[str, str]:
+    """What figures call each setting: nothing if most rows of its kind share it.
+
+    Options go by their last names, where no other in the block has the same.
+    """
+    kinds = Counter((row.baseline, row.kdci) for row in rows)
+    counts = Counter((row.baseline, row.kdci, setting) for row in rows for setting in row.settings)
+    keys = {_key(setting) for *_, setting in counts}
+    last = Counter(key.rpartition(".")[2] for key in keys)
+    brief = {}
+    for baseline, kdci, setting in counts:
+        key, value = _key(setting), setting.partition("=")[2]
+        name = key.rpartition(".")[2]
+        short = f"{name if last[name] == 1 else key}={value}"
+        is_usual = 2 * counts[baseline, kdci, setting] > kinds[baseline, kdci]
+        brief[f"{baseline} {kdci} {setting}"] = "" if is_usual else short
+    return brief
 
 
 def _key(setting: str) -> str:
     return setting.partition("=")[0]
 
 
-def label_of(row: Row, with_baseline: bool = False) -> str:
+class _Runs(NamedTuple):
+    """What figures need to know beside the rows: single runs by folder, and brief settings."""
+
+    singles: Singles
+    brief: Mapping[str, str]
+
+    def settings(self, row: Row, settings: Sequence[str] | None = None) -> str:
+        """The settings of a row, or some of them, in brief."""
+        chosen = row.settings if settings is None else settings
+        found = (self.brief[f"{row.baseline} {row.kdci} {each}"] for each in chosen)
+        return " ".join(each for each in found if each)
+
+
+def _label(row: Row, runs: _Runs, with_baseline: bool = False) -> str:
     """What a figure calls a row, broken into short lines."""
-    baseline, kdci, count, settings = names(row)
+    baseline, kdci, count, _ = names(row)
     kind = "vanilla" if row.kdci == VANILLA else f"{kdci}, N={count}"
-    parts = [baseline] * with_baseline + [kind] + [settings] * bool(row.settings)
-    return fill(" ".join(parts), _LABEL, max_lines=3, placeholder=" ...")
+    parts = [baseline] * with_baseline + [kind, runs.settings(row)]
+    return _lines(" ".join(part for part in parts if part))
 
 
-def _forest(block: Block, singles: Singles) -> list[Plot]:
+def _lines(label: str) -> str:
+    return fill(label, _LABEL, max_lines=3, placeholder=" ...")
+
+
+def _forest(block: Block, runs: _Runs) -> list[Plot]:
     effects = []
     for row in block.rows:
         if row.gain.mean is not None:
-            found = [singles[folder].gain.mean for folder in row.folders]
+            found = [runs.singles[folder].gain.mean for folder in row.folders]
             gains = [gain for gain in found if gain is not None]
-            label = label_of(row, with_baseline=True)
+            label = _label(row, runs, with_baseline=True)
             effects.append(Effect(label, gains, row.gain.mean, row.gain.t_low, row.gain.t_high))
     if not effects:
         return []
@@ -100,22 +119,22 @@ def _forest(block: Block, singles: Singles) -> list[Plot]:
 
 
 def _each_baseline(
-    block: Block, plot: Callable[[str, list[Row], Singles], Plot | None], singles: Singles
+    block: Block, plot: Callable[[str, list[Row], _Runs], Plot | None], runs: _Runs
 ) -> list[Plot]:
     plots = [
-        plot(baseline, list(rows), singles)
+        plot(baseline, list(rows), runs)
         for baseline, rows in groupby(block.rows, key=lambda row: row.baseline)
     ]
     return [each for each in plots if each is not None]
 
 
-def _over_prototypes(baseline: str, rows: list[Row], singles: Singles) -> Plot | None:
+def _over_prototypes(baseline: str, rows: list[Row], runs: _Runs) -> Plot | None:
     """One line for all N of the same compensation and settings."""
     series = _by_size(rows)
     if not series:
         return None
-    bands = [_series("vanilla", [row], singles) for row in rows if row.kdci == VANILLA]
-    lines = [_series(" ".join(key), found, singles) for key, found in series.items()]
+    bands = [_series("vanilla", [row], runs.singles) for row in rows if row.kdci == VANILLA]
+    lines = [_series(_form(found[0], runs), found, runs.singles) for found in series.values()]
     shown = [*bands, *lines][:_MOST_LINES]
     caption = (
         f"{baseline}: accuracy of the last epoch over the number of prototypes, mean and 95% "
@@ -131,11 +150,11 @@ def _over_prototypes(baseline: str, rows: list[Row], singles: Singles) -> Plot |
     return Plot(f"over_n_{baseline}", caption, f"Accuracy in percent. {said}.", figure)
 
 
-def _gain_over_prototypes(baseline: str, rows: list[Row], singles: Singles) -> Plot | None:
+def _gain_over_prototypes(baseline: str, rows: list[Row], runs: _Runs) -> Plot | None:
     """The same of gains: pairs of one seed hide what seeds do to both."""
     lines = [
-        _gains(" ".join(key), paired, [float(row.num_prototypes) for row in paired])
-        for key, found in _by_size(rows).items()
+        _gains(_form(found[0], runs), paired, [float(row.num_prototypes) for row in paired])
+        for found in _by_size(rows).values()
         if len(paired := [row for row in found if row.gain.pairs]) > 1
     ]
     if not lines:
@@ -158,9 +177,13 @@ def _by_size(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
     return {key: found for key, found in series.items() if len(found) > 1}
 
 
+def _form(row: Row, runs: _Runs) -> str:
+    return f"{row.kdci} {runs.settings(row)}".strip()
+
+
 def _gains(label: str, rows: Sequence[Row], x: Sequence[float]) -> Line:
     return Line(
-        fill(label, _LABEL, max_lines=3, placeholder=" ..."),
+        _lines(label),
         False,
         x,
         [row.gain.mean or 0.0 for row in rows],
@@ -180,7 +203,7 @@ def _said(lines: Sequence[Line], name: str) -> str:
 def _series(label: str, rows: Sequence[Row], singles: Singles) -> Line:
     ends = [_ends([singles[folder].last_mean for folder in row.folders]) for row in rows]
     return Line(
-        fill(label, _LABEL, max_lines=3, placeholder=" ..."),
+        _lines(label),
         rows[0].kdci == VANILLA,
         [float(row.num_prototypes or nan) for row in rows],
         [row.last_mean for row in rows],
@@ -189,9 +212,9 @@ def _series(label: str, rows: Sequence[Row], singles: Singles) -> Line:
     )
 
 
-def _over_unevenness(block: Block) -> list[Plot]:
+def _over_unevenness(block: Block, runs: _Runs) -> list[Plot]:
     lines = [
-        _gains("{} {}, N={}".format(*name), rows, [row.unevenness or 0.0 for row in rows])
+        _gains(_named(name, rows[0], runs), rows, [row.unevenness or 0.0 for row in rows])
         for name, rows in by_shift(block.rows).items()
     ]
     if not lines:
@@ -207,13 +230,18 @@ def _over_unevenness(block: Block) -> list[Plot]:
     return [Plot("over_unevenness", caption, alt, figure)]
 
 
+def _named(line: tuple[str, ...], row: Row, runs: _Runs) -> str:
+    baseline, kdci, count, *settings = line
+    return f"{baseline} {kdci}, N={count} {runs.settings(row, settings)}".strip()
+
+
 def _ends(values: Sequence[float]) -> tuple[float, float]:
     return t_interval(values) if len(values) >= LEAST_FOR_INTERVAL else (nan, nan)
 
 
-def _curves(baseline: str, rows: list[Row], singles: Singles) -> Plot | None:
+def _curves(baseline: str, rows: list[Row], runs: _Runs) -> Plot | None:
     curves = [(row, [read_curve(Path(folder)) for folder in row.folders]) for row in rows]
-    lines = [_curve(label_of(row), row, found) for row, found in curves if any(found)]
+    lines = [_curve(_label(row, runs), row, found) for row, found in curves if any(found)]
     if not lines:
         return None
     caption = (

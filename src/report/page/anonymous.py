@@ -1,0 +1,63 @@
+"""Summaries as strangers may see them: without host, folders and paths."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any, cast
+
+from src.common.files import content_hash
+from src.report.summary import Summary
+
+_HIDDEN = "..."
+_START = r"(?:~\w*|\.{1,2}|\$\{?\w+\}?)?/"
+_QUOTED = rf"""(?P<quote>['"`]){_START}(?:(?!(?P=quote)).)+(?P=quote)"""
+_END = r"""[^\s,;:'"`)\]}>|]"""
+_CLIMBING = rf"""[\w./-]*\.\./{_END}*"""
+_BARE = rf"(?<![\w./-]){_START}{_END}+|(?<=-[A-Z])/{_END}+|(?<!\w)(?:~\w+|\$\{{?\w+)"
+_PATH = re.compile(f"{_QUOTED}|{_CLIMBING}|{_BARE}")
+
+
+def without_paths(text: str) -> str:
+    """``text`` without paths that begin at a root, a home or above; relative ones stay.
+
+    Of a path with blanks that is not quoted, what follows the first blank stays.
+    """
+    return _PATH.sub(_HIDDEN, text)
+
+
+def anonymous(summary: Summary) -> Summary:
+    """The same run; its ``folder`` alone is kept, to read from, and is nothing to be shown."""
+    identity = dict(summary["identity"])
+    identity["settings"] = {key: _setting(value) for key, value in identity["settings"].items()}
+    command = summary.get("command")
+    changed = {
+        "host": None,
+        "command": None if command is None else without_values(command),
+        "error": without_paths(summary.get("error") or "") or None,
+        "identity": identity,
+    }
+    return cast("Summary", summary | changed)
+
+
+def without_values(command: str) -> str:
+    """A command line; of each word that holds a path, the name before its ``=`` stays."""
+    try:
+        words = [word.partition("=") for word in shlex.split(command)]
+    except ValueError:  # it never was one
+        return _HIDDEN
+    shown = []
+    for key, equals, value in words:
+        name = _HIDDEN if _PATH.search(key) else key
+        shown.append(name + equals + (_HIDDEN if _PATH.search(value) else value))
+    return shlex.join(shown)
+
+
+def run_name(folder: str | Path) -> str:
+    """What a run's folder is called."""
+    return Path(folder).name
+
+
+def _setting(value: Any) -> Any:
+    """A path as a hash: runs that differ in it stay apart."""
+    text = str(value)
+    return f"path-{content_hash(text)[:7]}" if _PATH.search(text) else value
