@@ -13,7 +13,8 @@ from src.common.package import ROOT
 
 
 def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("kdci_build", ROOT / "package/kdci_build.py")
+    # Without setuptools, which would replace distutils for all later tests of this process.
+    spec = importlib.util.spec_from_file_location("kdci_tree", ROOT / "package/kdci_tree.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -21,14 +22,14 @@ def _load() -> ModuleType:
     return module
 
 
-BUILD = _load()
+TREE = _load()
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package ``kdci`` as the wheel holds it."""
     folder = tmp_path_factory.mktemp("site")
-    BUILD.write_tree(ROOT, folder)
+    TREE.write_tree(ROOT, folder)
     return folder
 
 
@@ -64,7 +65,7 @@ def run(site: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_modules_are_renamed_and_nothing_else(text: str, renamed: str) -> None:
-    assert BUILD.renamed(text) == renamed
+    assert TREE.renamed(text) == renamed
 
 
 def test_all_that_is_renamed_is_a_module_of_ours(site: Path) -> None:
