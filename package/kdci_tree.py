@@ -18,7 +18,7 @@ def write_tree(clone: Path, folder: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
     shutil.copytree(clone / "src", folder / NAME, ignore=ignore)
     for name in ("conf", "experiments"):
-        shutil.copytree(clone / name, folder / NAME / name, ignore=ignore)
+        shutil.copytree(clone / name, folder / NAME / "options" / name, ignore=ignore)
     for path in _texts(folder):
         path.write_text(renamed(path.read_text(encoding="utf-8")), encoding="utf-8")
     project = folder / "pyproject.toml"

@@ -102,6 +102,15 @@ def test_its_targets_are_its_own(site: Path, elsewhere: Path) -> None:
     assert "src.baseline.dafl.DAFL" in done.stderr
 
 
+@pytest.mark.parametrize(("typed", "offered"), [("exp", "experiments="), ("rep", "")])
+def test_tab_offers_options_and_no_folder_of_modules(
+    typed: str, offered: str, site: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMP_LINE", f"kdci {typed}")
+    monkeypatch.setenv("COMP_POINT", str(len(f"kdci {typed}")))
+    assert run(site, elsewhere, "-sc", "query=bash").stdout.strip() == offered
+
+
 def test_report_is_a_word_of_the_command(site: Path, elsewhere: Path) -> None:
     done = run(site, elsewhere, "report", "nowhere")
     assert done.returncode == 2
@@ -143,6 +152,9 @@ def test_the_wheel_runs_where_it_is_installed(elsewhere: Path, tmp_path: Path) -
     (summary,) = elsewhere.glob("outputs/digits_dafl_backdoor/*/summary.json")
     load = f"from kdci.deploy.student import load_student; load_student({str(summary.parent)!r})"
     subprocess.run([str(python), "-c", load], cwd=elsewhere, check=True)
+    report = [str(python), "-m", "kdci", "report", "outputs"]
+    shown = subprocess.run(report, cwd=elsewhere, capture_output=True, text=True, check=True)
+    assert "dafl" in shown.stdout
     from src.deploy.student import load_student
 
     assert load_student(summary.parent).predict is not None  # a clone reads the wheel's card

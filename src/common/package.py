@@ -8,9 +8,11 @@ NAME = __name__.partition(".")[0]
 SOURCE = Path(__file__).resolve().parent.parent
 """The package."""
 
-IS_CLONE = not (SOURCE / "conf").is_dir()
+_OPTIONS = SOURCE / "options"  # apart from modules, which TAB would offer as options
 
-ROOT = SOURCE.parent if IS_CLONE else SOURCE
+IS_CLONE = not _OPTIONS.is_dir()
+
+ROOT = SOURCE.parent if IS_CLONE else _OPTIONS
 """What holds ``conf`` and ``experiments``."""
 
 CONF = ROOT / "conf"
