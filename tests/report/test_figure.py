@@ -6,20 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from src.report.page.canvas import INK, looks
 from src.report.page.draw import inline_svg, save, style
-from src.report.page.figure import (
-    INK,
-    Effect,
-    Line,
-    class_bars,
-    class_dots,
-    forest,
-    learning_curves,
-    looks,
-    over_prototypes,
-    prototypes,
-    scatter,
-)
+from src.report.page.figure import Effect, Line, forest, learning_curves, over_prototypes
+from src.report.page.inside_figure import class_bars, class_dots, prototypes, scatter
 from src.report.page.tsne import embed
 
 VANILLA = Line("vanilla", True, [nan], [80.0], [79.0], [81.0])

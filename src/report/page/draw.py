@@ -13,7 +13,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from src.common.files import atomic_write
-from src.report.page.figure import INK, SOFT
+from src.report.page.canvas import INK, SOFT
 
 _STYLE: dict[str, Any] = {
     "font.size": 9.5,

@@ -11,7 +11,7 @@ import numpy as np
 from src.report.aggregate import Row
 from src.report.apart import VANILLA
 from src.report.block import NAMES, Block, Part, names, number, part_of, spread
-from src.report.page.figure import class_bars, class_dots, prototypes
+from src.report.page.inside_figure import class_bars, class_dots, prototypes
 from src.report.page.leftover import Fid, Inside, read_inside, read_picture
 from src.report.page.model import Picture, Plot, Topic
 

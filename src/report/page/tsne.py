@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from src.report.aggregate import Row
 from src.report.apart import VANILLA
 from src.report.block import Block
-from src.report.page.figure import scatter
+from src.report.page.inside_figure import scatter
 from src.report.page.leftover import read_features
 from src.report.page.model import Plot, Topic
 
