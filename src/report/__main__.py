@@ -19,6 +19,7 @@ from src.report.collection import Damaged, Found, read_summaries, unfinished
 from src.report.console import console
 from src.report.discard import discard_failed
 from src.report.latex import latex_table
+from src.report.page.anonymous import anonymous
 from src.report.summary import FILE_NAME, Summary
 from src.report.table import (
     csv_table,
@@ -101,6 +102,8 @@ def _page_of(arguments: argparse.Namespace) -> ModuleType | None:
 
 
 def _write_page(page: ModuleType, arguments: argparse.Namespace, found: Found) -> None:
+    if arguments.anonymous:
+        found = anonymous(found)
     sections = page.sections_of(found.summaries, arguments.tsne, arguments.anonymous)
     if arguments.html:
         _write(arguments.html, page.html(sections, *found, arguments.anonymous))

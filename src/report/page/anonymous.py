@@ -1,4 +1,4 @@
-"""Summaries as strangers may see them: without host, folders and paths."""
+"""Runs as strangers may see them: without host, folders and paths."""
 
 import re
 import shlex
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from src.common.files import content_hash
+from src.report.collection import Damaged, Found
 from src.report.summary import Summary
 
 _HIDDEN = "..."
@@ -25,8 +26,13 @@ def without_paths(text: str) -> str:
     return _PATH.sub(_HIDDEN, text)
 
 
-def anonymous(summary: Summary) -> Summary:
-    """The same run; its ``folder`` alone is kept, to read from, and is nothing to be shown."""
+def anonymous(found: Found) -> Found:
+    """The same runs; the ``folder`` of each is kept, to read from, and is nothing to be shown."""
+    damaged = [Damaged(Path(_HIDDEN), without_paths(each.reason)) for each in found.damaged]
+    return Found([_anonymous(each) for each in found.summaries], damaged)
+
+
+def _anonymous(summary: Summary) -> Summary:
     identity = dict(summary["identity"])
     identity["settings"] = {key: _setting(value) for key, value in identity["settings"].items()}
     command = summary.get("command")

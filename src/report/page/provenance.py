@@ -2,18 +2,16 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from src.report.block import EMPTY, Part, number, part_of
 from src.report.collection import Damaged
-from src.report.page.anonymous import run_name, without_paths
+from src.report.page.anonymous import run_name
 from src.report.page.model import Topic
 from src.report.summary import Summary
 from src.report.table import first_line, left_out
 
 _DIGITS = 10  # of hashes that are shown
-_HIDDEN = "..."
 
 
 def provenance(
@@ -31,7 +29,6 @@ def provenance(
         is_anonymous: Whether runs are to be called by the names of their folders.
     """
     if is_anonymous:
-        damaged = [Damaged(Path(_HIDDEN), without_paths(each.reason)) for each in damaged]
         finished, unfinished = _by_name(finished), _by_name(unfinished)
     topics = [
         Topic("Runs", [_runs(finished)] if finished else []),

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from src.report.aggregate import aggregate
 from src.report.block import blocks
 from src.report.collection import Damaged, unfinished
-from src.report.page.anonymous import anonymous, run_name
+from src.report.page.anonymous import run_name
 from src.report.page.draw import inline_svg, save, style
 from src.report.page.inside import insides
 from src.report.page.model import Plot, Section, Topic
@@ -30,13 +30,11 @@ def sections_of(
     Args:
         summaries: Runs, in any order; unfinished ones are passed over.
         with_tsne: Also the plane of the students' features, which takes seconds.
-        is_anonymous: Whether no folder may be named.
+        is_anonymous: Whether folders are called by their names alone.
 
     Raises:
         UserError: If two runs are the same in everything, seed included, but their results.
     """
-    if is_anonymous:
-        summaries = [anonymous(each) for each in summaries]
     rows = aggregate(summaries)
     if is_anonymous:
         rows = [replace(row, copies=tuple(map(run_name, row.copies))) for row in rows]
@@ -59,11 +57,8 @@ def html(
     is_anonymous: bool = False,
 ) -> str:
     """The page: one file, no script, and nothing that a browser would have to fetch."""
-    open_ = unfinished(summaries)
     finished = [run for run in summaries if run["status"] == "finished"]
-    if is_anonymous:
-        finished, open_ = [*map(anonymous, finished)], [*map(anonymous, open_)]
-    ran = _filled(provenance(finished, open_, damaged, is_anonymous))
+    ran = _filled(provenance(finished, unfinished(summaries), damaged, is_anonymous))
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -26,6 +26,7 @@ from src.report.page.model import Plot, Topic
 from src.report.shift import by_shift
 
 Singles = Mapping[str, Row]  # rows of single runs, by folder
+_Setting = tuple[str, str, str]  # of a baseline and a KDCI
 _MOST_LINES = 8  # in one figure; more cannot be told apart
 _LABEL = 26  # characters in a line
 
@@ -50,39 +51,35 @@ def cost(block: Block) -> Topic:
     return Topic("Cost per stage", [part for part in block.parts if part.name == COST])
 
 
-def _brief_settings(rows: Sequence[Row]) -> dict[str, str]:
+def _brief_settings(rows: Sequence[Row]) -> dict[_Setting, str]:
     """What figures call each setting: nothing if most rows of its kind share it.
 
     Options go by their last names, where no other in the block has the same.
     """
     kinds = Counter((row.baseline, row.kdci) for row in rows)
     counts = Counter((row.baseline, row.kdci, setting) for row in rows for setting in row.settings)
-    keys = {_key(setting) for *_, setting in counts}
+    keys = {setting.partition("=")[0] for *_, setting in counts}
     last = Counter(key.rpartition(".")[2] for key in keys)
     brief = {}
-    for baseline, kdci, setting in counts:
-        key, value = _key(setting), setting.partition("=")[2]
+    for (baseline, kdci, setting), count in counts.items():
+        key, _, value = setting.partition("=")
         name = key.rpartition(".")[2]
         short = f"{name if last[name] == 1 else key}={value}"
-        is_usual = 2 * counts[baseline, kdci, setting] > kinds[baseline, kdci]
-        brief[f"{baseline} {kdci} {setting}"] = "" if is_usual else short
+        is_usual = 2 * count > kinds[baseline, kdci]
+        brief[baseline, kdci, setting] = "" if is_usual else short
     return brief
-
-
-def _key(setting: str) -> str:
-    return setting.partition("=")[0]
 
 
 class _Runs(NamedTuple):
     """What figures need to know beside the rows: single runs by folder, and brief settings."""
 
     singles: Singles
-    brief: Mapping[str, str]
+    brief: Mapping[_Setting, str]
 
     def settings(self, row: Row, settings: Sequence[str] | None = None) -> str:
         """The settings of a row, or some of them, in brief."""
         chosen = row.settings if settings is None else settings
-        found = (self.brief[f"{row.baseline} {row.kdci} {each}"] for each in chosen)
+        found = (self.brief[row.baseline, row.kdci, each] for each in chosen)
         return " ".join(each for each in found if each)
 
 
