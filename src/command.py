@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from src import complaint, launch, naming
+from src import complaint, launch, naming, sweep
 from src.common import package
 from src.common.plugins import conf_of, refuse_unfit_plugins
 from src.common.signals import is_rank
@@ -28,7 +28,7 @@ def _job(config: DictConfig) -> None:
     with complaint.complaints(sys.argv[1:]):
         arguments.require_typed(config.get("plugins"), json.loads(os.environ.get(_PLUGINS, "[]")))
         if job.mode == RunMode.MULTIRUN:
-            launch.run_point(overrides, Path(job.runtime.output_dir))
+            sweep.run_point(overrides, Path(job.runtime.output_dir))
         else:
             launch.run_single(config, overrides)
 
@@ -43,7 +43,7 @@ def command() -> None:
     with complaint.complaints(sys.argv[1:]):
         if arguments.is_multirun(sys.argv[1:]):
             naming.name_sweep(sys.argv[1:])
-            os.environ[launch.SWEEP_PROCESS] = str(os.getpid())
+            os.environ[sweep.SWEEP_PROCESS] = str(os.getpid())
         sys.argv[1:] = arguments.understood(sys.argv[1:])
         _prepare(sys.argv[1:])
     with complaint.complaints(sys.argv[1:]):

@@ -1,24 +1,18 @@
-"""How runs are started: here, in several ranks, or as points of a sweep."""
+"""How a run is started: here, or in several ranks."""
 
 import json
 import logging
 import os
 import shlex
-import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from signal import Signals
 from threading import Thread
-from threading import enumerate as enumerate_threads
 from typing import Any
 
-import psutil
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from src.common.errors import RankError, UserError
@@ -27,7 +21,6 @@ from src.common.gpus import own_gpus
 from src.common.memory import recall
 from src.common.package import CONF
 from src.common.plugins import conf_of
-from src.common.sealed import write_sealed
 from src.common.signals import Interrupted, interruptible, is_rank
 from src.config.schema import RunConfig, check
 from src.naming import RunName, memory_of, resolved
@@ -39,12 +32,13 @@ from src.report.summary import (
     why_not_finished,
     write_summary,
 )
-from src.report.sweep import point_name
 from src.report.table import run_table
 
 _log = logging.getLogger(__name__)
-POINT, SWEEP_PROCESS = "point.json", "KDCI_SWEEP_PROCESS"
-_PARENT, _FOUND, _TOLD, _TYPED = "KDCI_PARENT", "KDCI_FOUND", "KDCI_POINT", "KDCI_TYPED"
+TOLD = "KDCI_POINT"
+"""Names the file in which a point of a sweep says where its run lies."""
+
+_PARENT, _FOUND, _TYPED = "KDCI_PARENT", "KDCI_FOUND", "KDCI_TYPED"
 
 
 def follow_parent() -> None:
@@ -122,7 +116,7 @@ def _own_gpus(plain: Mapping[str, Any]) -> AbstractContextManager[None]:
     trainer = plain.get("trainer")
     options = trainer if isinstance(trainer, Mapping) else {}
     devices = options.get("devices")
-    is_point = _TOLD in os.environ and not is_rank()
+    is_point = TOLD in os.environ and not is_rank()
     if not is_point or options.get("accelerator") == "cpu" or not isinstance(devices, int):
         return nullcontext()
     return own_gpus(devices)
@@ -175,8 +169,8 @@ def _typed() -> str:
 
 def _is_shown(plain: Any, folder: Path) -> bool:
     """Show a finished run that may be shown; tell a sweep where its point lies in any case."""
-    if _TOLD in os.environ:
-        with atomic_write(Path(os.environ[_TOLD])) as temporary:
+    if TOLD in os.environ:
+        with atomic_write(Path(os.environ[TOLD])) as temporary:
             temporary.write_text(str(folder))
     if plain["task"] != "distill" or plain["force"] is not False:
         return False
@@ -224,84 +218,3 @@ def _show(plain: Any, folder: Path) -> None:
         _log.info("Finished with %.2f%% in %s", summary["acc1"]["last"], folder)
     else:
         console().print(run_table(summary, folder), crop=False)
-
-
-def run_point(overrides: Sequence[str], record: Path) -> None:
-    """Run one point of a sweep in a process of its own and record how it ended.
-
-    Args:
-        overrides: Those of the point.
-        record: Folder of the point within the sweep.
-    """
-    command = [sys.executable, "-m", "src.run", *overrides, "hydra.mode=RUN"]
-    _log.info("%s", " ".join(overrides))
-    told = record / "folder.txt"
-    told.unlink(missing_ok=True)
-    environment = os.environ | {_TOLD: str(told)}
-    _follow_sweep()
-    with (
-        interruptible(),
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as child,
-    ):
-        try:
-            last_line = ""
-            for line in child.stderr or ():
-                sys.stderr.write(line)
-                last_line = line.strip() or last_line
-        except BaseException:  # a launcher's handler of signals raises errors of its own
-            child.terminate()  # it may have had the signal too, and heeds one only
-            raise
-    error = last_line.removeprefix("Error: ") if child.returncode > 0 else None
-    if child.returncode < 0:
-        error = f"Killed by {Signals(-child.returncode).name}; the same command goes on"
-    point = {
-        "of": point_name(record),
-        "overrides": list(overrides),
-        "exit_code": child.returncode,
-        "folder": told.read_text() if told.exists() else "",
-        "error": error,
-    }
-    write_sealed(record / POINT, point)
-
-
-def _follow_sweep() -> None:
-    """Stop soon after the sweep has ended without a word, if that has started this process.
-
-    Joblib's workers outlive it, and go on with what they were given in advance. Submitit's jobs
-    are others' children, and meant to.
-    """
-    sweep, name = os.environ.get(SWEEP_PROCESS), "follow the sweep"
-    if sweep != str(os.getppid()) or name in {thread.name for thread in enumerate_threads()}:
-        return
-
-    def watch() -> None:
-        while str(os.getppid()) == sweep:
-            time.sleep(1)
-        points = psutil.Process().children()
-        for point in points:
-            point.terminate()
-        psutil.wait_procs(points)
-        os._exit(1)
-
-    Thread(target=watch, name=name, daemon=True).start()
-
-
-class SweepReport(Callback):
-    """One table over all points when a sweep ends; exit code 1 if a point failed."""
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Read the record of every point and its summary."""
-        from src.report.sweep import report_sweep
-
-        folder = Path(config.hydra.sweep.dir)
-        try:
-            folders = (path for path in folder.iterdir() if path.is_dir())
-            # Launchers keep what is theirs in hidden ones.
-            points = [path for path in folders if not path.name.startswith(".")]
-            failed = report_sweep(folder, [path / POINT for path in sorted(points)])
-        except Exception as error:
-            # Hydra makes a warning of what a callback raises, and exit code 0.
-            traceback.print_exc()
-            raise SystemExit(1) from error
-        if failed:
-            raise SystemExit(1)
