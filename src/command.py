@@ -11,10 +11,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from src import complaint, launch, naming, sweep
+from src import complaint, launch, naming, ranks, sweep
 from src.common import package
 from src.common.plugins import conf_of, refuse_unfit_plugins
-from src.common.signals import is_rank
 from src.config import arguments, launchers, options
 from src.config.reach import refuse_hydra_settings
 
@@ -38,10 +37,10 @@ def command() -> None:
     os.environ["KDCI_ROOT"] = str(package.ROOT)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises and we do the talking
     OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)
-    if is_rank():
-        launch.follow_parent()
+    ranks.prepare_rank()
     with complaint.complaints(sys.argv[1:]):
         if arguments.is_multirun(sys.argv[1:]):
+            ranks.refuse_sweep_of_ranks()
             naming.name_sweep(sys.argv[1:])
             os.environ[sweep.SWEEP_PROCESS] = str(os.getpid())
         sys.argv[1:] = arguments.understood(sys.argv[1:])

@@ -1,15 +1,12 @@
-"""How a run is started: here, or in several ranks."""
+"""How one run is started, and its result shown."""
 
-import json
 import logging
 import os
 import shlex
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -24,6 +21,7 @@ from src.common.plugins import conf_of
 from src.common.signals import Interrupted, interruptible, is_rank
 from src.config.schema import RunConfig, check
 from src.naming import RunName, memory_of, resolved
+from src.ranks import handed_down, refuse_unfit_ranks, speaks, start_ranks
 from src.report.console import console
 from src.report.summary import (
     FILE_NAME,
@@ -37,59 +35,6 @@ from src.report.table import run_table
 _log = logging.getLogger(__name__)
 TOLD = "KDCI_POINT"
 """Names the file in which a point of a sweep says where its run lies."""
-
-_PARENT, _FOUND, _TYPED = "KDCI_PARENT", "KDCI_FOUND", "KDCI_TYPED"
-
-
-def follow_parent() -> None:
-    """End this rank soon after the process that started it, which may die without a word."""
-    # Asked of the system here, the parent might be somebody else already.
-    parent = os.environ.get(_PARENT)
-    if parent is None:  # another launcher's rank
-        return
-
-    def watch() -> None:
-        while str(os.getppid()) == parent:
-            time.sleep(1)
-        os._exit(1)  # the main thread may wait for another rank for ever
-
-    Thread(target=watch, daemon=True).start()
-
-
-def start_ranks(count: int, overrides: Sequence[str], folder: Path, found: Any) -> None:
-    """Run this program in ``count`` processes that find each other; return when all are done.
-
-    All ranks exist before the first decision. Lightning's own launcher would start them at the
-    first fit and run the whole program, sweep included, again in each.
-
-    Raises:
-        RankError: If a rank failed; the others were stopped.
-        Interrupted: If this process was asked to stop; the ranks were stopped.
-    """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    launch = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id=folder.name,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.1,
-    )
-    os.environ[_PARENT], os.environ[_FOUND] = str(os.getpid()), json.dumps(found)
-    os.environ[_TYPED] = _typed()
-    try:
-        elastic_launch(launch, sys.executable)("-m", "src.run", *overrides)
-    except ChildFailedError as error:
-        first_rank, failure = error.get_first_failure()
-        raise RankError(first_rank, failure.exitcode) from error
-    except SignalException as error:
-        raise Interrupted(error.sigval) from error
 
 
 def run_single(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -129,36 +74,39 @@ def _check_and_run(
     memory: Path | None,
 ) -> None:
     checked = check(plain)
+    refuse_unfit_ranks(checked.trainer)
     # Brings torch and Lightning, which a run that is only shown is spared.
     from src.pipeline.identify import find
 
     conf = (CONF, *conf_of(checked.plugins))
     name = RunName(checked.task, choices, os.environ.get("KDCI_SWEEP"), conf)
     name.require_budget(checked.budget)
-    given = os.environ.get(_FOUND) if is_rank() else None
-    found = json.loads(given) if given else find(checked, name, memory)
+    found, typed = handed_down() or (find(checked, name, memory), _typed())
     folder = Path(found["folder"])
     if not is_rank() and _is_shown(plain, folder):
         return
-    _run(checked, overrides, folder, found, name)
-    if not is_rank() and checked.task == "distill":
+    _run(checked, overrides, folder, found, name, typed)
+    if speaks() and checked.task == "distill":
         _show(plain, folder)
 
 
 def _run(
-    checked: RunConfig, overrides: Sequence[str], folder: Path, found: Any, name: RunName
+    checked: RunConfig,
+    overrides: Sequence[str],
+    folder: Path,
+    found: Any,
+    name: RunName,
+    typed: str,
 ) -> None:
     from src.pipeline.run import run, run_teacher
 
     if checked.trainer.devices > 1 and not is_rank():
         with _failure_recorded(folder):
-            start_ranks(checked.trainer.devices, overrides, folder, found)
+            start_ranks(checked.trainer.devices, overrides, folder, found, typed)
     elif checked.task == "teacher":
         run_teacher(checked, folder, found["contents"])
     else:
-        # A rank's own command line is nothing that anybody has typed.
-        typed = os.environ.get(_TYPED) if is_rank() else None
-        run(checked, folder, name, found["contents"], typed or _typed())
+        run(checked, folder, name, found["contents"], typed)
 
 
 def _typed() -> str:

@@ -1,6 +1,9 @@
 """Two gloo processes: the collectives, and whole runs."""
 
 import shlex
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from src.common.sealed import read_sealed
+from src.common.package import CONF, ROOT
+from src.common.sealed import digest_file, read_sealed
 from src.kdci.clustering import KMeans
 from tests.smoke import LIMIT, Smoke, on_two_ranks
 from tests.two_ranks import network, rows
@@ -96,9 +100,25 @@ def test_both_resume_from_what_both_have_saved(found: list[dict[str, Any]]) -> N
     assert [rank["epoch"] for rank in found] == [1, 1]
 
 
-@pytest.mark.parametrize("baseline", ["dafl", pytest.param("dfnd", marks=pytest.mark.slow)])
-def test_a_run_of_two_processes_finishes(smoke: Smoke, tmp_path: Path, baseline: str) -> None:
-    finished = smoke.command(tmp_path, f"baseline={baseline}", *DDP)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["replay", "online"])
+@pytest.mark.parametrize("baseline", sorted(p.stem for p in (CONF / "baseline").glob("*.yaml")))
+def test_every_method_runs_in_two_processes(
+    smoke: Smoke, tmp_path: Path, baseline: str, mode: str
+) -> None:
+    """The run itself compares the ranks' students, and fails where they differ."""
+    options = [f"baseline={baseline}", f"substitution.mode={mode}", "kdci=weighting"]
+    finished = smoke.command(tmp_path, *options, *DDP)
+    assert finished.exit_code == 0, finished.stderr
+    assert (finished.summary["status"], finished.summary["world_size"]) == ("finished", 2)
+    assert finished.summary["inside_error"] is None
+    # Each line once, however many ranks there are.
+    said = [line for line in finished.stderr.splitlines() if line]
+    assert len(said) == len(set(said))
+
+
+def test_a_run_of_two_processes_finishes(smoke: Smoke, tmp_path: Path) -> None:
+    finished = smoke.command(tmp_path, *DDP)
     assert finished.exit_code == 0, finished.stderr
     summary = finished.summary
     assert (summary["status"], summary["world_size"]) == ("finished", 2)
@@ -107,6 +127,7 @@ def test_a_run_of_two_processes_finishes(smoke: Smoke, tmp_path: Path, baseline:
     assert "Traceback" not in finished.stderr
     assert "Warning" not in finished.stderr
     assert finished.stdout.count("student convnet_s, last") == 1
+    assert (finished.stdout + finished.stderr).count("Recipe: ") == 1
     shards = sorted(Path(summary["substitution"]["artifact"]).glob("predictions_rank*"))
     counts = [len(load_file(shard)["logits"]) for shard in shards]
     assert counts == [128, 128]
@@ -115,6 +136,33 @@ def test_a_run_of_two_processes_finishes(smoke: Smoke, tmp_path: Path, baseline:
     assert (found["fid"]["images"], found["fid"]["originals"]) == (128, 360)
     assert shlex.split(summary["command"])[1:4] == ["-m", "src.run", "budget=smoke"]
     assert (finished.folder / "run.log").read_text().count("Command: ") == 1
+
+
+@pytest.mark.slow
+def test_two_nodes_make_what_two_processes_of_one_make(smoke: Smoke, tmp_path: Path) -> None:
+    """Two agents of torchrun that meet on loopback stand for two machines."""
+    here = smoke.command(tmp_path / "one", *DDP)
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    agent = ["torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=two"]
+    agent += ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}", "-m", "src.run"]
+    options = [*DDP, "trainer.devices=1", "trainer.nodes=2"]
+    command = [sys.executable, "-m", *agent, *smoke.overrides(tmp_path / "two", *options)]
+    started = [
+        subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for _ in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=LIMIT)[0] for process in started]
+    finally:
+        for process in started:
+            process.terminate()
+    assert [process.returncode for process in started] == [0, 0], said
+    assert "".join(said).count("student convnet_s, last") == 1
+    (student,) = (tmp_path / "two").rglob("student.safetensors")
+    assert digest_file(student) == digest_file(here.folder / "student.safetensors")
 
 
 @pytest.mark.slow

@@ -139,6 +139,7 @@ def job(folder: Path, precision: Any = "32-true") -> Job:
     options = TrainerOptions(
         accelerator="cpu",
         devices=1,
+        nodes=1,
         precision=precision,
         channels_last=False,
         deterministic=False,

@@ -120,10 +120,11 @@ class Kdci(_Model):
 
 
 class TrainerOptions(_Model):
-    """Device, precision and processes."""
+    """Device, precision and processes: ``devices`` of them on each of ``nodes`` machines."""
 
     accelerator: Literal["auto", "cpu", "gpu"]
     devices: int = Field(gt=0, le=4096)
+    nodes: int = Field(gt=0, le=4096)
     precision: Literal["32-true", "bf16-mixed"]
     channels_last: bool
     deterministic: bool

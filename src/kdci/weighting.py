@@ -1,6 +1,5 @@
 """Backdoor adjustment by weights: inverse propensity of the strata."""
 
-import logging
 from typing import Annotated, Literal
 
 import torch
@@ -12,7 +11,6 @@ from src.kdci.adjustment import Adjustment
 from src.kdci.dictionary import ConfounderDictionary
 from src.kdci.unevenness import Auto
 
-_log = logging.getLogger(__name__)
 _STEPS = 100  # of gamma, where it is searched
 _LARGEST_GAMMA = 10  # ratios of a million to the power of much more are infinite
 
@@ -79,17 +77,8 @@ class InversePropensityWeighting(Adjustment):
         ratio = _ratio(counts, self.strata)
         gamma = self._gamma(counts, ratio)
         weights = _weights(counts, ratio, gamma, self.largest)
-        present = weights[counts > 0]
-        self.table.copy_((weights / present.max()).clamp(max=1))
+        self.table.copy_((weights / weights[counts > 0].max()).clamp(max=1))
         self.facts = {"gamma": gamma, "effective": _effective(counts, weights)}
-        _log.info(
-            "Weighting by %s: gamma %.2f, weights %.2f to %.2f, effective sample size %.0f%%",
-            self.strata,
-            gamma,
-            float(present.min()),
-            float(present.max()),
-            100 * self.facts["effective"],
-        )
 
     def _gamma(self, counts: Tensor, ratio: Tensor) -> float:
         if self.gamma != "auto":

@@ -1,5 +1,6 @@
 """Stage (b): the student, compensated or not, on the substitution data."""
 
+import logging
 from dataclasses import replace
 from typing import Any, cast
 
@@ -22,6 +23,8 @@ from src.substitution.contract import Baseline
 from src.substitution.image_bank import banks_of
 from src.substitution.module import Recording
 from src.teacher.frozen import FrozenTeacher
+
+_log = logging.getLogger(__name__)
 
 
 def train_student(
@@ -107,6 +110,9 @@ def _student(
         num_classes=job.dataset.spec.num_classes,
         seed=_seed(job),
     )
+    if adjustment.facts:
+        found = ", ".join(f"{name} {value:.2f}" for name, value in adjustment.facts.items())
+        _log.info("Adjustment %s: %s", kdci.name, found)
     online = job.config.substitution.mode == "online"
     return KDCIStudent(
         **common,

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from src.common.distributed import on_rank_zero, rank
-from src.common.signals import STOPPING
+from src.common.signals import STOPPING, is_rank
 from src.config.schema import TrainerOptions
 from src.substitution.strategy import UnwrappedDDPStrategy
 
@@ -94,6 +96,9 @@ def make_trainer(
     return Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=options.devices,
+        num_nodes=options.nodes,
+        # Ours or torchrun's. Left to itself, Lightning takes a batch job of SLURM for its rank.
+        plugins=[TorchElasticEnvironment() if is_rank() else LightningEnvironment()],
         strategy=_strategy(stage, options),
         precision=options.precision,
         deterministic=options.deterministic,
@@ -111,7 +116,7 @@ def make_trainer(
 
 
 def _strategy(stage: str, options: TrainerOptions) -> Any:
-    if options.devices == 1:
+    if options.devices * options.nodes == 1:
         return "auto"
     if stage == "stage_a":
         return UnwrappedDDPStrategy()

@@ -1,0 +1,151 @@
+"""Ranks of one run: started here, or by torchrun."""
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from src.common.errors import RankError, UserError
+from src.common.signals import Interrupted, is_rank
+from src.config.schema import TrainerOptions
+
+_PARENT, _FOUND, _TYPED = "KDCI_PARENT", "KDCI_FOUND", "KDCI_TYPED"
+
+
+def prepare_rank() -> None:
+    """Where this process is a rank: end with whoever started it, and leave speaking to rank 0."""
+    if not is_rank():
+        return
+    if os.environ["RANK"] != "0":
+        logging.disable(logging.WARNING)  # rank 0 says the same
+    _follow_parent()
+
+
+def _follow_parent() -> None:
+    """End this rank soon after the process that started it, which may die without a word."""
+    # Asked of the system here, the parent might be somebody else already.
+    parent = os.environ.get(_PARENT)
+    if parent is None:  # torchrun looks after its own
+        return
+
+    def watch() -> None:
+        while str(os.getppid()) == parent:
+            time.sleep(1)
+        os._exit(1)  # the main thread may wait for another rank for ever
+
+    Thread(target=watch, daemon=True).start()
+
+
+def start_ranks(
+    count: int, overrides: Sequence[str], folder: Path, found: Any, typed: str
+) -> None:
+    """Run this program in ``count`` processes that find each other; return when all are done.
+
+    All ranks exist before the first decision. Lightning's own launcher would start them at the
+    first fit and run the whole program, sweep included, again in each.
+
+    Args:
+        count: Number of ranks.
+        overrides: Their command line.
+        folder: The run's folder.
+        found: What was found of the run, so that the ranks need not look again.
+        typed: The command line of this process, for the record.
+
+    Raises:
+        RankError: If a rank failed; the others were stopped.
+        Interrupted: If this process was asked to stop; the ranks were stopped.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    launch = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=folder.name,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    os.environ[_PARENT], os.environ[_FOUND] = str(os.getpid()), json.dumps(found)
+    os.environ[_TYPED] = typed
+    try:
+        elastic_launch(launch, sys.executable)("-m", "src.run", *overrides)
+    except ChildFailedError as error:
+        first_rank, failure = error.get_first_failure()
+        raise RankError(first_rank, failure.exitcode) from error
+    except SignalException as error:
+        raise Interrupted(error.sigval) from error
+
+
+def handed_down() -> tuple[Any, str] | None:
+    """What was found of the run, and what was typed; None where no parent of ours has looked."""
+    if not is_rank() or _FOUND not in os.environ:
+        return None
+    return json.loads(os.environ[_FOUND]), os.environ[_TYPED]
+
+
+def speaks() -> bool:
+    """Whether this process shows the result: it is alone, or rank 0 of torchrun's.
+
+    Where the ranks were started here, whoever started them does.
+    """
+    return not is_rank() or (_PARENT not in os.environ and os.environ["RANK"] == "0")
+
+
+def refuse_unfit_ranks(trainer: TrainerOptions) -> None:
+    """Refuse processes of other number or kind than ``trainer`` asks for.
+
+    Raises:
+        UserError: If torchrun has started another number of them, if it would have to and has
+            not, or if srun has started several that do not know of each other.
+    """
+    devices, nodes = trainer.devices, trainer.nodes
+    if is_rank():
+        _refuse_unfit_torchrun(devices, nodes, os.environ)
+        return
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if tasks > 1:
+        raise UserError(
+            f"Expected one process of a run, which starts its ranks itself, but srun has started "
+            f"{tasks}; use srun --ntasks=1 with trainer.devices=N, or torchrun on every node"
+        )
+    if nodes > 1:
+        raise UserError(
+            f"Expected trainer.nodes={nodes} under torchrun; on every node, run: torchrun "
+            f"--nnodes={nodes} --nproc-per-node={devices} --rdzv-backend=c10d "
+            f"--rdzv-endpoint=HOST:29500 -m src.run ..."
+        )
+
+
+def _refuse_unfit_torchrun(devices: int, nodes: int, environment: Mapping[str, str]) -> None:
+    ranks, local = int(environment["WORLD_SIZE"]), int(environment["LOCAL_WORLD_SIZE"])
+    if (ranks, local) == (devices * nodes, devices):
+        return
+    if environment["RANK"] != "0":
+        sys.exit(2)  # rank 0 says it
+    raise UserError(
+        f"Expected as many processes as trainer.devices={devices} on trainer.nodes={nodes}, but "
+        f"torchrun has started {local} here and {ranks} in all; change one of them"
+    )
+
+
+def refuse_sweep_of_ranks() -> None:
+    """Refuse ``--multirun`` in processes of torchrun, each of which would run the sweep.
+
+    Raises:
+        UserError: If it was asked for there.
+    """
+    if is_rank():
+        raise UserError(
+            "Expected --multirun without torchrun; the points of a sweep start their ranks "
+            "themselves, trainer.devices of them"
+        )

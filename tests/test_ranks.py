@@ -1,0 +1,122 @@
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from src.common.errors import UserError
+from src.config.schema import TrainerOptions
+from src.ranks import (
+    handed_down,
+    prepare_rank,
+    refuse_sweep_of_ranks,
+    refuse_unfit_ranks,
+    speaks,
+)
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TORCHELASTIC_RUN_ID", "KDCI_PARENT", "KDCI_FOUND", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def quiet_again() -> Iterator[None]:
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def be_rank(monkeypatch: pytest.MonkeyPatch, rank: int, *, local: int = 2, ranks: int = 2) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+    for name, value in (("RANK", rank), ("LOCAL_WORLD_SIZE", local), ("WORLD_SIZE", ranks)):
+        monkeypatch.setenv(name, str(value))
+
+
+def trainer(devices: int = 1, nodes: int = 1) -> TrainerOptions:
+    return TrainerOptions(
+        accelerator="cpu",
+        devices=devices,
+        nodes=nodes,
+        precision="32-true",
+        channels_last=True,
+        deterministic=False,
+        progress=False,
+    )
+
+
+def test_a_program_that_is_alone_speaks_and_may_start_ranks() -> None:
+    assert speaks()
+    assert handed_down() is None
+    refuse_unfit_ranks(trainer(devices=2))
+    refuse_sweep_of_ranks()
+
+
+def test_of_torchruns_processes_rank_zero_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    be_rank(monkeypatch, 0)
+    assert speaks()
+    be_rank(monkeypatch, 1)
+    assert not speaks()
+    be_rank(monkeypatch, 0)
+    monkeypatch.setenv("KDCI_PARENT", "1")  # whoever started the ranks speaks for them
+    assert not speaks()
+
+
+def test_a_rank_takes_over_what_its_parent_has_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    be_rank(monkeypatch, 1)
+    monkeypatch.setenv("KDCI_FOUND", '{"folder": "outputs/a"}')
+    monkeypatch.setenv("KDCI_TYPED", "python -m src.run")
+    assert handed_down() == ({"folder": "outputs/a"}, "python -m src.run")
+
+
+@pytest.mark.usefixtures("quiet_again")
+def test_what_every_rank_would_say_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        for rank in range(2):
+            be_rank(monkeypatch, rank)
+            prepare_rank()
+            logging.getLogger("src").warning("from rank %d", rank)
+    assert caplog.messages == ["from rank 0"]
+
+
+@pytest.mark.parametrize(("devices", "nodes", "local", "ranks"), [(2, 1, 2, 2), (1, 2, 1, 2)])
+def test_ranks_of_torchrun_that_are_as_many_as_asked_for(
+    monkeypatch: pytest.MonkeyPatch, devices: int, nodes: int, local: int, ranks: int
+) -> None:
+    be_rank(monkeypatch, 0, local=local, ranks=ranks)
+    refuse_unfit_ranks(trainer(devices, nodes))
+
+
+def test_other_numbers_of_ranks_are_refused_by_rank_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    be_rank(monkeypatch, 0, local=2, ranks=4)
+    with pytest.raises(
+        UserError,
+        match=r"trainer\.devices=2 on trainer\.nodes=1, but torchrun has started 2 here and 4 in",
+    ):
+        refuse_unfit_ranks(trainer(devices=2))
+    be_rank(monkeypatch, 1, local=2, ranks=4)
+    with pytest.raises(SystemExit) as ended:
+        refuse_unfit_ranks(trainer(devices=2))
+    assert ended.value.code == 2
+
+
+def test_several_nodes_need_torchrun() -> None:
+    with pytest.raises(UserError, match="torchrun --nnodes=2 --nproc-per-node=8 "):
+        refuse_unfit_ranks(trainer(devices=8, nodes=2))
+
+
+def test_a_sweep_under_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    be_rank(monkeypatch, 0)
+    with pytest.raises(UserError, match="Expected --multirun without torchrun"):
+        refuse_sweep_of_ranks()
+
+
+def test_tasks_of_srun_that_do_not_know_of_each_other_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.raises(UserError, match="srun has started 2"):
+        refuse_unfit_ranks(trainer())
+    be_rank(monkeypatch, 0)  # torchrun under srun, one on every node
+    refuse_unfit_ranks(trainer(devices=2))
