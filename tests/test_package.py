@@ -4,10 +4,13 @@ import importlib.util
 import re
 import subprocess
 import sys
+import tomllib
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
 
 from src.common.package import ROOT
 
@@ -158,3 +161,22 @@ def test_the_wheel_runs_where_it_is_installed(elsewhere: Path, tmp_path: Path) -
     from src.deploy.student import load_student
 
     assert load_student(summary.parent).predict is not None  # a clone reads the wheel's card
+
+
+def test_what_is_set_up_is_pinned_hashed_and_within_the_bounds() -> None:
+    """``make setup`` installs requirements.txt; ``make lock`` writes it again."""
+    text = (ROOT / "requirements.txt").read_text()
+    blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
+    assert all("--hash=sha256:" in block for block in blocks)
+    pinned: dict[str, set[str]] = {}
+    for block in blocks:
+        requirement = Requirement(block.split("\\")[0])
+        (version,) = requirement.specifier
+        assert version.operator == "=="
+        pinned.setdefault(requirement.name, set()).add(version.version)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    for line in [*project["dependencies"], *chain.from_iterable(extras)]:
+        wanted = Requirement(line)
+        if wanted.name != "kdci":
+            assert all(version in wanted.specifier for version in pinned[wanted.name]), line
