@@ -1,5 +1,6 @@
 """Whole runs: what they leave behind, what they reuse, and what they do about trouble."""
 
+import os
 import platform
 import re
 import shlex
@@ -95,6 +96,15 @@ def test_the_main_job_shows_where_its_results_lie(smoke: Smoke) -> None:
     names = {path.name for path in smoke.default.folder.iterdir()}
     assert names >= {"summary.json", "student.safetensors", "student.json", "substitution.png"}
     assert "state" not in names
+
+
+def test_others_can_read_what_a_run_leaves_as_the_umask_says(smoke: Smoke) -> None:
+    os.umask(umask := os.umask(0))
+    left = [smoke.default.folder, smoke.cache]
+    files = [file for folder in left for file in folder.rglob("*") if file.is_file()]
+    assert len(files) > 10
+    kept_back = [f for f in files if f.stat().st_mode & 0o777 != 0o666 & ~umask]
+    assert kept_back == []
 
 
 def test_the_main_job_says_nothing_alarming(smoke: Smoke) -> None:

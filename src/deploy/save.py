@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from src.common.files import atomic_write
 from src.common.sealed import digests, write_sealed
+from src.common.tensors import save_tensors
 from src.deploy.student import CARD, WEIGHTS
 from src.network.classifier import Classifier
 
@@ -32,5 +32,5 @@ def save_student(
             key = f"{network.head_name}.{part}"
             state[key] = (fuse @ state[key]).contiguous()
     with atomic_write(folder / WEIGHTS) as temporary:
-        save_file(state, temporary)
+        save_tensors(state, temporary)
     write_sealed(folder / CARD, card | {"checksums": digests(folder, [WEIGHTS])})

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from src.common.errors import UserError
 from src.common.files import atomic_write, content_hash, sha256_tensors
 from src.common.sealed import DamagedError
+from src.common.tensors import save_tensors
 from src.substitution.module import Recording
 
 Space = Literal["logits", "features"]
@@ -45,7 +45,7 @@ class ConfounderDictionary:
         # One entry: safetensors writes several in random order, and equal files are worth having.
         provenance = json.dumps(self.provenance | {_DIGEST: self._digest()})
         with atomic_write(path) as temporary:
-            save_file(
+            save_tensors(
                 {"prototypes": self.prototypes, "prior": self.prior, "counts": self.counts},
                 temporary,
                 metadata={"provenance": provenance},

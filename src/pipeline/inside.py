@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from src.common.divergence import divergence_from_uniform
 from src.common.files import atomic_write
 from src.common.freezing import mode
 from src.common.sealed import write_sealed
+from src.common.tensors import save_tensors
 from src.dataset.normalisation import Normalisation
 from src.inside.clusters import class_mix, clusters, principal
 from src.inside.frechet import FrechetDistance
@@ -107,7 +107,7 @@ def _look(
         )
         written["prototypes"] = FILES["prototypes"]
     with atomic_write(job.folder / FILES["features"]) as temporary:
-        save_file({"features": seen.features, "labels": seen.labels[seen.kept]}, temporary)
+        save_tensors({"features": seen.features, "labels": seen.labels[seen.kept]}, temporary)
     write_sealed(job.folder / FILES["inside"], content)
     return written
 

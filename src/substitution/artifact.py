@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from src.common.distributed import (
     barrier,
@@ -17,6 +17,7 @@ from src.common.distributed import (
 from src.common.errors import UserError
 from src.common.files import sha256_tensors, writing
 from src.common.sealed import DamagedError, digests, read_own, verify, write_sealed
+from src.common.tensors import save_tensors
 from src.substitution.contract import Baseline
 from src.substitution.image_bank import ImageBank
 from src.substitution.module import Recording
@@ -143,7 +144,7 @@ class Artifact:
             for name, bank in zip(bank_files, recording.banks, strict=True):
                 bank.save(self.folder / name)
             predictions = {"logits": recording.logits, "features": recording.features}
-            save_file(predictions, self.folder / self._predictions)
+            save_tensors(predictions, self.folder / self._predictions)
             torch.save(baseline.state_dict(), self.folder / self._state)
         return files
 

@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from src.common.files import atomic_write
 from src.common.sealed import digests, read_own, verify, write_sealed
+from src.common.tensors import save_tensors
 from src.network.classifier import Classifier
 from src.teacher.class_map import keep_columns, read_columns
 from src.teacher.fit import count_classes, fit
@@ -79,7 +78,7 @@ def save_trained(network: Classifier, folder: Path, acc1: float, name: str) -> N
     """Write a trained teacher: ``teacher.safetensors``, and last ``teacher.json``."""
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     with atomic_write(folder / _WEIGHTS) as temporary:
-        save_file(state, temporary)
+        save_tensors(state, temporary)
     checksums = digests(folder, [_WEIGHTS])
     card = {"of": folder.name, "name": name, "acc1": acc1, "checksums": checksums}
     write_sealed(folder / _CARD, card)
