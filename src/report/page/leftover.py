@@ -1,11 +1,9 @@
 """What a run leaves beside its summary, as far as it is there and whole."""
 
 import base64
-import csv
 import io
 import json
-import re
-from collections.abc import Sequence
+from contextlib import suppress
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from src.common.sealed import DamagedError
+from src.report.metrics import metric_files, read_points
 
 INSIDE, FEATURES = "inside.json", "features.safetensors"
 _MOST_WIDTH, _MOST_PIXELS = 640, 64_000_000
@@ -88,17 +89,15 @@ def read_inside(folder: Path) -> Inside:
 def read_curve(folder: Path) -> dict[float, float]:
     """Test accuracy of the plain student in percent, by epoch, over all attempts of a run.
 
-    Accuracy and epoch stand in two lines of one step; the last attempt at an epoch counts.
+    The last attempt at an epoch counts.
     """
     curve: dict[float, float] = {}
-    files = (folder / "metrics").glob("stage_b*/metrics.csv")
-    for path in sorted(files, key=lambda path: _attempt(path.parent.name)):
-        by_step: dict[str | None, dict[str, float]] = {}
-        for line in _lines(path):
-            by_step.setdefault(line.get("step"), {}).update(_numbers(line))
-        for values in by_step.values():
-            if {"student/epoch", "student/acc"} <= values.keys():
-                curve[values["student/epoch"]] = values["student/acc"]
+    for path in metric_files(folder, "stage_b"):
+        with suppress(DamagedError):
+            for point in read_points(path):
+                epoch, acc = point.get("student/epoch", nan), point.get("student/acc", nan)
+                if isfinite(epoch) and isfinite(acc):
+                    curve[epoch] = acc
     return dict(sorted(curve.items()))
 
 
@@ -191,29 +190,4 @@ def _known(values: Any) -> list[float]:
 
 def _number(value: Any) -> float:
     (found,) = _finite([value])
-    return found
-
-
-def _attempt(name: str) -> int:
-    number = re.fullmatch(r"stage_b\.(\d+)", name)
-    return int(number[1]) if number else 0
-
-
-def _lines(path: Path) -> Sequence[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error):
-        return []
-
-
-def _numbers(line: dict[str, Any]) -> dict[str, float]:
-    found = {}
-    for key in ("student/epoch", "student/acc"):
-        try:
-            value = float(line.get(key) or "nan")
-        except (TypeError, ValueError):
-            continue
-        if isfinite(value):
-            found[key] = value
     return found
