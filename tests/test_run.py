@@ -730,7 +730,7 @@ def test_the_mirror_of_a_failed_run_says_so(
     smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mirror = Mirror()
-    monkeypatch.setattr("src.pipeline.run.start_wandb", lambda **_: mirror)
+    monkeypatch.setattr("src.pipeline.run.start_wandb", lambda *_, **__: mirror)
     with pytest.raises(UserError, match="nonexistent"):
         smoke.here(tmp_path, "logger=wandb", "teacher.checkpoint=/nonexistent.pt")
     assert mirror.exit_code == 1

@@ -48,7 +48,8 @@ def write_outcome(
     finished["checksums"] = digests(job.folder, [finished["files"][name] for name in _CHECKED])
     written = cast("Summary", finished)
     write_summary(written, job.folder)
-    log_summary(job.wandb_run, written, job.folder / "substitution.png")
+    names = job.dataset.class_names
+    log_summary(job.wandb_run, written, names, job.folder / "substitution.png")
 
 
 def _results(

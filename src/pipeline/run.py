@@ -31,7 +31,7 @@ from src.pipeline.outcome import write_outcome
 from src.pipeline.stage_a import make_substitution_data
 from src.pipeline.stage_b import train_student
 from src.pipeline.teacher import prepare_teacher, refuse_unfit_networks
-from src.report.dashboard import finish, start_wandb
+from src.report.dashboard import finished, start_wandb
 from src.report.summary import (
     FILE_NAME,
     Summary,
@@ -90,7 +90,7 @@ def run(
         with (
             written_down(folder, command),
             _recorded(summary, folder),
-            _mirrored(config, name, folder, identity) as wandb_run,
+            _mirrored(config, summary, folder) as wandb_run,
         ):
             recipe, protocol = name.recipe or "none, generic lengths", summary["protocol"]
             _log.info("Recipe: %s; budget: %s; protocol: %s", recipe, name.budget, protocol)
@@ -141,6 +141,7 @@ def _opening(
         "seed": config.seed,
         "budget": name.budget,
         "recipe": name.recipe,
+        "sweep": name.sweep,
         "protocol": protocol_of(config.substitution),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "identity": identity.record(),
@@ -195,28 +196,20 @@ def _keep_traceback(error: BaseException, folder: Path, of: str) -> None:
 
 
 @contextmanager
-def _mirrored(
-    config: RunConfig, name: RunName, folder: Path, identity: Identity
-) -> "Iterator[Run | None]":
+def _mirrored(config: RunConfig, summary: Summary, folder: Path) -> "Iterator[Run | None]":
     """A W&B run that ends with an error code when the job fails; None without W&B."""
     options = config.logger.wandb
     if options is None:
         yield None
         return
     run_ = start_wandb(
+        summary,
+        folder,
         project=options.project,
         mode=options.mode,
-        group=name.sweep or folder.parent.name,
-        name=f"{folder.parent.name}_{identity.run}",
-        config=config.model_dump(),
-        folder=folder,
         tags=options.tags,
         entity=options.entity,
-        run_id=None if config.force else identity.run,
+        goes_on=not config.force,
     )
-    try:
+    with finished(run_):
         yield run_
-    except BaseException:
-        finish(run_, exit_code=1)
-        raise
-    finish(run_)

@@ -1,85 +1,149 @@
 """Weights & Biases as a mirror of the run; the local files stay the record."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from src.common.distributed import rank
 from src.common.errors import UserError
+from src.report.metrics import STEPS
 from src.report.summary import Summary
 
 if TYPE_CHECKING:  # importing wandb costs half a second that most runs need not pay
     from wandb import Run
 
-# Each stage counts on its own: one shared step would run backwards where a stage begins.
-_STEPS = {"teacher": "teacher/epoch", "stage_a": "stage_a/round", "student": "student/epoch"}
+Mode = Literal["online", "offline"]
+
+
+class DashboardError(UserError):
+    """Weights & Biases did not start; the message says why, and how to do without."""
 
 
 def start_wandb(
-    project: str,
-    mode: Literal["online", "offline", "disabled"],
-    group: str,
-    name: str,
-    config: dict[str, Any],
+    summary: Summary,
     folder: Path,
+    project: str,
+    mode: Mode | Literal["disabled"],
     tags: Sequence[str] = (),
     entity: str | None = None,
-    run_id: str | None = None,
+    goes_on: bool = True,
 ) -> "Run | None":
-    """Open one run, on rank 0 only; the other ranks get ``None``.
+    """Open one run that is about to begin, on rank 0 only; the other ranks get ``None``.
 
     Args:
+        summary: What is known of it.
+        folder: Run folder; W&B keeps its files in ``folder/wandb``.
         project: Project to log into.
         mode: ``offline`` and ``disabled`` need neither account nor network.
-        group: What the run is compared with, for instance its sweep.
-        name: Shown name of the run.
-        config: Resolved configuration, plain containers.
-        folder: Run folder; W&B keeps its files in ``folder/wandb``.
         tags: Labels to filter by.
         entity: Team or user; ``None`` is the account's default.
-        run_id: Identity under which a later call goes on with the same run. Used online only:
-            offline runs under one identity do not merge when they are synchronised.
+        goes_on: Whether a later call goes on with the same run. It does online only: offline
+            runs under one identity do not merge when they are synchronised.
 
     Raises:
-        UserError: If W&B refuses to start, for instance without an account in online mode.
+        DashboardError: If W&B refuses to start, for instance without an account in online mode.
     """
     if rank() != 0:
         return None
+    folder.mkdir(parents=True, exist_ok=True)
+    resumable = mode == "online" and goes_on
+    return _start(
+        summary,
+        folder,
+        "set logger.wandb.mode=offline or logger=csv",
+        project=project,
+        mode=mode,
+        tags=tags,
+        entity=entity,
+        id=summary["identity"]["run"] if resumable else None,
+        resume="allow" if resumable else None,
+    )
+
+
+def start_afterwards(summary: Summary, folder: Path, project: str, mode: Mode, name: str) -> "Run":
+    """Open one run that is over; a call of the same identity replaces it, in every mode.
+
+    Nothing is recorded of this process: neither its console, load and machine nor its source.
+
+    Args:
+        summary: The finished run.
+        folder: Run folder; W&B keeps its files in ``folder/wandb``.
+        project: Project to log into.
+        mode: ``offline`` needs neither account nor network.
+        name: Identity of the run in W&B.
+
+    Raises:
+        DashboardError: If W&B refuses to start, for instance without an account in online mode.
+    """
     import wandb
 
-    folder.mkdir(parents=True, exist_ok=True)
-    resumable = mode == "online" and run_id is not None
+    settings = wandb.Settings(
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        host=summary.get("host"),
+        quiet=True,
+        silent=mode == "offline",  # online its lines name the page
+        x_disable_machine_info=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
+    )
+    otherwise = "give --wandb-mode offline"
+    run = _start(
+        summary, folder, otherwise, project=project, mode=mode, id=name, settings=settings
+    )
+    if run.offline and mode == "online":  # chosen where W&B asked for an account
+        finish(run, exit_code=1)
+        raise DashboardError(f"Expected an account for Weights & Biases; or {otherwise}")
+    return run
+
+
+def _start(summary: Summary, folder: Path, otherwise: str, **options: Any) -> "Run":
+    import wandb
+
+    identity, choices = summary["identity"]["run"], folder.resolve().parent.name
     try:
         run = wandb.init(
-            project=project,
-            mode=mode,
-            group=group,
-            name=name,
-            config=config,
+            group=summary.get("sweep") or choices,
+            name=f"{choices}_{identity}",
+            config=summary["config"],
             dir=folder,
-            tags=tags,
-            entity=entity,
-            id=run_id if resumable else None,
-            resume="allow" if resumable else None,
+            **options,
         )
     except wandb.Error as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(
-            f"Weights & Biases did not start: {reason}; run `wandb login`, "
-            "or set logger.wandb.mode=offline or logger=csv"
+        raise DashboardError(
+            f"Weights & Biases did not start: {reason}; run `wandb login`, or {otherwise}"
         ) from error
-    for stage, step in _STEPS.items():
+    # Each stage counts on its own: one shared step would run backwards where a stage begins.
+    for stage, step in STEPS.items():
         run.define_metric(step)
         run.define_metric(f"{stage}/*", step_metric=step)
     return run
 
 
-def log_summary(run: "Run | None", summary: Summary, image_path: Path | None = None) -> None:
-    """Mirror a finished run: accuracies, class proportions, dictionary and substitution images.
+def log_points(run: "Run", points: Iterable[Mapping[str, float]]) -> None:
+    """Log what a run has logged before, as Lightning's logger for W&B does.
 
     Args:
-        run: What ``start_wandb`` returned; ``None`` does nothing.
+        run: What ``start_afterwards`` returned.
+        points: Metrics by name, with Lightning's ``epoch`` and ``step``.
+    """
+    for point in points:
+        run.log({"trainer/global_step" if key == "step" else key: point[key] for key in point})
+
+
+def log_summary(
+    run: "Run | None", summary: Summary, class_names: Sequence[str], image_path: Path | None = None
+) -> None:
+    """Mirror a finished run: accuracies, origin, class proportions, dictionary and images.
+
+    Args:
+        run: What ``start_wandb`` or ``start_afterwards`` returned; ``None`` does nothing.
         summary: The finished run.
+        class_names: Those of the K classes, in order.
         image_path: PNG grid of substitution images, if there is one.
     """
     if run is None:
@@ -88,11 +152,14 @@ def log_summary(run: "Run | None", summary: Summary, image_path: Path | None = N
 
     run.summary.update({f"acc1/{key}": value for key, value in summary["acc1"].items()})
     run.summary.update({f"seconds/{key}": value for key, value in summary["seconds"].items()})
-    run.summary.update({"peak_memory_mb": summary["peak_memory_mb"]})
+    run.summary.update(_origin(summary))
+    run.summary.update({"peak_memory_mb": summary["peak_memory_mb"], "classes": [*class_names]})
     dictionary = summary.get("dictionary") or {}
+    shares, prior = summary.get("class_proportions", []), dictionary.get("prior", [])
+    names = class_names or range(len(shares))
     charts = {
-        "substitution/class_proportions": _bars("class", summary.get("class_proportions", [])),
-        "dictionary/prior": _bars("prototype", dictionary.get("prior", [])),
+        "substitution/class_proportions": _bars("class", shares, names),
+        "dictionary/prior": _bars("prototype", prior, range(len(prior))),
         "dictionary/inertia": _curve("iteration", "inertia", dictionary.get("inertia", [])),
     }
     media: dict[str, Any] = {key: chart for key, chart in charts.items() if chart is not None}
@@ -102,18 +169,39 @@ def log_summary(run: "Run | None", summary: Summary, image_path: Path | None = N
         run.log(media)
 
 
+def _origin(summary: Summary) -> dict[str, Any]:
+    """What the accuracies are to be compared with, and the source and data they come of."""
+    contents = summary["identity"]["contents"]
+    return {
+        "acc1/teacher": summary["teacher"]["acc1"],
+        "git_revision": summary.get("git_revision"),
+        **{f"fingerprint/{name}": value for name, value in contents.items()},
+    }
+
+
 def finish(run: "Run | None", exit_code: int = 0) -> None:
     """Close ``run``; a non-zero ``exit_code`` shows it as failed instead of finished."""
     if run is not None:
         run.finish(exit_code=exit_code)
 
 
-def _bars(label: str, shares: Sequence[float]) -> Any:
+@contextmanager
+def finished(run: "Run | None") -> Iterator["Run | None"]:
+    """Close ``run`` when the block ends; one that raises shows it as failed."""
+    try:
+        yield run
+    except BaseException:
+        finish(run, exit_code=1)
+        raise
+    finish(run)
+
+
+def _bars(label: str, shares: Sequence[float], names: Sequence[object]) -> Any:
     import wandb
 
     if not shares:
         return None
-    rows = [[str(index), share] for index, share in enumerate(shares)]
+    rows = [[str(name), share] for name, share in zip(names, shares, strict=True)]
     table = wandb.Table(columns=[label, "share"], data=rows)
     return wandb.plot.bar(table, label, "share", title=f"share of each {label}")
 

@@ -101,7 +101,8 @@ class Summary(TypedDict, total=False):
     ``adjustment`` is what it found for itself, such as an automatic strength.
     ``evaluated_every``: epochs from one evaluation of the student to the next, counted back from
     the last; ``acc1.best`` is the best of these. ``recipe`` is None where the lengths are no
-    recipe's; ``protocol`` is the mode, and the published one if another.
+    recipe's; ``sweep`` is that of which it is a point; ``protocol`` is the mode, and the
+    published one if another.
 
     ``identity`` is what makes a run the same as another: ``settings``, the values of the
     configuration that shape the result, by dotted name; ``contents``, hashes of the data and
@@ -120,6 +121,7 @@ class Summary(TypedDict, total=False):
     seed: int
     budget: str
     recipe: str | None
+    sweep: str | None
     protocol: str
     started: str
     finished: str

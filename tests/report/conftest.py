@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,3 +90,13 @@ def make_kdci(make_summary: MakeSummary) -> MakeSummary:
         return make_summary(last, kdci=kdci, **changes)
 
     return make
+
+
+@pytest.fixture
+def isolated_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep W&B away from the user's account, settings and terminal."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_ENTITY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("WANDB_SILENT", "true")

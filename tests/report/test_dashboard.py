@@ -6,7 +6,13 @@ import torch
 
 import src.report.dashboard as dashboard
 from src.common.errors import UserError
-from src.report.dashboard import finish, log_summary, start_wandb
+from src.report.dashboard import (
+    finish,
+    log_points,
+    log_summary,
+    start_afterwards,
+    start_wandb,
+)
 from src.report.grid import save_image_grid
 
 
@@ -26,17 +32,16 @@ class Recorder:
 
 
 @pytest.fixture(autouse=True)
-def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep W&B away from the user's account, settings and terminal."""
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.setenv("WANDB_SILENT", "true")
+def _isolated(isolated_wandb: None) -> None: ...
 
 
-def start(folder: Path, mode: Any, **options: Any) -> Any:
-    return start_wandb("kdci", mode, "sweep", "dafl", {"seed": 0}, folder, ["tag"], **options)
+@pytest.fixture
+def start(make_summary: Any) -> Any:
+    def start(folder: Path, mode: Any, **options: Any) -> Any:
+        summary = make_summary(sweep="5eed5")
+        return start_wandb(summary, folder, "kdci", mode, ["tag"], **options)
+
+    return start
 
 
 @pytest.fixture
@@ -47,21 +52,23 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_disabled_takes_everything_and_writes_nothing(
-    tmp_path: Path, make_summary: Any, images: Path
+    tmp_path: Path, start: Any, make_summary: Any, images: Path
 ) -> None:
     run = start(tmp_path / "run", "disabled")
-    log_summary(run, make_summary(80.0), images)
+    log_summary(run, make_summary(80.0), ["cat", "dog"], images)
     assert run.summary["acc1/last"] == 80.0
     finish(run)
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_offline_needs_no_account(tmp_path: Path, make_kdci: Any, images: Path) -> None:
-    run = start(tmp_path / "run", "offline", run_id="c0ffee")
+def test_offline_needs_no_account(
+    tmp_path: Path, start: Any, make_kdci: Any, images: Path
+) -> None:
+    run = start(tmp_path / "run", "offline")
     assert run.id != "c0ffee"  # offline runs under one identity do not merge
     run.log({"student/acc1": 50.0, "student/epoch": 0})
     summary = make_kdci(81.0, dictionary={"prior": [0.5, 0.5], "inertia": [3.0, 2.0, 1.5]})
-    log_summary(run, summary, images)
+    log_summary(run, summary, ["cat", "dog"], images)
     assert run.summary["acc1/last"] == 81.0
     finish(run, exit_code=1)
     (offline,) = (tmp_path / "run/wandb").glob("offline-run-*")
@@ -71,7 +78,7 @@ def test_offline_needs_no_account(tmp_path: Path, make_kdci: Any, images: Path) 
 
 
 def test_each_stage_counts_on_its_own_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     defined: dict[str, str | None] = {}
 
@@ -87,26 +94,71 @@ def test_each_stage_counts_on_its_own_step(
     assert defined.keys() >= {"teacher/epoch", "stage_a/round", "student/epoch"}
 
 
-def test_online_goes_on_under_the_same_identity(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: dict[str, Any] = {}
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What W&B was asked to start."""
+    found: dict[str, Any] = {}
 
     class Run:
+        offline = False
+
         def define_metric(self, name: str, step_metric: str | None = None) -> None: ...
 
     def init(**options: Any) -> Run:
-        asked.update(options)
+        found.update(options)
         return Run()
 
     monkeypatch.setattr("wandb.init", init)
-    start(tmp_path, "online", run_id="c0ffee", entity="team")
+    return found
+
+
+def test_online_goes_on_under_the_same_identity(
+    tmp_path: Path, start: Any, asked: dict[str, Any]
+) -> None:
+    start(tmp_path / "dafl/c0ffee", "online", entity="team")
     assert (asked["id"], asked["resume"], asked["entity"]) == ("c0ffee", "allow", "team")
-    assert (asked["project"], asked["group"], asked["tags"]) == ("kdci", "sweep", ["tag"])
+    assert (asked["project"], asked["tags"]) == ("kdci", ["tag"])
+    start(tmp_path / "dafl/c0ffee", "online", goes_on=False)
+    assert (asked["id"], asked["resume"]) == (None, None)
+
+
+def test_a_run_is_called_by_its_choices_and_grouped_by_its_sweep(
+    tmp_path: Path, asked: dict[str, Any], make_summary: Any
+) -> None:
+    folder = tmp_path / "digits_dafl_none/c0ffee"
+    start_wandb(make_summary(sweep="5eed5"), folder, "kdci", "offline")
+    assert (asked["name"], asked["group"]) == ("digits_dafl_none_c0ffee", "5eed5")
+    assert asked["config"] == make_summary()["config"]
+    for alone in (make_summary(), make_summary(sweep=None)):
+        start_wandb(alone, folder, "kdci", "offline")
+        assert asked["group"] == "digits_dafl_none"
+
+
+def test_afterwards_a_run_is_replaced_and_tells_nothing_of_this_machine(
+    tmp_path: Path, asked: dict[str, Any], make_summary: Any
+) -> None:
+    start_afterwards(make_summary(host="there"), tmp_path, "kdci", "offline", "1d")
+    assert asked["id"] == "1d"
+    assert "resume" not in asked
+    settings = asked["settings"]
+    assert (settings.host, settings.console) == ("there", "off")
+    assert settings.x_disable_stats
+    assert settings.disable_git
+
+
+def test_what_was_logged_has_the_names_of_live_logging() -> None:
+    run: Any = Recorder()
+    log_points(run, [{"student/epoch": 2.0, "student/acc": 50.0, "epoch": 1, "step": 9}])
+    assert run.logged == {
+        "student/epoch": 2.0,
+        "student/acc": 50.0,
+        "epoch": 1,
+        "trainer/global_step": 9,
+    }
 
 
 def test_a_refusal_is_a_user_error_with_the_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch, make_summary: Any
 ) -> None:
     import wandb
 
@@ -116,35 +168,54 @@ def test_a_refusal_is_a_user_error_with_the_way_out(
     monkeypatch.setattr("wandb.init", refuse)
     with pytest.raises(UserError, match=r"no account; run `wandb login`, or set logger\.wandb"):
         start(tmp_path, "online")
+    with pytest.raises(UserError, match=r"no account; run `wandb login`, or give --wandb-mode"):
+        start_afterwards(make_summary(), tmp_path, "kdci", "online", "1d")
 
 
 def test_other_ranks_take_no_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_summary: Any
+    tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch, make_summary: Any
 ) -> None:
     monkeypatch.setattr(dashboard, "rank", lambda: 1)
     run = start(tmp_path / "run", "offline")
     assert run is None
-    log_summary(run, make_summary(80.0), None)
+    log_summary(run, make_summary(80.0), [], None)
     finish(run, exit_code=1)
     assert not (tmp_path / "run").exists()
 
 
 def test_what_a_run_lacks_is_left_out(make_summary: Any) -> None:
     run: Any = Recorder()
-    log_summary(run, make_summary(80.0, class_proportions=[]))
+    log_summary(run, make_summary(80.0, class_proportions=[]), ["cat", "dog"])
     assert run.logged == {}
     assert run.summary["seconds/total"] == 30.0
 
 
 def test_charts_hold_the_shares_and_the_curve(make_kdci: Any) -> None:
     run: Any = Recorder()
-    log_summary(run, make_kdci(80.0, dictionary={"prior": [0.2, 0.8], "inertia": [3.0, 1.5]}))
+    summary = make_kdci(80.0, dictionary={"prior": [0.2, 0.8], "inertia": [3.0, 1.5]})
+    log_summary(run, summary, ["cat", "dog"])
     tables = {key: chart.table.data for key, chart in run.logged.items()}
     assert tables == {
-        "substitution/class_proportions": [["0", 0.25], ["1", 0.75]],
+        "substitution/class_proportions": [["cat", 0.25], ["dog", 0.75]],
         "dictionary/prior": [["0", 0.2], ["1", 0.8]],
         "dictionary/inertia": [[0, 3.0], [1, 1.5]],
     }
+
+
+def test_the_summary_says_what_a_run_comes_of(make_summary: Any) -> None:
+    run: Any = Recorder()
+    log_summary(run, make_summary(80.0, git_revision="abc-dirty"), ["cat", "dog"])
+    assert run.summary["acc1/teacher"] == 97.25
+    assert run.summary["git_revision"] == "abc-dirty"
+    assert run.summary["fingerprint/dataset"] == "d1" * 16
+    assert run.summary["classes"] == ["cat", "dog"]
+
+
+def test_classes_without_names_are_numbers(make_summary: Any) -> None:
+    run: Any = Recorder()
+    log_summary(run, make_summary(80.0), [])
+    chart = run.logged["substitution/class_proportions"]
+    assert chart.table.data == [["0", 0.25], ["1", 0.75]]
 
 
 def test_finish_passes_the_exit_code_on() -> None:
