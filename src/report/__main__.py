@@ -45,7 +45,7 @@ Runs that differ in a setting, in the data or checkpoint that they read, or in t
 computed them are separate rows; only seeds are averaged over. An unfinished run is listed until
 a run of the same settings is finished or begun later; "interrupted" means that the same command
 goes on with it. A damaged summary is named and left out. Exit code: 0, or 2 if nothing could be
-shown, written or discarded as asked.
+shown, written, discarded or mirrored as asked.
 """
 
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, write the asked-for files, and return the exit code (2: bad input)."""
     arguments = _parser().parse_args(argv)
     try:
-        return _discard(arguments) if arguments.discard_failed else _report(arguments)
+        return _asked_for(arguments)(arguments)
     except UserError as error:
         return _complain(str(error))
     except OSError as error:
@@ -62,6 +62,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             where = "Cannot print"
             _drop_unprinted()
         return _complain(f"{where} ({error.strerror or error})")
+
+
+def _asked_for(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
+    """What these options do, of which two print no table.
+
+    Raises:
+        UserError: If they do not go together.
+    """
+    table = ("runs", "experiment", "figures", "tsne", "anonymous", *_FILES)
+    is_table = any(getattr(arguments, option) for option in table)
+    if arguments.discard_failed and (is_table or arguments.wandb is not None):
+        raise UserError("Expected --discard-failed alone, but got other options too")
+    if arguments.wandb is None:
+        if arguments.wandb_mode:
+            raise UserError("Expected --wandb-mode with --wandb PROJECT, but got no project")
+        return _discard if arguments.discard_failed else _report
+    if is_table:
+        raise UserError("Expected --wandb alone or with --wandb-mode, but got other options too")
+    return _mirror
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -167,9 +186,6 @@ def _complain_of_nothing(paths: Sequence[Path], damaged: Sequence[Damaged]) -> i
 
 
 def _discard(arguments: argparse.Namespace) -> int:
-    others = ("runs", "experiment", "figures", "tsne", "anonymous", *_FILES)
-    if any(getattr(arguments, option) for option in others):
-        raise UserError("Expected --discard-failed alone, but got options of the table too")
     done = discard_failed(arguments.paths)
     for folder in done.folders:
         sys.stdout.write(f"Discarded '{folder}'\n")
@@ -178,6 +194,25 @@ def _discard(arguments: argparse.Namespace) -> int:
     sys.stdout.flush()
     for line in done.refused:
         _complain(f"Not discarded: {line}")
+    return 2 if done.refused else 0
+
+
+def _mirror(arguments: argparse.Namespace) -> int:
+    from src.report.mirror import mirror, target  # a second that tables are spared
+
+    def tell(folder: Path) -> None:
+        sys.stdout.write(f"Mirrored '{folder}'\n")
+        sys.stdout.flush()
+
+    to = target(arguments.wandb, arguments.wandb_mode)
+    done = mirror(arguments.paths, to, tell)
+    for line in done.refused:
+        _complain(f"Not mirrored: {line}")
+    sys.stdout.write(
+        f"{to.project}, {to.mode}: {len(done.now)} mirrored, {len(done.before)} before, "
+        f"{len(done.live)} logged while they ran, {len(done.unfinished)} not finished\n"
+    )
+    sys.stdout.flush()
     return 2 if done.refused else 0
 
 
@@ -237,6 +272,17 @@ def _parser() -> argparse.ArgumentParser:
         help="print no table, but delete the folders of failed runs and say which; interrupted, "
         "running and finished runs stay, and so does, with exit code 2, whatever has no whole "
         "summary that says `failed`",
+    )
+    parser.add_argument(
+        "--wandb",
+        metavar="PROJECT",
+        help="print no table, but log each finished run into this project of Weights & Biases, "
+        "from its files and once; nothing is computed again",
+    )
+    parser.add_argument(
+        "--wandb-mode",
+        choices=("online", "offline"),
+        help="offline needs no account, `wandb sync` sends it later; default: WANDB_MODE, online",
     )
     return parser
 
