@@ -26,7 +26,7 @@ from src.network.convnet import ConvNet
 from src.objective.distillation import StudentOutput, reads_maps
 from src.pipeline.job import build
 from src.substitution.contract import Baseline, Extent, advance
-from src.substitution.image_bank import banks_of
+from src.substitution.image_bank import banks_of, files_of
 from src.substitution.module import predict
 from src.teacher.frozen import FrozenTeacher
 from tests.smoke import on_two_ranks
@@ -199,14 +199,14 @@ def test_samples_are_detached_batches_in_the_teachers_space(make, student, tiny_
 def test_saving_and_loading_reproduces_what_comes_next(make, student, tmp_path):
     first, second = make(), make(seed=9)
     play(first, student, 3)
-    for key, bank in banks_of(first).items():
-        bank.sync(tmp_path / key)
+    for key, store in files_of(first).items():
+        store.sync(tmp_path / key)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
     second.load_state_dict(torch.load(file, weights_only=True))
-    for key, bank in banks_of(second).items():
-        bank.restore(tmp_path / key)
+    for key, store in files_of(second).items():
+        store.restore(tmp_path / key)
     twin = ConvNet([4, 8], num_classes=4)
     twin.load_state_dict(student.state_dict())
     outcomes = []

@@ -18,7 +18,7 @@ from src.pipeline.job import Job, locked, remove
 from src.student.companion import CompanionStudent
 from src.substitution.artifact import Artifact, ArtifactInfo
 from src.substitution.contract import Baseline
-from src.substitution.image_bank import banks_of
+from src.substitution.image_bank import files_of, stores_of
 from src.substitution.module import Recording, SubstitutionModule
 from src.teacher.evaluate import accuracy
 from src.teacher.frozen import FrozenTeacher
@@ -59,20 +59,24 @@ def make_substitution_data(job: Job, teacher: FrozenTeacher) -> Substitution:
     artifact = Artifact(job.cache / "substitution" / key)
     builder = dictionary_builder(job, teacher, artifact)
     callback = ConfounderDictionaryCallback(builder) if builder else None
+    # Whoever only replays never goes on, and stores are the largest of what it would need.
+    kept = stores_of(baseline) if job.config.substitution.mode == "online" else {}
     with locked(artifact.folder):
         on_rank_zero(lambda: remove_leftovers(artifact.folder))
         reused = _is_reusable(artifact)
         if reused:
             _log.info("Reusing stage (a) in %s", artifact.folder)
             info, recording = artifact.info(), artifact.read(job.device)
-            artifact.restore(baseline, recording)
+            artifact.restore(baseline, recording, kept)
         else:
             _log.info("Stage (a): making substitution data in %s", artifact.folder)
             module = _fit(job, baseline, artifact, callback)
             recording = module.recording()
             acc1 = _companion_accuracy(job, module)
             job.require_unchanged_data()
-            info = artifact.write(baseline, recording, losses=module.losses, acc1_stage_a=acc1)
+            info = artifact.write(
+                baseline, recording, losses=module.losses, acc1_stage_a=acc1, stores=kept
+            )
         remove(artifact.folder / "state")  # also of one that was killed between its card and this
     dictionary = callback.dictionary if callback else None
     attribution = job.pool.attribution if baseline.reads_pool else None
@@ -129,7 +133,7 @@ def _fit(
         # Rounds an epoch shape no result, but what an interrupted fit counts in.
         state=artifact.folder / "state" / f"every{options.log_every}",
         callbacks=[callback] if callback else [],
-        files=banks_of(baseline),
+        files=files_of(baseline),
     )
     return module
 

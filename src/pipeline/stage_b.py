@@ -20,7 +20,7 @@ from src.student.kdci_student import KDCIStudent
 from src.student.module import StudentModule
 from src.substitution.batches import OnlineBatches, OnlineRounds, ReplayBatches
 from src.substitution.contract import Baseline
-from src.substitution.image_bank import banks_of
+from src.substitution.image_bank import files_of
 from src.substitution.module import Recording
 from src.teacher.frozen import FrozenTeacher
 
@@ -74,7 +74,7 @@ def train_student(
         test=test,
         evaluate_every=evaluate_every(options, len(test.split.labels)),
         callbacks=callbacks,
-        files=banks_of(baseline) if online else {},
+        files=files_of(baseline) if online else {},
         outside={"baseline": baseline} if online else {},
     )
     return module

@@ -1,7 +1,9 @@
 """Stage (a) on disk: content-addressed, written once, read by many."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors.torch import load_file
@@ -21,6 +23,7 @@ from src.common.tensors import save_tensors
 from src.substitution.contract import Baseline
 from src.substitution.image_bank import ImageBank
 from src.substitution.module import Recording
+from src.substitution.row_store import RowStore
 
 FORMAT = 3
 _META = "artifact.json"
@@ -109,14 +112,16 @@ class Artifact:
         recording: Recording,
         losses: dict[str, float],
         acc1_stage_a: float | None,
+        stores: Mapping[str, RowStore] = MappingProxyType({}),
     ) -> ArtifactInfo:
         """Write the shard of every rank, and the description last.
 
         The description is what :meth:`exists` looks for, so an interrupted write is never
-        trusted; the next attempt overwrites it.
+        trusted; the next attempt overwrites it. ``stores`` are what the method needs beside its
+        state and the banks to go on, by name.
         """
         on_rank_zero(lambda: self.folder.mkdir(parents=True, exist_ok=True))
-        files = self._write_shard(baseline, recording)
+        files = self._write_shard(baseline, recording, stores)
         checksums = gather_objects(digests(self.folder, files))
         logits = gather_rows(recording.logits.to(baseline.device))
         counts = torch.bincount(logits.argmax(1).cpu(), minlength=logits.shape[1])
@@ -136,13 +141,18 @@ class Artifact:
         on_rank_zero(lambda: write_sealed(self.folder / _META, stored))
         return info
 
-    def _write_shard(self, baseline: Baseline, recording: Recording) -> list[str]:
+    def _write_shard(
+        self, baseline: Baseline, recording: Recording, stores: Mapping[str, RowStore]
+    ) -> list[str]:
         """Write what this rank has; return the names of the files."""
         bank_files = [f"bank{i}_rank{rank()}.npy" for i in range(len(recording.banks))]
-        files = [*bank_files, self._predictions, self._state]
+        kept = {f"{name}_rank{rank()}.npy": store for name, store in stores.items()}
+        files = [*bank_files, *kept, self._predictions, self._state]
         with writing(self.folder / files[0]):
             for name, bank in zip(bank_files, recording.banks, strict=True):
                 bank.save(self.folder / name)
+            for name, store in kept.items():
+                store.save(self.folder / name)
             predictions = {"logits": recording.logits, "features": recording.features}
             save_tensors(predictions, self.folder / self._predictions)
             torch.save(baseline.state_dict(), self.folder / self._state)
@@ -174,8 +184,15 @@ class Artifact:
             raise self._damaged(error) from error
         return Recording(banks, predictions["logits"], predictions["features"])
 
-    def restore(self, baseline: Baseline, recording: Recording) -> None:
+    def restore(
+        self,
+        baseline: Baseline,
+        recording: Recording,
+        stores: Mapping[str, RowStore] = MappingProxyType({}),
+    ) -> None:
         """Load the method's state, so that it can go on from what :meth:`read` returned.
+
+        It cannot where it has stores that :meth:`write` was not given.
 
         Raises:
             UserError: If a file is missing or damaged.
@@ -184,6 +201,8 @@ class Artifact:
             path = self.folder / self._state
             state = torch.load(path, map_location=baseline.device, weights_only=True)
             baseline.load_state_dict(state)
+            for name, store in stores.items():
+                store.read(self.folder / f"{name}_rank{rank()}.npy")
         except Exception as error:
             raise self._damaged(error) from error
         for bank, stored in zip(baseline.substitution_data(), recording.banks, strict=True):

@@ -12,7 +12,8 @@ from src.common.freezing import frozen, mode
 from src.dataset.contract import ImageSpec
 from src.dataset.normalisation import Normalisation
 from src.objective.distillation import DistillationObjective
-from src.substitution.image_bank import ImageBank, banks_of
+from src.substitution.image_bank import ImageBank, banks_of, files_of
+from src.substitution.row_store import RowStore
 from src.teacher.frozen import FrozenTeacher
 
 
@@ -35,7 +36,7 @@ class Baseline(nn.Module, ABC):
 
     Promises, tested for every method: the teacher stays bit-identical; ``refresh`` leaves the
     student's parameters and gradients alone, and moves its BN buffers only if ``student_mode``
-    is ``"train"``; state lives in buffers, sub-modules, optimisers and banks, so that saving and
+    is ``"train"``; state lives in buffers, sub-modules, optimisers and stores, so that saving and
     loading reproduces the next ``sample``. All randomness comes from torch's global generator,
     which the fit seeds per rank.
 
@@ -121,19 +122,19 @@ class Baseline(nn.Module, ABC):
 
     def networks(self) -> list[nn.Module]:
         """Networks that outlive a round: equal on all ranks, gradients averaged."""
-        return [child for child in self.children() if not isinstance(child, ImageBank)]
+        return [child for child in self.children() if not isinstance(child, RowStore)]
 
     def require_finite(self) -> None:
         """Make sure that nothing which outlives a round is broken; waits for the device.
 
         Raises:
-            FloatingPointError: If a weight or an image is NaN or infinite.
+            FloatingPointError: If a weight or a row of a store is NaN or infinite.
         """
         name = type(self).__name__
         for network in self.networks():
             require_finite(network, f"{type(network).__name__} of {name}")
-        for bank in banks_of(self).values():
-            bank.require_finite(name)
+        for store in files_of(self).values():
+            store.require_finite(name)
 
     def get_extra_state(self) -> dict[str, Any]:
         """States of the optimisers."""

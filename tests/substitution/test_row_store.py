@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from src.substitution.image_bank import ImageBank, banks_of, files_of, stores_of
+from src.substitution.row_store import RowStore
+
+SHAPE = (2, 3)
+ROW_BYTES = 2 * 3 * 4
+
+
+def make(mapped_above: int = 10**9, dtype: torch.dtype = torch.float32) -> RowStore:
+    return RowStore(SHAPE, dtype, mapped_above=mapped_above)
+
+
+def rows(count: int) -> Tensor:
+    return torch.randn(count, *SHAPE)
+
+
+@pytest.mark.parametrize("mapped_above", [10**9, 2000 * ROW_BYTES, 0])
+def test_every_bit_of_a_row_is_kept_wherever_it_lies(mapped_above: int) -> None:
+    store, parts = make(mapped_above), [rows(count) for count in (1, 700, 0, 2000)]
+    for part in parts:
+        store.append(part)
+    assert torch.equal(store.rows, torch.cat(parts))
+    index = torch.tensor([2700, 0, 0])
+    assert torch.equal(store.take(index), torch.cat(parts)[index])
+
+
+def test_half_precision_is_rounded_and_watched() -> None:
+    store, some = make(dtype=torch.float16), rows(5)
+    store.append(some)
+    assert torch.equal(store.rows, some.half())
+    store.require_finite("Toy")
+    store.append(rows(1) * 0 + 7e4)
+    with pytest.raises(
+        FloatingPointError, match=r"Stored rows of Toy .* half precision \(65504\)"
+    ):
+        store.require_finite("Toy")
+
+
+@pytest.mark.parametrize("mapped_above", [10**9, 0])
+def test_a_file_grows_and_gives_all_back(tmp_path: Path, mapped_above: int) -> None:
+    store, again = make(mapped_above), make(mapped_above)
+    store.append(rows(5))
+    store.sync(tmp_path / "rows")
+    store.append(rows(4))
+    digest = store.sync(tmp_path / "rows")
+    committed = store.rows.clone()
+    store.append(rows(3))
+    store.sync(tmp_path / "rows")  # of a later state, which never came about
+    again.load_state_dict({"_extra_state": {"length": 9}})
+    again.restore(tmp_path / "rows")
+    assert torch.equal(again.rows, committed)
+    assert again.sync(tmp_path / "rows") == digest == (digest[0], 9 * ROW_BYTES)
+    again.append(rows(1))
+    assert len(again) == 10
+
+
+@pytest.mark.parametrize("mapped_above", [10**9, 0])
+def test_what_is_saved_is_read_and_grows_on(tmp_path: Path, mapped_above: int) -> None:
+    store, again, some = make(), make(mapped_above), rows(5)
+    store.append(some)
+    store.save(tmp_path / "rows.npy")
+    again.read(tmp_path / "rows.npy")
+    again.append(some[:2])
+    assert torch.equal(again.rows, torch.cat([some, some[:2]]))
+    kept = make()
+    kept.read(tmp_path / "rows.npy")
+    assert torch.equal(kept.rows, some)
+
+
+def test_an_empty_store_survives_too(tmp_path: Path) -> None:
+    store, again = make(), make()
+    store.sync(tmp_path / "rows")
+    again.restore(tmp_path / "rows")
+    assert len(again) == 0
+
+
+def test_stores_are_found_apart_from_banks() -> None:
+    bank, first, second = ImageBank((3, 4, 4), mean=(0.5,) * 3, std=(0.5,) * 3), make(), make()
+    module = nn.ModuleList([first, bank, second])
+    assert banks_of(module) == {"bank0": bank}
+    assert stores_of(module) == {"store0": first, "store1": second}
+    assert files_of(module) == {"bank0": bank, "store0": first, "store1": second}
