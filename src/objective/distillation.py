@@ -17,11 +17,13 @@ class StudentOutput(NamedTuple):
         raw_logits: ``[B, K]``, the plain student's; the same tensor where KDCI is off.
         maps: ``[B, C_l, H_l, W_l]`` of every stage, always the plain student's; None unless the
             objective ``reads_maps``.
+        head: Weights ``[K, d]`` of the student's last layer, where there are maps.
     """
 
     logits: Tensor
     raw_logits: Tensor
     maps: tuple[Tensor, ...] | None = None
+    head: Tensor | None = None
 
 
 def reads_maps(objective: nn.Module) -> bool:
@@ -30,6 +32,15 @@ def reads_maps(objective: nn.Module) -> bool:
     It is then called with those of the teacher, too: ``(output, teacher_logits, teacher_maps)``.
     """
     return bool(getattr(objective, "reads_maps", False))
+
+
+def reads_slopes(objective: nn.Module) -> bool:
+    """Whether one that ``reads_maps`` asks for slopes, too, by ``reads_slopes = True``.
+
+    It is then called with those of the teacher as a fourth argument: of every stage ``[B, C_l]``,
+    see :func:`src.objective.class_activation.class_slopes`, for the class that it predicts.
+    """
+    return bool(getattr(objective, "reads_slopes", False))
 
 
 def kl_per_sample(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from src.network.classifier import Classifier
 from src.network.stages import heard
-from src.objective.distillation import StudentOutput, reads_maps
+from src.objective.distillation import StudentOutput, reads_maps, reads_slopes
 from src.teacher.frozen import FrozenTeacher
 
 Batch = Tensor | tuple[Tensor, Tensor] | Callable[[], Tensor]
@@ -19,13 +19,13 @@ Batch = Tensor | tuple[Tensor, Tensor] | Callable[[], Tensor]
 class _Lesson(NamedTuple):
     images: Tensor
     logits: Tensor
-    maps: tuple[Tensor, ...] | None = None
+    inner: tuple[tuple[Tensor, ...], ...] = ()  # stage maps, and slopes, as they are asked for
 
     def of(self, rows: Tensor | None) -> "_Lesson":
         if rows is None:
             return self
-        maps = None if self.maps is None else tuple(maps[rows] for maps in self.maps)
-        return _Lesson(self.images[rows], self.logits[rows], maps)
+        inner = tuple(tuple(stage[rows] for stage in kind) for kind in self.inner)
+        return _Lesson(self.images[rows], self.logits[rows], inner)
 
 
 def student_logits(network: Classifier, images: Tensor) -> Tensor:
@@ -40,7 +40,9 @@ def plain_output(network: Classifier, images: Tensor, with_maps: bool = False) -
     """What a student without compensation makes of ``images`` ``[B, C, H, W]``."""
     with heard(network, network.stage_names if with_maps else ()) as maps:
         logits = student_logits(network, images)
-    return StudentOutput(logits, logits, tuple(maps) if with_maps else None)
+    if not with_maps:
+        return StudentOutput(logits, logits)
+    return StudentOutput(logits, logits, tuple(maps), network.head.weight)
 
 
 def meet(
@@ -54,32 +56,37 @@ def meet(
 
     Args:
         batch: Images, or what draws them, and what the teacher says of them if that is known. It
-            is asked again where the objective reads its stage maps, which nobody records.
+            is asked again where the objective reads its stage maps, which nobody records, and
+            goes a part of the way back where it reads slopes.
         teacher: Whom the student meets; without gradients.
         student: Its output of images, and whether with stage maps.
         objective: ``(StudentOutput, teacher_logits [B, K]) -> scalar``, or with the teacher's
-            stage maps as a third argument if it ``reads_maps``.
+            stage maps as a third argument if it ``reads_maps``, and slopes as a fourth if it
+            ``reads_slopes``.
         drawn: Rows of the batch to make the step on, by the teacher's logits; None: all.
     """
     with_maps = reads_maps(objective)
     with torch.no_grad():
-        lesson = _lesson(batch, teacher, with_maps)
+        lesson = _lesson(batch, teacher, objective)
         lesson = lesson.of(drawn(lesson.logits))
     output = student(lesson.images, with_maps)
-    of_teacher = (lesson.logits,) if lesson.maps is None else (lesson.logits, lesson.maps)
-    return output, objective(output, *of_teacher)
+    return output, objective(output, lesson.logits, *lesson.inner)
 
 
-def _lesson(batch: Batch, teacher: FrozenTeacher, with_maps: bool) -> _Lesson:
+def _lesson(batch: Batch, teacher: FrozenTeacher, objective: nn.Module) -> _Lesson:
     images: Tensor
     if isinstance(batch, tuple):
-        if not with_maps:
+        if not reads_maps(objective):
             return _Lesson(*batch)
         images, _ = batch
     else:
         images = batch if isinstance(batch, Tensor) else batch()
-    said = teacher(images, with_maps)
-    return _Lesson(images, said.logits, said.maps)
+    if reads_slopes(objective):
+        said = teacher.explain(images)
+    else:
+        said = teacher(images, reads_maps(objective))
+    inner = [kind for kind in (said.maps, said.slopes) if kind is not None]
+    return _Lesson(images, said.logits, tuple(inner))
 
 
 def update(

@@ -112,7 +112,8 @@ class Baseline(nn.Module, ABC):
         """A new loss for a student of this method, ``(output, teacher_logits) -> scalar``.
 
         One with a class attribute ``reads_maps = True`` finds the student's stage maps in
-        ``output.maps``, and the teacher's in a third argument.
+        ``output.maps``, and the teacher's in a third argument; with ``reads_slopes = True``, too,
+        how the predicted class rises with the teacher's maps in a fourth.
         """
         return DistillationObjective(self.temperature)
 

@@ -8,17 +8,20 @@ from torch import Tensor, nn
 from src.common.files import sha256_tensors
 from src.network.classifier import Classifier
 from src.network.stages import heard
+from src.objective.class_activation import class_slopes
 
 
 class TeacherOutput(NamedTuple):
     """Logits ``[B, K]`` and penultimate features ``[B, d]``, float32.
 
-    With the maps ``[B, C_l, H_l, W_l]`` of every stage, where they are asked for.
+    With the maps ``[B, C_l, H_l, W_l]`` of every stage, where they are asked for, and the slopes
+    ``[B, C_l]`` of the predicted class at them.
     """
 
     logits: Tensor
     features: Tensor
     maps: tuple[Tensor, ...] | None = None
+    slopes: tuple[Tensor, ...] | None = None
 
 
 class FrozenTeacher(nn.Module):
@@ -51,6 +54,19 @@ class FrozenTeacher(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             logits = self.network.head(features)
         return TeacherOutput(logits, features, tuple(maps) if with_maps else None)
+
+    def explain(self, images: Tensor) -> TeacherOutput:
+        """Classify, with stage maps and slopes, for another pass back; all without gradient.
+
+        Args:
+            images: ``[B, C, H, W]``, already normalised.
+        """
+        with torch.enable_grad():
+            # The weights are frozen, so the graph has to begin at the images.
+            said = self(images.detach().requires_grad_(), with_maps=True)
+            slopes = class_slopes(said.logits, said.maps, said.logits.argmax(1))
+        maps = tuple(each.detach() for each in said.maps)
+        return TeacherOutput(said.logits.detach(), said.features.detach(), maps, slopes)
 
     def fingerprint(self) -> str:
         """SHA-256 of all parameters and buffers."""
