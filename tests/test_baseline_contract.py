@@ -7,7 +7,7 @@ import io
 import re
 import shutil
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from src.common.seeding import seed_all
 from src.config.schema import check
 from src.dataset.contract import ImageSpec
 from src.network.convnet import ConvNet
-from src.objective.distillation import StudentOutput, reads_maps
+from src.objective.distillation import reads_maps
 from src.pipeline.job import build
+from src.student.step import meet, plain_output
 from src.substitution.contract import Baseline, Extent, advance
 from src.substitution.image_bank import banks_of, files_of
 from src.substitution.module import predict
@@ -243,15 +244,16 @@ def test_optimisers_that_outlive_a_round_step_networks_that_all_ranks_share(make
         assert {id(p) for group in optimizer.param_groups for p in group["params"]} <= shared
 
 
-def test_the_objective_teaches_a_student(make, student):
+def test_the_objective_teaches_a_student(make, student, tiny_teacher):
     baseline = make()
     play(baseline, student, 1)
-    objective = baseline.objective()
-    logits = torch.randn(BATCH, 4, requires_grad=True)
-    loss = objective(StudentOutput(logits, logits), torch.randn(BATCH, 4))
+    network = ConvNet([4, 8], num_classes=4)
+    images, taught = baseline.sample(BATCH), partial(plain_output, network)
+    output, loss = meet(images, tiny_teacher, taught, baseline.objective())
     assert loss.shape == ()
+    output.logits.retain_grad()
     loss.backward()
-    assert logits.grad.abs().sum() > 0
+    assert output.logits.grad.abs().sum() > 0
 
 
 def test_who_compares_maps_says_so_before_it_is_built(name, make):

@@ -98,6 +98,11 @@ class Generator(ImageGenerator):
             nn.Sigmoid(),
         )
 
+    def parts(self) -> tuple[nn.Sequential, ...]:
+        """Four networks, one after another: to the first maps, over two blocks, to pixels."""
+        blocks = self.conv_blocks
+        return nn.Sequential(self.l1, blocks[:1]), blocks[1:5], blocks[5:9], blocks[9:]
+
     def forward(self, latents: Tensor) -> Tensor:
         """Pixels in [0, 1], ``[B, C, H, W]``, of latents ``[B, latent_dim]``."""
         pixels: Tensor = self.conv_blocks(self.l1(latents))

@@ -33,7 +33,7 @@ def class_slopes(logits: Tensor, maps: Sequence[Tensor], classes: Tensor) -> tup
 
 def gradient_map(maps: Tensor, slopes: Tensor) -> Tensor:
     """``[B, H, W]``: channels of ``[B, C, H, W]`` weighed by ``slopes [B, C]``; without a ReLU."""
-    return (at_least_float32(maps) * slopes.unflatten(1, (-1, 1, 1))).sum(1)
+    return (at_least_float32(maps) * slopes[:, :, None, None]).sum(1)
 
 
 def class_maps(maps: Tensor, head: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def class_maps(maps: Tensor, head: Tensor) -> Tensor:
         )
     with torch.autocast(maps.device.type, enabled=False):
         wide = at_least_float32(maps)
-        return F.conv2d(wide, head.to(wide.dtype).unflatten(1, (-1, 1, 1)))
+        return F.conv2d(wide, head.to(wide.dtype)[:, :, None, None])
 
 
 class ClassActivationObjective(nn.Module):

@@ -133,7 +133,7 @@ def test_bfloat16_maps_give_float32_maps_also_under_autocast() -> None:
 
 
 def test_what_cannot_be_compared_is_refused_in_one_line() -> None:
-    with pytest.raises(UserError, match="reads the 2 channels.*reads 3 features.*weight=0"):
+    with pytest.raises(UserError, match=r"reads the 2 channels.*reads 3 features.*weight=0"):
         class_maps(torch.randn(B, 2, 4, 4), torch.randn(K, 3))
     objective = ClassActivationObjective(TAU, 1.0, torch.randn(K, 2))
     logits, maps = torch.randn(B, K), (torch.randn(B, 2, 4, 4),)
