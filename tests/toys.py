@@ -23,6 +23,7 @@ from src.student.kdci_student import KDCIStudent
 from src.student.module import StudentModule
 from src.substitution.contract import Baseline
 from src.substitution.image_bank import ImageBank
+from src.substitution.row_store import RowStore
 from src.teacher.frozen import FrozenTeacher
 
 CPU = torch.device("cpu")
@@ -71,6 +72,23 @@ class Toy(Baseline):
 
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         return {"generator": self.optimizer}
+
+
+class Storing(Toy):
+    """Makes its images of latents that it has kept; where is for the caller to say, in bytes."""
+
+    def __init__(self, *, mapped_above: int = 0, **options: Any) -> None:
+        super().__init__(**options)
+        self.store = RowStore((4,), torch.float32, mapped_above=mapped_above)
+
+    def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
+        self.store.append(torch.randn(8, 4))
+        return super().refresh(student)
+
+    def _pixels(self, n: int) -> Tensor:
+        latents = self.store.take(torch.randint(len(self.store), (n,)))
+        flat: Tensor = self.generator(latents).sigmoid()
+        return flat.view(n, *self.shape)
 
 
 class NoisePool(Pool):

@@ -18,12 +18,13 @@ from src.objective.noise import NoisyDistillationObjective
 from src.pipeline import job as pipeline_job
 from src.student.companion import CompanionStudent
 from src.substitution.batches import OnlineBatches, OnlineRounds, ReplayBatches
-from src.substitution.image_bank import banks_of
+from src.substitution.image_bank import files_of
 from src.substitution.module import SubstitutionModule
 from src.teacher.frozen import FrozenTeacher
 from src.teacher.module import TeacherModule
 from tests.toys import (
     SGD,
+    Storing,
     Toy,
     convnet,
     dictionary,
@@ -93,17 +94,21 @@ def noisy(fixed: Fixed) -> Fit:
     return fixed.replayed(student(fixed.spec, fixed.teacher, objective=objective))
 
 
-def online(fixed: Fixed) -> Fit:
+def online(fixed: Fixed, kind: type[Toy] = Toy) -> Fit:
     module = student(fixed.spec, fixed.teacher)
-    toy = Toy(teacher=fixed.teacher, spec=fixed.spec)
+    toy = kind(teacher=fixed.teacher, spec=fixed.spec)
     options = {
         "batches": OnlineBatches(toy, batch_size=8, steps=3),
         "callbacks": [OnlineRounds(toy, steps_per_round=2)],
         "test": fixed.test(),
-        "files": banks_of(toy),
+        "files": files_of(toy),
         "outside": {"baseline": toy},
     }
     return Fit("stage_b", module, options, [toy])
+
+
+def online_with_a_store(fixed: Fixed) -> Fit:
+    return online(fixed, Storing)
 
 
 def stage_a(fixed: Fixed, companion: CompanionStudent | None = None) -> Fit:
@@ -111,7 +116,7 @@ def stage_a(fixed: Fixed, companion: CompanionStudent | None = None) -> Fit:
     module = SubstitutionModule(
         toy, rounds=11, num_images=60, record_from=0.2, log_every=3, companion=companion
     )
-    return Fit("stage_a", module, {"files": banks_of(toy)}, [toy])
+    return Fit("stage_a", module, {"files": files_of(toy)}, [toy])
 
 
 def stage_a_with_a_student(fixed: Fixed) -> Fit:
@@ -143,6 +148,7 @@ FITS = [
     compensated,
     noisy,
     online,
+    online_with_a_store,
     stage_a,
     stage_a_with_a_student,
     teacher,
@@ -195,13 +201,13 @@ def test_an_interrupted_fit_ends_like_one_that_was_not(
     assert states_equal(resumed.module, straight.module)
     for ours, theirs in zip(resumed.others, straight.others, strict=True):
         assert states_equal(ours, theirs)
-    for ours, theirs in zip(*map(_banks, (resumed, straight)), strict=True):
-        assert torch.equal(ours.images, theirs.images)
+    for ours, theirs in zip(*map(_stores, (resumed, straight)), strict=True):
+        assert torch.equal(ours.rows, theirs.rows)
     for name in ("epochs_done", "acc1", "student_step", "step", "round", "losses"):
         assert getattr(resumed.module, name, None) == getattr(straight.module, name, None), name
 
 
-def _banks(fit: Fit) -> Any:
+def _stores(fit: Fit) -> Any:
     return fit.options.get("files", {}).values()
 
 
@@ -284,8 +290,8 @@ def test_a_damaged_state_starts_the_fit_again_and_says_so(
         assert "A saved state is damaged" in caplog.text
         assert name in caplog.text
     assert states_equal(again.module, straight.module)
-    for ours, theirs in zip(*map(_banks, (again, straight)), strict=True):
-        assert torch.equal(ours.images, theirs.images)
+    for ours, theirs in zip(*map(_stores, (again, straight)), strict=True):
+        assert torch.equal(ours.rows, theirs.rows)
 
 
 def test_bytes_beyond_the_committed_ones_are_no_damage(

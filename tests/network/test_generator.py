@@ -106,3 +106,14 @@ def test_impossible_image_size_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=f"a multiple of {factor}, but got {image_size}"):
         build(image_size=image_size)
+
+
+def test_parts_one_after_another_are_the_whole() -> None:
+    generator = Generator(image_size=32, latent_dim=8, base_width=4).eval()
+    latents = torch.randn(2, 8)
+    made, shapes = latents, []
+    for part in generator.parts():
+        made = part(made)
+        shapes.append(tuple(made.shape[1:]))
+    assert shapes == [(8, 8, 8), (8, 16, 16), (4, 32, 32), (3, 32, 32)]
+    assert torch.equal(made, generator(latents))

@@ -7,9 +7,10 @@ from src.common.errors import UserError
 from src.common.sealed import read_sealed, write_sealed
 from src.dataset.contract import ImageSpec
 from src.substitution.artifact import Artifact, ArtifactInfo
+from src.substitution.image_bank import stores_of
 from src.substitution.module import Recording, predict
 from src.teacher.frozen import FrozenTeacher
-from tests.toys import CPU, Toy, states_equal
+from tests.toys import CPU, Storing, Toy, states_equal
 
 
 @pytest.fixture
@@ -88,6 +89,26 @@ def test_a_method_can_go_on_from_it(
         torch.manual_seed(3)
         baseline.refresh(None)
     assert states_equal(other, toy)
+
+
+@pytest.mark.parametrize("mapped_above", [10**9, 0])
+def test_a_method_with_a_store_goes_on_from_what_was_written_of_it(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, tmp_path: Path, mapped_above: int
+) -> None:
+    toy, other = (Storing(teacher=tiny_teacher, spec=tiny_spec) for _ in range(2))
+    other.store.mapped_above = mapped_above
+    toy.refresh(None)
+    toy.harvest(10)
+    artifact, stores = Artifact(tmp_path / "a"), stores_of(toy)
+    artifact.write(toy, predict(tiny_teacher, [toy.bank]), {}, None, stores)
+    assert artifact.damage() is None
+    artifact.restore(other, artifact.read(CPU), stores_of(other))
+    for baseline in (toy, other):
+        torch.manual_seed(3)
+        baseline.refresh(None)
+    assert torch.equal(other.store.rows, toy.store.rows)
+    (artifact.folder / "store0_rank0.npy").write_bytes(b"edited")
+    assert "store0_rank0.npy" in str(artifact.damage())
 
 
 FILES = ["artifact.json", "bank0_rank0.npy", "predictions_rank0.safetensors", "baseline_rank0.pt"]
