@@ -206,6 +206,15 @@ def test_networks_whose_stages_cannot_be_compared_are_refused_before_either_is_t
     refuse_unfit_networks(tiny_job(cats, tmp_path, *asked, "teacher=wrn40_2"))
 
 
+def test_a_last_layer_that_reads_other_channels_is_refused_where_it_weighs_them(
+    cats: Path, tmp_path: Path
+) -> None:
+    networks = ("teacher=mobilenetv2_imagenet", "student=mobilenetv2_imagenet")
+    job = tiny_job(cats, tmp_path, "dataset.image_size=32", *networks, "baseline=spaceshipnet")
+    with pytest.raises(UserError, match=r"reads the 320 channels .* but it reads 1280 features"):
+        refuse_unfit_networks(job)
+
+
 # A teacher of more classes than the folder has.
 
 

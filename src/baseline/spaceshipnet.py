@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from src.common.distributed import average_gradients
-from src.common.errors import UserError
 from src.common.freezing import mode
 from src.common.seeding import global_generator
 from src.dataset.contract import ImageSpec
-from src.network.generator import Generator, ImageGenerator
+from src.network.generator import Generator
 from src.objective.class_activation import ClassActivationObjective
 from src.objective.inversion import bn_statistics_loss, class_loss
 from src.objective.weighted import weighted_sum
@@ -68,21 +67,16 @@ class SpaceshipNet(Baseline):
 
     Source: Yu, Chen, Han, Jiang, Data-Free Knowledge Distillation via Feature Exchange and
     Activation Region Constraint, CVPR 2023.
-
-    Raises:
-        UserError: If the generator is another than :class:`src.network.generator.Generator`.
     """
 
     reads_statistics: ClassVar[bool] = True
-
-    generator: Generator
 
     def __init__(
         self,
         *,
         teacher: FrozenTeacher,
         spec: ImageSpec,
-        generator: Callable[..., ImageGenerator],
+        generator: Callable[..., Generator],
         batch_size: PositiveInt,
         steps: PositiveInt,
         generator_lr: PositiveFloat,
@@ -95,7 +89,8 @@ class SpaceshipNet(Baseline):
         temperature: PositiveFloat = 30.0,
     ) -> None:
         super().__init__(teacher=teacher, spec=spec, temperature=temperature)
-        self.generator = _in_parts(generator(image_size=spec.image_size, channels=spec.channels))
+        self.generator = generator(image_size=spec.image_size, channels=spec.channels)
+        _initialise(self.generator)
         self.batch_size, self.steps, self.generator_lr = batch_size, steps, generator_lr
         self.weights = {"class": class_weight, "bn": bn_weight}
         self.exchange_probability = exchange_probability
@@ -118,6 +113,11 @@ class SpaceshipNet(Baseline):
     def compares_maps(cls, options: Mapping[str, Any]) -> bool:
         """Unless class activation maps have no weight."""
         return bool(options.get("attention_weight", _ATTENTION_WEIGHT))
+
+    @classmethod
+    def weighs_maps(cls, options: Mapping[str, Any]) -> bool:
+        """As it compares them."""
+        return cls.compares_maps(options)
 
     def networks(self) -> list[nn.Module]:
         """The generator."""
@@ -216,14 +216,7 @@ def exchanged(maps: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(is_kept[:, :, None, None], maps, maps.flip(0))
 
 
-def _in_parts(generator: ImageGenerator) -> Generator:
-    """The same, newly initialised."""
-    if not isinstance(generator, Generator):
-        raise UserError(
-            "Expected baseline.generator to be src.network.generator.Generator, whose maps are "
-            f"kept, but got {type(generator).__name__}"
-        )
+def _initialise(generator: nn.Module) -> None:
     for layer in generator.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)
-    return generator

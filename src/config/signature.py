@@ -3,7 +3,7 @@
 import inspect
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from src.common.errors import UserError, nearest
@@ -250,7 +250,7 @@ def _kind_for(key: str, asked: Wanted) -> tuple[str | None, Kind]:
     if key == "discriminator":
         return key, KINDS[key]
     name = _kind_of(asked.base)
-    if name:
-        return name, KINDS[name]
     base = f"{asked.base.__module__}.{asked.base.__qualname__}"
+    if name:  # a hint may ask for more than the kind does
+        return name, replace(KINDS[name], base=base)
     return None, Kind(f"a {asked.base.__name__}", base, is_open=asked.is_factory)

@@ -45,15 +45,24 @@ def class_maps(maps: Tensor, head: Tensor) -> Tensor:
     Source: Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016,
     arXiv:1512.04150.
     """
+    require_read(maps, head)
+    with torch.autocast(maps.device.type, enabled=False):
+        wide = at_least_float32(maps)
+        return F.conv2d(wide, head.to(wide.dtype)[:, :, None, None])
+
+
+def require_read(maps: Tensor, head: Tensor) -> None:
+    """Refuse a last layer ``[K, d]`` that does not read one number of each channel of ``maps``.
+
+    Raises:
+        UserError: If ``d`` is another than C of ``[B, C, H, W]``.
+    """
     if maps.shape[1] != head.shape[1]:
         raise UserError(
             f"Expected a last layer that reads the {maps.shape[1]} channels of the last stage "
             f"map, of which the loss makes class activation maps, but it reads {head.shape[1]} "
             "features; choose another network, or baseline.attention_weight=0"
         )
-    with torch.autocast(maps.device.type, enabled=False):
-        wide = at_least_float32(maps)
-        return F.conv2d(wide, head.to(wide.dtype)[:, :, None, None])
 
 
 class ClassActivationObjective(nn.Module):

@@ -22,6 +22,7 @@ from src.dataset.loader import LabelledBatches
 from src.network.classifier import Classifier
 from src.network.stages import heard
 from src.objective.attention_transfer import require_alike
+from src.objective.class_activation import require_read
 from src.pipeline.job import Job, locked, remove
 from src.substitution.contract import Baseline, Extent
 from src.teacher.checkpoint import load_given, load_trained, save_trained
@@ -79,7 +80,8 @@ def refuse_unfit_networks(job: Job) -> None:
 
     Raises:
         UserError: If images are too small or too large for one of them, the teacher lacks the
-            BatchNorm layers that the method reads, or stage maps differ that its loss compares.
+            BatchNorm layers that the method reads, stage maps differ that its loss compares, or a
+            last layer reads something else than these maps where the loss weighs them by it.
     """
     config = job.config
     if config.task != "distill":
@@ -88,9 +90,12 @@ def refuse_unfit_networks(job: Job) -> None:
     compares_maps = _method(config).compares_maps(config.baseline)
     teacher, of_teacher = _tried(job, "teacher", config.teacher, compares_maps)
     _refuse_without_statistics(config, teacher)
-    _, of_student = _tried(job, "student", config.student, compares_maps)
+    student, of_student = _tried(job, "student", config.student, compares_maps)
     if compares_maps and of_teacher is not None and of_student is not None:
         require_alike(of_student, of_teacher)
+        if _method(config).weighs_maps(config.baseline):
+            require_read(of_teacher[-1], teacher.head.weight)
+            require_read(of_student[-1], student.head.weight)
 
 
 def _tried(

@@ -86,6 +86,17 @@ class Baseline(nn.Module, ABC):
         """
         return False
 
+    @classmethod
+    def weighs_maps(cls, options: Mapping[str, Any]) -> bool:
+        """Whether that loss weighs the last of them by the last layer, which must read all of it.
+
+        Only to refuse networks that cannot be so used before either is trained.
+
+        Args:
+            options: Arguments of the constructor that the configuration gives.
+        """
+        return False
+
     @abstractmethod
     def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
         """Advance stage (a) by one round; return its loss terms, scalars, detached.

@@ -9,9 +9,8 @@ from torch import nn
 from src.baseline import spaceshipnet
 from src.baseline.spaceshipnet import SpaceshipNet, exchanged
 from src.common.augment import Augmentation
-from src.common.errors import UserError
 from src.network.convnet import ConvNet
-from src.network.generator import DeepGenerator, Generator
+from src.network.generator import Generator
 from src.objective.class_activation import ClassActivationObjective
 from src.objective.distillation import reads_maps
 from src.substitution.contract import advance
@@ -259,13 +258,9 @@ def test_the_objective_compares_maps_unless_they_have_no_weight(make):
         assert isinstance(objective, ClassActivationObjective)
         assert objective.temperature == 30
         assert reads_maps(objective) == compares
-        assert SpaceshipNet.compares_maps({"attention_weight": weight}) == compares
+        options = {"attention_weight": weight}
+        assert SpaceshipNet.compares_maps(options) == SpaceshipNet.weighs_maps(options) == compares
     assert SpaceshipNet.compares_maps({})
-
-
-def test_only_a_generator_of_known_parts_will_do(make):
-    with pytest.raises(UserError, match=r"generator\.Generator, whose .* but got DeepGenerator"):
-        make(generator=lambda **_: DeepGenerator(image_size=16))
 
 
 def test_the_generator_starts_as_kaiming_says(make):

@@ -758,3 +758,10 @@ def test_the_check_is_fast() -> None:
     start = time.process_time()
     check(config)
     assert time.process_time() - start < 0.5
+
+
+def test_a_method_may_ask_for_a_certain_generator() -> None:
+    target = "baseline.generator._target_=src.network.generator.DeepGenerator"
+    told = r"DeepGenerator': expected .*, a subclass of src\.network\.generator\.Generator"
+    with pytest.raises(UserError, match=told):
+        check(plain("baseline=spaceshipnet", target))
