@@ -110,7 +110,7 @@ def _student(
         num_classes=job.dataset.spec.num_classes,
         seed=_seed(job),
     )
-    if adjustment.facts:
+    if "auto" in kdci.adjustment.values():
         found = ", ".join(f"{name} {value:.2f}" for name, value in adjustment.facts.items())
         _log.info("Adjustment %s: %s", kdci.name, found)
     online = job.config.substitution.mode == "online"
