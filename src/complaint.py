@@ -5,6 +5,7 @@ import re
 import select
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -19,6 +20,7 @@ _LOST_PEER = re.compile("gloo.*(closed|reset) by peer|NCCL.*remote process exite
 # Packages of launchers, which have errors of their own for points that ended without a word.
 _LAUNCHERS = ("submitit.", "joblib.")
 _STDOUT = 1
+_PATIENCE = 10  # seconds
 
 
 @contextmanager
@@ -86,5 +88,9 @@ def complain(message: str, exit_code: int) -> int:
     """Print one line to stderr and return the exit code."""
     rank = os.environ.get("RANK", "0")
     prefix = "" if rank == "0" else f"[rank {rank}] "
+    if is_rank() and prefix:
+        # Of what is wrong with all, rank 0 speaks, and ends; whoever started the ranks then ends
+        # this one before it has said the same.
+        time.sleep(_PATIENCE)
     sys.stderr.write(f"{prefix}Error: {' '.join(message.split())}\n")
     return exit_code

@@ -62,6 +62,7 @@ _TABLE: tuple[tuple[str, Moment, str | None, Moment], ...] = (
     ("trainer.progress", _NEVER, None, _NEVER),
     ("trainer.accelerator", _NEVER, None, _NEVER),  # the device that it finds counts
     ("substitution.log_every", _NEVER, None, _NEVER),
+    ("baseline.store_memory", _NEVER, None, _NEVER),  # where stores lie changes no bit
     ("substitution.published_mode", _NEVER, None, _NEVER),
     # Names that a record shows, and demands that a finished run was held to.
     *((name, _RUN, None, _RUN) for name in ("budget", "teacher.name", "student.name")),

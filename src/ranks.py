@@ -130,8 +130,6 @@ def _refuse_unfit_torchrun(devices: int, nodes: int, environment: Mapping[str, s
     ranks, local = int(environment["WORLD_SIZE"]), int(environment["LOCAL_WORLD_SIZE"])
     if (ranks, local) == (devices * nodes, devices):
         return
-    if environment["RANK"] != "0":
-        sys.exit(2)  # rank 0 says it
     raise UserError(
         f"Expected as many processes as trainer.devices={devices} on trainer.nodes={nodes}, but "
         f"torchrun has started {local} here and {ranks} in all; change one of them"

@@ -75,6 +75,7 @@ def test_a_rank_says_what_is_wrong_with_itself_only(
 ) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setattr(complaint, "_PATIENCE", 0)
     with pytest.raises(SystemExit) as caught, complaint.complaints():
         raise RuntimeError(message)
     assert caught.value.code == 1

@@ -166,6 +166,26 @@ def test_two_nodes_make_what_two_processes_of_one_make(smoke: Smoke, tmp_path: P
 
 
 @pytest.mark.slow
+def test_ranks_that_were_told_different_things_are_refused_in_one_line(
+    smoke: Smoke, tmp_path: Path
+) -> None:
+    words = shlex.join(smoke.overrides(tmp_path, *DDP))
+    program = f"exec {shlex.quote(sys.executable)} -m src.run {words} seed=$RANK"
+    agent = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    ended = subprocess.run(
+        [sys.executable, "-m", *agent, "bash", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert ended.returncode != 0
+    said = [line for line in ended.stderr.splitlines() if "Error: " in line]
+    assert [line for line in said if "Expected the same in all ranks" in line] == said[:1]
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.slow
 def test_ranks_do_not_outlive_a_parent_that_was_killed(smoke: Smoke, tmp_path: Path) -> None:
     with smoke.start(tmp_path, "substitution.rounds=100000", *DDP) as process:
         parent, ranks = psutil.Process(process.pid), list[psutil.Process]()

@@ -25,7 +25,7 @@ NOTHING, TEACHER, STAGE_A, DICTIONARY, RUN = [], ORDER, ORDER[1:], ORDER[2:], OR
 # The first line that fits counts; a name stands for itself, a group with a dot for its options.
 EXPECTED = (
     ("task force plugins paths. logger. fid.", NOTHING),
-    ("substitution.log_every substitution.published_mode", NOTHING),
+    ("substitution.log_every substitution.published_mode baseline.store_memory", NOTHING),
     ("trainer.progress trainer.accelerator", NOTHING),
     ("dataset.root dataset.cache_dir dataset.download dataset.allow_overlap", NOTHING),
     ("pool.root pool.cache_dir pool.download pool.allow_overlap", NOTHING),
@@ -173,6 +173,7 @@ def test_an_option_without_a_place_is_an_error() -> None:
     with pytest.raises(KeyError, match="'surprise' has none"):
         first_shaped("surprise", Traits(True, True, True, True))
     assert first_shaped("kdci.N", Traits(True, True, True, False)) == Moment.NEVER
+    assert first_shaped("baseline.store_memory", Traits(True, True, True, True)) == Moment.NEVER
 
 
 # Source.

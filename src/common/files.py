@@ -120,7 +120,9 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
         name: Of the file or folder that they wrote; None for any.
     """
     ending = ".+" if name is None else re.escape(name)
-    pattern = re.compile(r"\.\d+-[0-9a-f]{8}-" + ending)
+    # Where nobody else writes, safetensors' own, too, which are hidden and have random names.
+    others = "" if name else r"|\.tmp\w{6}"
+    pattern = re.compile(rf"\.\d+-[0-9a-f]{{8}}-{ending}{others}")
     for entry in list(folder.iterdir()) if folder.is_dir() else ():
         if pattern.fullmatch(entry.name):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -94,9 +94,10 @@ class _Cifar(FolderDataset):
     def _archive(self) -> Path | None:
         """The original batches, downloaded if that was asked for, or ``None``."""
         folder = self.root / self.reader.base_folder
-        if self.download and not folder.is_dir() and not self._has_folders:
-            with lock(folder):
-                self._fetch()
+        if self.download and not self._has_folders:
+            with lock(folder):  # another process may be about to unpack it
+                if not folder.is_dir():
+                    self._fetch()
         return folder if folder.is_dir() else None
 
     @property

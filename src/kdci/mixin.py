@@ -58,8 +58,11 @@ class KDCIMixin:
 
     def student_output(self, images: Tensor, with_maps: bool = False) -> StudentOutput:
         """Compensated and plain logits of ``images`` ``[B, C, H, W]``; maps are the plain ones."""
-        plain: StudentOutput = super().student_output(images, with_maps)  # type: ignore[misc]
-        return plain._replace(logits=self.adjustment(plain.raw_logits))
+        own: StudentOutput = super().student_output(images, with_maps)  # type: ignore[misc]
+        plain = own._replace(plain_logits=self.adjustment.plain(own.logits))
+        if own.head is not None and self.adjustment.fuse is not None:
+            plain = plain._replace(head=self.adjustment.fuse @ own.head)
+        return plain._replace(logits=self.adjustment(own.logits))
 
     def plain_logits(self, raw_logits: Tensor) -> Tensor:
         """What the deployed student predicts, ``[B, K]``."""
@@ -67,13 +70,12 @@ class KDCIMixin:
 
     @torch.no_grad()
     def watched(self, output: StudentOutput) -> dict[str, Tensor]:
-        """Mean size of the compensation relative to the logits, ``|s~ - W_h s| / |s|``."""
+        """Mean size of the compensation relative to the logits, ``|s~ - W_h s| / |W_h s|``."""
         watched: dict[str, Tensor] = super().watched(output)  # type: ignore[misc]
         if not self.is_compensated:
             return watched
-        raw_logits = output.raw_logits.float()
-        added = (output.logits - self.plain_logits(raw_logits)).norm(dim=1).mean()
-        size = raw_logits.norm(dim=1).mean().clamp_min(_TINY)
+        added = (output.logits - output.plain_logits).float().norm(dim=1).mean()
+        size = output.plain_logits.float().norm(dim=1).mean().clamp_min(_TINY)
         return watched | {"compensation_ratio": added / size}
 
     def parameter_groups(self) -> list[dict[str, Any]]:

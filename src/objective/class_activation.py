@@ -112,7 +112,7 @@ class ClassActivationObjective(nn.Module):
         # Detached: these maps teach the student's features, not its classifier.
         seen = class_maps(maps[-1], cast("Tensor", output.head).detach())
         distances = [F.mse_loss(seen, class_maps(constant[-1], self.teacher_head))]
-        slopes = class_slopes(output.raw_logits, maps, teacher_logits.argmax(1))
+        slopes = class_slopes(output.plain_logits, maps, teacher_logits.argmax(1))
         for mine, my, its, of_teacher in zip(maps, slopes, constant, teacher_slopes, strict=True):
             wanted = gradient_map(its, of_teacher.detach())
             distances.append(F.mse_loss(gradient_map(mine, my), wanted))

@@ -14,14 +14,14 @@ class StudentOutput(NamedTuple):
 
     Attributes:
         logits: ``[B, K]``, what meets the teacher: compensated where KDCI is on.
-        raw_logits: ``[B, K]``, the plain student's; the same tensor where KDCI is off.
+        plain_logits: ``[B, K]``, of the student that is shipped; the same tensor without KDCI.
         maps: ``[B, C_l, H_l, W_l]`` of every stage, always the plain student's; None unless the
             objective ``reads_maps``.
         head: Weights ``[K, d]`` of the student's last layer, where there are maps.
     """
 
     logits: Tensor
-    raw_logits: Tensor
+    plain_logits: Tensor
     maps: tuple[Tensor, ...] | None = None
     head: Tensor | None = None
 

@@ -120,7 +120,7 @@ class NoisyDistillationObjective(nn.Module):
         teacher_logits = teacher_logits.detach()
         labels = teacher_logits.argmax(dim=1)
         divergence = kl_per_sample(output.logits, teacher_logits, self.temperature)
-        noisy_logits = output.logits if self.compensate_noise else output.raw_logits
+        noisy_logits = output.logits if self.compensate_noise else output.plain_logits
         nll = self.noise.negative_log_likelihood(noisy_logits, labels)
         if self.class_weights is None:
             return divergence.mean() + nll.mean()

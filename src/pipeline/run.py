@@ -13,9 +13,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from src.common.device import device_of
-from src.common.distributed import joined_ranks, on_rank_zero, rank, world_size
+from src.common.distributed import (
+    gather_objects,
+    joined_ranks,
+    on_rank_zero,
+    rank,
+    world_size,
+)
 from src.common.errors import FORESEEN, UserError
-from src.common.files import remove_leftovers
+from src.common.files import content_hash, remove_leftovers
 from src.common.measure import measured
 from src.common.signals import Interrupted, interruptible
 from src.config.node import build
@@ -52,9 +58,7 @@ def run_teacher(
     config: RunConfig, folder: Path, contents: Mapping[str, str] | None = None
 ) -> None:
     """Only the first moment: train the teacher, or find it trained, and say where it is."""
-    device = device_of(config.trainer.accelerator, config.trainer.devices)
-    with joined_ranks(device), locked(folder), interruptible():
-        identity = identify(config, device, contents)
+    with interruptible(), _begun(config, folder, contents) as (device, identity):
         job = Job(config, folder, build(config.dataset), device, identity)
         refuse_unfit_networks(job)
         teacher = prepare_teacher(job)
@@ -77,9 +81,7 @@ def run(
         contents: Hashes of the data and files that it reads, where they are known.
         command: The command line that asked for it, quoted for a shell, for the record.
     """
-    device = device_of(config.trainer.accelerator, config.trainer.devices)
-    with joined_ranks(device), locked(folder):
-        identity = identify(config, device, contents)
+    with _begun(config, folder, contents) as (device, identity):
         # Another process may have finished it while this one waited for the lock.
         if on_rank_zero(lambda: is_finished(folder, identity.run)) and not config.force:
             return
@@ -97,6 +99,29 @@ def run(
             dataset: Dataset = build(config.dataset)
             job = Job(config, folder, dataset, device, identity, wandb_run)
             _moments(job, summary)
+
+
+@contextmanager
+def _begun(
+    config: RunConfig, folder: Path, contents: Mapping[str, str] | None
+) -> Iterator[tuple[torch.device, Identity]]:
+    """All ranks together, about to do the same, in a folder that nobody else uses.
+
+    Raises:
+        UserError: If the ranks, each of which torchrun gives words, source and data of its own,
+            would do different things.
+    """
+    device = device_of(config.trainer.accelerator, config.trainer.devices)
+    with joined_ranks(device):
+        identity = identify(config, device, contents)
+        own = content_hash([plain(config), identity.run, str(folder)])
+        if len(set(gather_objects(own))) > 1:
+            raise UserError(
+                "Expected the same in all ranks, but their options, source, libraries or data "
+                "differ; start torchrun with the same words and files on every machine"
+            )
+        with locked(folder):
+            yield device, identity
 
 
 def _set_aside(folder: Path) -> None:

@@ -77,6 +77,8 @@ def make_substitution_data(job: Job, teacher: FrozenTeacher) -> Substitution:
             info = artifact.write(
                 baseline, recording, losses=module.losses, acc1_stage_a=acc1, stores=kept
             )
+            for store in () if kept else stores_of(baseline).values():
+                store.clear()  # as where the artifact is reused
         remove(artifact.folder / "state")  # also of one that was killed between its card and this
     dictionary = callback.dictionary if callback else None
     attribution = job.pool.attribution if baseline.reads_pool else None

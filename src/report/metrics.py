@@ -24,7 +24,7 @@ def metric_files(folder: Path, stage: str) -> list[Path]:
     return sorted(files, key=lambda path: _attempt(path.parent.name))
 
 
-def read_points(path: Path) -> list[dict[str, float]]:
+def read_points(path: Path) -> Iterator[dict[str, float]]:
     """Each epoch or round of one attempt, in order: ``epoch``, ``step`` and metrics by name.
 
     Lines of one step that come before its epoch belong to it. A line that a killed process has
@@ -33,15 +33,13 @@ def read_points(path: Path) -> list[dict[str, float]]:
     Raises:
         DamagedError: If the file cannot be read, or is no table of numbers; names the line.
     """
-    points: list[dict[str, float]] = []
     waiting: dict[str, float] = {}
     for line in _lines(path):
         together = waiting.get("step") == line["step"]
         waiting = waiting | line if together else line
         if not waiting.keys().isdisjoint(STEPS.values()):
-            points.append(waiting)
+            yield waiting
             waiting = {}
-    return points
 
 
 def _attempt(name: str) -> int:

@@ -52,8 +52,7 @@ class Target(NamedTuple):
         options = logger.get("wandb") if isinstance(logger, dict) else None
         if not isinstance(options, dict) or options.get("mode") == "disabled":
             return False
-        entity = options.get("entity") or self.entity
-        return options.get("project") == self.project and self.entity in (None, entity)
+        return (options.get("project"), options.get("entity")) == (self.project, self.entity)
 
 
 class Mirrored(NamedTuple):
@@ -146,7 +145,7 @@ def _mirror_once(folder: Path, to: Target) -> bool:
         return False
     summary = read_whole(folder / FILE_NAME)
     left = _left(folder, summary)
-    _remove_broken_off(folder, to.name(summary))
+    _remove_broken_off(folder, to, to.name(summary))
     _log(folder, summary, left, to)
     write_sealed(folder / RECORD, {"of": result, "mirrors": [*done, place]})
     return True
@@ -222,8 +221,10 @@ def _within(folder: Path, path: Path) -> Path:
     return path
 
 
-def _remove_broken_off(folder: Path, name: str) -> None:
-    for left in _within(folder, folder / "wandb").glob(f"*run-*-{name}"):
+def _remove_broken_off(folder: Path, to: Target, name: str) -> None:
+    """Of this mode: an offline mirror may be whole, and not sent yet."""
+    kind = "offline-run" if to.mode == "offline" else "run"
+    for left in _within(folder, folder / "wandb").glob(f"{kind}-*-{name}"):
         shutil.rmtree(left)
 
 

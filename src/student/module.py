@@ -131,9 +131,8 @@ class StudentModule(LightningModule):
         """Count hits of the plain student, and of the compensated one where there is one."""
         images, labels = batch
         output = self.student_output(images)
-        plain_logits = self.plain_logits(output.raw_logits)
-        self._logits.update(plain_logits)
-        self.plain_accuracy.update(plain_logits, labels)
+        self._logits.update(output.plain_logits)
+        self.plain_accuracy.update(output.plain_logits, labels)
         if self.is_compensated:
             self._logits.update(output.logits)
             self.compensated_accuracy.update(output.logits, labels)

@@ -69,6 +69,10 @@ class ImageBank(RowStore):
     def _content(self) -> str:
         return "Images"
 
+    @property
+    def _cure(self) -> str:
+        return "use trainer.precision=32-true"
+
     def batch(self, index: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images ``[n, C, H, W]`` as the teacher expects them, float32, on this device.
 

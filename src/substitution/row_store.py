@@ -114,18 +114,28 @@ class RowStore(nn.Module):
             beyond = " or exceed half precision (65504)" if is_half else ""
             raise FloatingPointError(
                 f"{self._content} of {what} are NaN or infinite{beyond}; nothing was saved after "
-                "them. Lower its learning rate, or use trainer.precision=32-true"
+                f"them. Lower its learning rate, or {self._cure}"
             )
 
     @property
     def _content(self) -> str:
-        return "Stored rows"
+        return "Stored maps"
+
+    @property
+    def _cure(self) -> str:
+        is_half = self.dtype == torch.float16
+        return f"use {'baseline.half_maps=false' if is_half else 'trainer.precision=32-true'}"
 
     def adopt(self, other: "RowStore") -> None:
         """Forget everything and share the rows of another store of the same shape instead."""
         self._rows, self._is_mapped = other.rows, other._is_mapped
         self.length, self._synced = len(other), 0
         self._watch = copy(other._watch)
+
+    def clear(self) -> None:
+        """Forget everything, and free its memory or file."""
+        self._rows, self.length, self._synced = self._rows.new_empty(0, *self.row_shape), 0, 0
+        self._is_mapped = False
 
     def get_extra_state(self) -> dict[str, int]:
         """The committed number of rows."""

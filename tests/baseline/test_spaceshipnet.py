@@ -241,6 +241,16 @@ def test_what_is_recorded_is_decoded_and_may_be_mixed(make):
     assert method.bank.augmentation == method.spec.augmentation
 
 
+def test_what_is_recorded_is_mixed(make, monkeypatch):
+    method, mixed = make(exchange_probability=1.0), []
+    fill(method)
+    monkeypatch.setattr(
+        "src.baseline.spaceshipnet.exchanged", lambda maps, _: mixed.append(len(maps)) or maps
+    )
+    method.harvest(2 * method.batch_size + 1)
+    assert mixed == [method.batch_size] * 3
+
+
 def test_stores_in_files_give_the_same(make):
     outcomes = []
     for memory in (1.0, 0.0):

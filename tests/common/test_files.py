@@ -109,13 +109,13 @@ def test_a_folder_replaces_the_one_before(tmp_path):
 def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):
     (tmp_path / ".123-0a1b2c3d-entry").mkdir()
     (tmp_path / ".124-0a1b2c3d-entry").write_text("")
-    kept = ["entry", "entry.lock", ".125-0a1b2c3d-other", ".hidden-entry"]
+    kept = ["entry", "entry.lock", ".125-0a1b2c3d-other", ".hidden-entry", ".tmpaB3xYz"]
     for name in kept:
         (tmp_path / name).write_text("")
     remove_leftovers(tmp_path, "entry")
     assert names(tmp_path) == sorted(kept)
     remove_leftovers(tmp_path)
-    assert names(tmp_path) == sorted(set(kept) - {".125-0a1b2c3d-other"})
+    assert names(tmp_path) == sorted(set(kept) - {".125-0a1b2c3d-other", ".tmpaB3xYz"})
 
 
 def test_leftovers_are_looked_for_where_nothing_was_written(tmp_path):

@@ -26,7 +26,7 @@ def test_attempts_are_in_order(tmp_path: Path) -> None:
 
 def test_lines_of_one_step_are_one_point(tmp_path: Path) -> None:
     text = HEADER + "0,21,54.5,\r\n0,21,,1.0\r\n1,43,60.0,2.0\r\n"
-    assert read_points(written(tmp_path, text)) == [
+    assert list(read_points(written(tmp_path, text))) == [
         {"teacher/acc": 54.5, "teacher/epoch": 1.0, "epoch": 0, "step": 21},
         {"teacher/acc": 60.0, "teacher/epoch": 2.0, "epoch": 1, "step": 43},
     ]
@@ -51,7 +51,7 @@ def test_accuracy_of_an_epoch_that_never_came_joins_no_other(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("text", ["", "epoch,step\n", "epo"])
 def test_nothing_yet_is_no_point(tmp_path: Path, text: str) -> None:
-    assert read_points(written(tmp_path, text)) == []
+    assert list(read_points(written(tmp_path, text))) == []
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,11 @@ def test_nothing_yet_is_no_point(tmp_path: Path, text: str) -> None:
 def test_damage_is_named(tmp_path: Path, text: str | bytes, said: str) -> None:
     path = written(tmp_path, text)
     with pytest.raises(DamagedError, match=said) as error:
-        read_points(path)
+        list(read_points(path))
     assert str(path) in str(error.value)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "metrics.csv")
     with pytest.raises(DamagedError, match="no regular file"):
-        read_points(tmp_path / "metrics.csv")
+        list(read_points(tmp_path / "metrics.csv"))

@@ -158,6 +158,25 @@ def test_a_mirror_that_was_broken_off_is_replaced(
     assert [path.exists() for path in (broken, other)] == [False, True]
 
 
+def test_what_is_offline_and_not_sent_yet_outlives_a_mirror_that_does_not_start(
+    started: list[FakeRun], make_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run()
+    name = OFFLINE.name(read_summary(folder / "summary.json"))
+    whole = folder / "wandb" / f"offline-run-20260101_000000-{name}"
+    broken = folder / "wandb" / f"run-20260101_000000-{name}"
+    for left in (whole, broken):
+        left.mkdir(parents=True)
+
+    def refuse(*_: Any) -> None:
+        raise DashboardError("no account")
+
+    monkeypatch.setattr(module, "start_afterwards", refuse)
+    with pytest.raises(DashboardError):
+        mirrored(folder, to=OFFLINE._replace(mode="online"))
+    assert [path.exists() for path in (whole, broken)] == [True, False]
+
+
 def test_a_run_that_was_logged_live_is_not_doubled(
     started: list[FakeRun], make_run: Callable[..., Path]
 ) -> None:
@@ -167,8 +186,10 @@ def test_a_run_that_was_logged_live_is_not_doubled(
     folder = make_run(config=live("online"))
     unlogged = make_run("disabled", config=live("disabled"))
     theirs = make_run("theirs", config=live("online", "they"))
-    result = mirrored(folder.parent, to=OFFLINE._replace(entity="we"))
+    result = mirrored(folder.parent)
     assert (result.live, result.now) == ([folder], [unlogged, theirs])
+    result = mirrored(folder.parent, to=OFFLINE._replace(entity="they"))
+    assert (result.live, result.now) == ([theirs], [folder, unlogged])
     assert mirrored(folder, to=OFFLINE._replace(project="other")).now == [folder]
 
 

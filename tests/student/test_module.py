@@ -344,7 +344,7 @@ def test_the_objective_sees_the_teacher_on_the_same_images(
 
     class Watching(nn.Module):
         def forward(self, output: StudentOutput, teacher_logits: Tensor) -> Tensor:
-            assert output.logits is output.raw_logits
+            assert output.logits is output.plain_logits
             assert not teacher_logits.requires_grad
             seen.append((output.logits, teacher_logits))
             return output.logits.square().mean()

@@ -70,6 +70,23 @@ def test_who_asks_for_nothing_pays_nothing(
     assert tiny_teacher(images).maps is None
 
 
+def test_what_the_maps_are_weighed_with_is_the_layer_that_is_shipped(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
+) -> None:
+    module = kdci_student(tiny_spec, tiny_teacher, fusion="linear").eval()
+    fuse = module.adjustment.fuse
+    assert fuse is not None
+    fuse.data.add_(torch.randn_like(fuse))
+    output = module.student_output(torch.randn(3, 3, 8, 8), True)
+    head = output.head
+    assert head is not None
+    torch.testing.assert_close(head, fuse @ module.network.head.weight)
+    bias = fuse @ module.network.head.bias
+    features = output.maps[-1].mean((2, 3)) if output.maps else None
+    assert features is not None
+    torch.testing.assert_close(output.plain_logits, features @ head.T + bias)
+
+
 def test_the_maps_of_a_compensated_student_are_the_plain_ones(
     tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
 ) -> None:
@@ -77,8 +94,8 @@ def test_the_maps_of_a_compensated_student_are_the_plain_ones(
     images = torch.randn(3, 3, 8, 8)
     output = module.student_output(images, True)
     plain = plain_output(module.network, images, True)
-    assert not torch.equal(output.logits, output.raw_logits)
-    assert torch.equal(output.raw_logits, plain.logits)
+    assert not torch.equal(output.logits, output.plain_logits)
+    assert torch.equal(output.plain_logits, plain.logits)
     assert output.maps is not None
     assert plain.maps is not None
     assert all(map(torch.equal, output.maps, plain.maps))

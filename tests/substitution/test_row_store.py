@@ -36,7 +36,8 @@ def test_half_precision_is_rounded_and_watched() -> None:
     store.require_finite("Toy")
     store.append(rows(1) * 0 + 7e4)
     with pytest.raises(
-        FloatingPointError, match=r"Stored rows of Toy .* half precision \(65504\)"
+        FloatingPointError,
+        match=r"Stored maps of Toy .* half precision \(65504\).*baseline\.half_maps=false",
     ):
         store.require_finite("Toy")
 
@@ -85,3 +86,13 @@ def test_stores_are_found_apart_from_banks() -> None:
     assert banks_of(module) == {"bank0": bank}
     assert stores_of(module) == {"store0": first, "store1": second}
     assert files_of(module) == {"bank0": bank, "store0": first, "store1": second}
+
+
+@pytest.mark.parametrize("mapped_above", [10**9, 0])
+def test_a_store_that_was_cleared_begins_anew(mapped_above: int) -> None:
+    store, more = make(mapped_above), rows(3)
+    store.append(rows(5))
+    store.clear()
+    assert (len(store), store.rows.numel()) == (0, 0)
+    store.append(more)
+    assert torch.equal(store.rows, more)

@@ -93,7 +93,7 @@ def read_curve(folder: Path) -> dict[float, float]:
     """
     curve: dict[float, float] = {}
     for path in metric_files(folder, "stage_b"):
-        with suppress(DamagedError):
+        with suppress(DamagedError):  # what stands before the damage counts
             for point in read_points(path):
                 epoch, acc = point.get("student/epoch", nan), point.get("student/acc", nan)
                 if isfinite(epoch) and isfinite(acc):
