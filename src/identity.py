@@ -52,6 +52,7 @@ _DICTIONARY, _RUN = Moment.DICTIONARY, Moment.RUN
 _TABLE: tuple[tuple[str, Moment, str | None, Moment], ...] = (
     # What is done, shown, or where files lie; content stands in the place of paths.
     *((name, _NEVER, None, _NEVER) for name in ("task", "force", "logger.*", "fid.*", "paths.*")),
+    ("search.*", _NEVER, None, _NEVER),
     ("plugins", _NEVER, None, _NEVER),  # what is used of them counts by its source
     *(
         (f"{group}.{name}", _NEVER, None, _NEVER)
@@ -68,7 +69,7 @@ _TABLE: tuple[tuple[str, Moment, str | None, Moment], ...] = (
     *((name, _RUN, None, _RUN) for name in ("budget", "teacher.name", "student.name")),
     *((name, _RUN, None, _RUN) for name in ("teacher.expected_acc1", "teacher.strict")),
     # Of stage (b) alone, companion or not.
-    *((f"distill.{name}", _RUN, None, _RUN) for name in ("repeat", "evaluate_every")),
+    *((f"distill.{name}", _RUN, None, _RUN) for name in ("repeat", "evaluate_every", "held_out")),
     # The teacher.
     ("dataset.*", _TEACHER, None, _TEACHER),
     ("trainer.*", _TEACHER, None, _TEACHER),
@@ -211,11 +212,12 @@ def code_of(config: Mapping[str, Any], traits: Traits) -> dict[str, str]:
         stage_a += ["src.student.companion", *_targets(config["student"])]
     stage_b = ["src.student.module", "src.substitution.batches"]
     stage_b += _targets(config["student"], config["distill"])
+    stage_b_alone = ("src.pipeline.stage_b", "src.pipeline.evaluation", "src.pipeline.held_out")
     always = ("src.pipeline.teacher", "src.pipeline.job", "src.pipeline.trainer")
     hashes = {
         "teacher": hashed(teacher, always),
         "stage_a": hashed(stage_a, ("src.pipeline.stage_a",)),
-        "stage_b": hashed(stage_b, ("src.pipeline.stage_b", "src.pipeline.evaluation")),
+        "stage_b": hashed(stage_b, stage_b_alone),
     }
     if traits.is_compensated:
         alone = ("src.kdci.builder", "src.kdci.callback", "src.pipeline.dictionary")

@@ -24,14 +24,14 @@ NOTHING, TEACHER, STAGE_A, DICTIONARY, RUN = [], ORDER, ORDER[1:], ORDER[2:], OR
 # Spelt out once more, by hand: which identities an option must change, and which it must not.
 # The first line that fits counts; a name stands for itself, a group with a dot for its options.
 EXPECTED = (
-    ("task force plugins paths. logger. fid.", NOTHING),
+    ("task force plugins paths. logger. fid. search.", NOTHING),
     ("substitution.log_every substitution.published_mode baseline.store_memory", NOTHING),
     ("trainer.progress trainer.accelerator", NOTHING),
     ("dataset.root dataset.cache_dir dataset.download dataset.allow_overlap", NOTHING),
     ("pool.root pool.cache_dir pool.download pool.allow_overlap", NOTHING),
     ("teacher.checkpoint teacher.class_map", NOTHING),
     ("budget teacher.name student.name kdci.name teacher.expected_acc1 teacher.strict", RUN),
-    ("distill.repeat distill.evaluate_every", RUN),
+    ("distill.repeat distill.evaluate_every distill.held_out", RUN),
     ("dataset. teacher.network. trainer.", TEACHER),
     ("seed baseline. substitution.", STAGE_A),
 )

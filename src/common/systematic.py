@@ -12,7 +12,7 @@ def thinned(inclusion: Tensor, offset: float) -> Tensor:
     """Which places of a sequence stay, if each stays with its own probability.
 
     Args:
-        inclusion: Probabilities ``[n]``, in (0, 1].
+        inclusion: Probabilities ``[n]``, in [0, 1]; what has 0 never stays.
         offset: Uniform in [0, 1); the only random number.
 
     Returns:

@@ -63,10 +63,17 @@ class Distill(_Model):
     batch_size: BatchSize
     repeat: Seed
     evaluate_every: Count | Literal["auto"]
+    held_out: float = Field(ge=0, lt=1)
     objective_lr: PositiveFloat
     scheduler_steps: Count | None
     optimizer: Node
     scheduler: Node | None
+
+
+class Search(_Model):
+    """What a sweep that chooses its own points is told of each."""
+
+    objective: Literal["agreement", "acc1"]
 
 
 class TeacherFit(_Model):
@@ -175,6 +182,7 @@ class RunConfig(_Model):
     baseline: Node
     substitution: Substitution
     distill: Distill
+    search: Search
     teacher: Teacher
     student: Student
     kdci: Kdci | None
@@ -188,6 +196,16 @@ class RunConfig(_Model):
         every = self.kdci.refresh_every if self.kdci else None
         if every is not None and self.substitution.mode != "online":
             raise ValueError("kdci.refresh_every needs substitution.mode=online")
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_of_replay(self) -> "RunConfig":
+        if self.distill.held_out and self.substitution.mode != "replay":
+            raise ValueError(
+                "distill.held_out needs substitution.mode=replay: online, the images are made or "
+                "met while the student trains, by a method that its options shape too, so none "
+                "can be held out that another run is measured on as well"
+            )
         return self
 
 

@@ -30,6 +30,7 @@ from src.dataset.contract import Dataset
 from src.identity import Identity
 from src.naming import RunName
 from src.pipeline.dictionary import make_dictionary
+from src.pipeline.held_out import agreement
 from src.pipeline.identify import identify, plain
 from src.pipeline.job import Job, locked, remove
 from src.pipeline.log import written_down
@@ -143,6 +144,7 @@ def _moments(job: Job, summary: Summary) -> None:
     )
     with measured(costs["stage_b"]):
         student = train_student(job, teacher, substitution, dictionary)
+        summary["held_out"] = agreement(job, substitution.recording, student)
     job.require_unchanged_data()
     if rank() == 0:
         write_outcome(job, summary, teacher, substitution, dictionary, student)

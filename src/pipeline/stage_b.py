@@ -14,6 +14,7 @@ from src.config.node import build, build_partial
 from src.kdci.dictionary import ConfounderDictionary
 from src.kdci.mixin import KDCIMixin
 from src.pipeline.evaluation import evaluate_every
+from src.pipeline.held_out import by_bank, held_out
 from src.pipeline.job import Job
 from src.pipeline.stage_a import Substitution
 from src.student.kdci_student import KDCIStudent
@@ -61,8 +62,8 @@ def train_student(
             options.batch_size,
             options.steps_per_epoch,
             seed,
-            inclusion=_inclusion(module, recording),
-            logits=list(recording.logits.split([len(bank) for bank in recording.banks])),
+            inclusion=_inclusion(module, recording, held_out(job, recording)),
+            logits=by_bank(recording, recording.logits),
         )
     test = job.test_batches()
     job.fit(
@@ -122,15 +123,21 @@ def _student(
     )
 
 
-def _inclusion(module: StudentModule, recording: Recording) -> list[Tensor] | None:
-    """Probabilities by bank, where the adjustment weighs samples."""
-    if not isinstance(module, KDCIMixin):
+def _inclusion(
+    module: StudentModule, recording: Recording, held_out: list[Tensor] | None
+) -> list[Tensor] | None:
+    """Probabilities by bank, where the adjustment weighs samples or images are held out."""
+    weights = None
+    if isinstance(module, KDCIMixin):
+        weights = module.adjustment.weights(recording.logits)
+    if weights is None and held_out is None:
         return None
-    weights = module.adjustment.weights(recording.logits)
     if weights is None:
-        return None
-    sizes = [len(bank) for bank in recording.banks]
-    return list(weights.cpu().split(sizes))
+        weights = torch.ones(len(recording.logits))
+    inclusion = by_bank(recording, weights.cpu())
+    if held_out is None:
+        return inclusion
+    return [part.index_fill(0, rows, 0) for part, rows in zip(inclusion, held_out, strict=True)]
 
 
 def _online_rounds(

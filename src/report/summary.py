@@ -80,6 +80,16 @@ class AccuracySummary(TypedDict):
     stage_a: float | None
 
 
+class HeldOutSummary(TypedDict):
+    """On recorded images that the plain student was not trained on, over all ranks.
+
+    ``agreement``: with the teacher's predicted class, percent.
+    """
+
+    images: int
+    agreement: float
+
+
 class SubstitutionSummary(TypedDict):
     """Where the substitution data came from; ``reused``: stage (a) was not paid for again."""
 
@@ -99,6 +109,7 @@ class Summary(TypedDict, total=False):
     ``command`` is what was typed, quoted for a shell, and ``host`` where. ``inside_error`` says
     why there is no ``inside.json``. ``checksums`` are digests of files of the folder, by name.
     ``adjustment`` is what it found for itself, such as an automatic strength.
+    ``held_out`` is None where no image was, and absent in older summaries.
     ``evaluated_every``: epochs from one evaluation of the student to the next, counted back from
     the last; ``acc1.best`` is the best of these. ``recipe`` is None where the lengths are no
     recipe's; ``sweep`` is that of which it is a point; ``protocol`` is the mode, and the
@@ -130,6 +141,7 @@ class Summary(TypedDict, total=False):
     inside_error: str | None
     identity: dict[str, Any]
     acc1: AccuracySummary
+    held_out: HeldOutSummary | None
     evaluated_every: int
     substitution: SubstitutionSummary
     seconds: dict[str, float | None]
@@ -258,9 +270,10 @@ def _lack(content: dict[str, Any], expected: Mapping[str, _Types]) -> str | None
 
 
 def _no_percentage(content: Mapping[str, Any]) -> str | None:
-    """The first accuracy outside [0, 100], in words; of what is there."""
+    """The first accuracy or agreement outside [0, 100], in words; of what is there."""
     accuracies = {f"acc1.{key}": value for key, value in (content.get("acc1") or {}).items()}
     accuracies["teacher.acc1"] = (content.get("teacher") or {}).get("acc1")
+    accuracies["held_out.agreement"] = (content.get("held_out") or {}).get("agreement")
     for key, value in accuracies.items():
         if value is not None and not (isinstance(value, int | float) and 0 <= value <= 100):
             return f"expected `{key}` within 0..100 percent, but got {value!r}"

@@ -36,7 +36,7 @@ def run_table(summary: Summary, folder: Path) -> RenderableType:
     files = Text("Files: " + ", ".join([FILE_NAME, *summary.get("files", {}).values()]))
     headline = Text(_headline(summary), style="bold")
     tables = (_cost_table(summary), device, where, files, _accuracy_table(summary))
-    return Group(heading, *tables, headline)
+    return Group(heading, *tables, *_held_out(summary), headline)
 
 
 def terminal_table(
@@ -177,6 +177,14 @@ def _accuracy_table(summary: Summary) -> Table:
         if value is not None:
             table.add_row(name, number(value))
     return table
+
+
+def _held_out(summary: Summary) -> list[Text]:
+    found = summary.get("held_out")
+    if found is None:
+        return []
+    where = f"{found['images']} held-out substitution images"
+    return [Text(f"Agreement with the teacher on {where}: {number(found['agreement'])}%")]
 
 
 def _cost_table(summary: Summary) -> Table:

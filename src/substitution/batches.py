@@ -1,6 +1,6 @@
 """What stage (b) trains on: replayed banks, or a baseline that goes on producing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -14,6 +14,33 @@ from src.common.seeding import generator
 from src.common.systematic import thinned
 from src.substitution.contract import Baseline, advance
 from src.substitution.image_bank import ImageBank
+
+
+def held_out_rows(sizes: Sequence[int], share: float, seed: int) -> list[Tensor]:
+    """Images of each bank that no student is trained on, chosen by seed, rank and bank alone.
+
+    Args:
+        sizes: Images of each bank of this rank.
+        share: Of each bank, rounded; one image at least, and one at least is left. In (0, 1).
+        seed: The run's.
+
+    Returns:
+        Of each bank increasing rows ``[m]``, int64.
+
+    Raises:
+        UserError: If a bank has a single image.
+    """
+    if min(sizes) < 2:
+        raise UserError(
+            f"Expected at least two recorded images in every bank for distill.held_out={share}, "
+            f"but got {list(sizes)}; raise substitution.num_images, or use distill.held_out=0"
+        )
+    found = []
+    for position, size in enumerate(sizes):
+        draws = generator("cpu", seed, "held out", rank(), position)
+        count = min(max(1, round(share * size)), size - 1)
+        found.append(torch.randperm(size, generator=draws)[:count].sort().values)
+    return found
 
 
 class ReplayBatches:
@@ -30,8 +57,8 @@ class ReplayBatches:
         batch_size: Images a batch and rank.
         steps: Batches an epoch.
         seed: Seed of order and augmentation.
-        inclusion: Of each bank, with what probability ``[M]`` in (0, 1] an image that is passed
-            is taken; None takes all. Where all are 1 batches are those of None.
+        inclusion: Of each bank, with what probability ``[M]`` in [0, 1] an image that is passed
+            is taken, not all 0; None takes all. Where all are 1 batches are those of None.
         logits: Of each bank, what the teacher says of its images ``[M, K]``; None: not known.
 
     Raises:

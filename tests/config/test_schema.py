@@ -189,6 +189,16 @@ def test_rebuilding_the_dictionary_needs_new_images() -> None:
     assert "kdci.refresh_every needs substitution.mode=online" in message
 
 
+def test_images_are_held_out_of_a_replay_only() -> None:
+    message = complaint(changed(distill__held_out=0.1, substitution__mode="online"))
+    assert "distill.held_out needs substitution.mode=replay" in message
+
+
+@pytest.mark.parametrize("share", [-0.1, 1])
+def test_a_share_of_the_images_is_held_out(share: float) -> None:
+    assert "Wrong value of 'distill.held_out'" in complaint(changed(distill__held_out=share))
+
+
 def test_a_class_map_needs_a_checkpoint() -> None:
     message = complaint(changed(teacher__class_map="map.csv"))
     assert "teacher.class_map needs teacher.checkpoint" in message

@@ -30,6 +30,18 @@ def test_what_is_written_is_read_back_with_its_folder(tmp_path: Path, make_summa
     assert "folder" not in json.loads(path.read_text())
 
 
+def test_what_was_held_out_is_optional(tmp_path: Path, make_summary: Any) -> None:
+    summary = make_summary(80.0)
+    held_out = {"images": 12, "agreement": 97.5}
+    for changed in (summary, summary | {"held_out": None}, summary | {"held_out": held_out}):
+        assert read_summary(write_summary(changed, tmp_path)).get("held_out") == changed.get(
+            "held_out"
+        )
+    held_out["agreement"] = 100.5
+    with pytest.raises(ValueError, match=r"`held_out\.agreement` within 0\.\.100 percent"):
+        write_summary(summary | {"held_out": held_out}, tmp_path)
+
+
 def broken(path: Path, kind: str) -> None:
     """Damage a good summary."""
     text = path.read_text()

@@ -168,6 +168,13 @@ def test_run_table_of_one_run(runs: list[Any]) -> None:
     assert "Measured on: cpu" in text
 
 
+def test_run_table_shows_the_agreement_on_what_was_held_out(make_summary: Any) -> None:
+    summary = make_summary(80.0) | {"held_out": {"images": 51, "agreement": 97.5}}
+    text = rendered(run_table(summary, Path("outputs/x")))
+    line = "Agreement with the teacher on 51 held-out substitution images: 97.50%"
+    assert line in text.splitlines()
+
+
 def test_a_narrow_terminal_shows_paths_uncut(runs: list[Any]) -> None:
     folder = Path("outputs/a folder of a long name/" * 5)
     screen = Console(width=80, record=True, file=io.StringIO())

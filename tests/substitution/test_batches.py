@@ -8,7 +8,12 @@ from torch import Tensor, nn
 from src.common.augment import Augmentation
 from src.common.errors import UserError
 from src.dataset.contract import ImageSpec
-from src.substitution.batches import OnlineBatches, OnlineRounds, ReplayBatches
+from src.substitution.batches import (
+    OnlineBatches,
+    OnlineRounds,
+    ReplayBatches,
+    held_out_rows,
+)
 from src.substitution.image_bank import ImageBank
 from src.teacher.frozen import FrozenTeacher
 from tests.toys import Toy, job, labelled, student
@@ -237,3 +242,38 @@ def test_an_augmented_image_is_another_to_the_teacher(tiny_spec: ImageSpec) -> N
     banks = [numbered(tiny_spec, 9), numbered(tiny_spec, 9, augmentation=Augmentation(1))]
     batches = ReplayBatches(banks, 4, 2, 0, logits=[torch.zeros(9, 1)] * 2)
     assert all(isinstance(batch, Tensor) for batch in batches)
+
+
+def test_held_out_rows_are_of_seed_rank_and_bank(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = held_out_rows([40, 40], 0.25, seed=0)
+    assert [len(first), len(second)] == [10, 10]
+    assert first.tolist() == sorted(set(first.tolist()))
+    again = held_out_rows([40, 7], 0.25, seed=0)
+    assert torch.equal(first, again[0])
+    assert len(again[1]) == 2
+    others = [second, held_out_rows([40], 0.25, seed=1)[0]]
+    monkeypatch.setattr("src.substitution.batches.rank", lambda: 1)
+    others.append(held_out_rows([40], 0.25, seed=0)[0])
+    assert all(not torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.001, 1), (0.5, 2), (0.999, 3)])
+def test_some_are_held_out_and_some_are_left(share: float, count: int) -> None:
+    (rows,) = held_out_rows([4], share, seed=0)
+    assert len(rows) == count
+
+
+def test_a_bank_of_one_image_cannot_be_parted() -> None:
+    with pytest.raises(UserError, match=r"distill\.held_out=0\.1, but got \[4, 1\]; raise subst"):
+        held_out_rows([4, 1], 0.1, seed=0)
+
+
+def test_an_image_of_inclusion_zero_never_comes(tiny_spec: ImageSpec) -> None:
+    bank = numbered(tiny_spec, 40)
+    (rows,) = held_out_rows([40], 0.25, seed=0)
+    inclusion = torch.ones(40).index_fill(0, rows, 0)
+    batches = ReplayBatches([bank], 4, 50, 0, inclusion=[inclusion])
+    for _ in range(5):
+        seen = [number for batch in batches for number in numbers(bank, batch)]
+        assert set(seen) == set(range(40)) - set(rows.tolist())
+        assert sorted(seen[:30]) == sorted(set(seen))  # each once, before one comes again
