@@ -21,15 +21,18 @@ _PLUGINS = "KDCI_PLUGINS"
 
 
 @hydra.main(config_path=str(package.CONF), config_name="config", version_base="1.3")
-def _job(config: DictConfig) -> None:
+def _job(config: DictConfig) -> float | None:
+    """What a search is told of a point; None where there is none, or the point has failed."""
     job = HydraConfig.get()
     overrides = list(job.overrides.task)
     with complaint.complaints(sys.argv[1:]):
         arguments.require_typed(config.get("plugins"), json.loads(os.environ.get(_PLUGINS, "[]")))
         if job.mode == RunMode.MULTIRUN:
-            sweep.run_point(overrides, Path(job.runtime.output_dir))
-        else:
-            launch.run_single(config, overrides)
+            record = Path(job.runtime.output_dir)
+            sweep.run_point(overrides, record)
+            return sweep.value_of(record, config.search.objective)
+        launch.run_single(config, overrides)
+    return None
 
 
 def command() -> None:
@@ -60,7 +63,9 @@ def _prepare(typed: list[str]) -> None:
     refuse_hydra_settings([package.ROOT / "experiments", *conf])
     options.refuse_shadowed_options(conf)
     options.refuse_unknown_options(typed, conf)
-    launchers.refuse_unfit_launcher(typed, several=arguments.is_multirun(typed))
+    several = arguments.is_multirun(typed)
+    launchers.refuse_unfit_launcher(typed, several=several)
+    launchers.refuse_unfit_sweeper(typed, several=several)
     sys.argv[1:] = [*typed, *arguments.search_path(conf, typed)]
     resolver = partial(options.options_of, plugins=conf)
     OmegaConf.register_new_resolver("options", resolver, replace=True)

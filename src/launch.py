@@ -163,6 +163,8 @@ def _show(plain: Any, folder: Path) -> None:
             "into again; force=true runs it again"
         )
     if "KDCI_SWEEP" in os.environ:
-        _log.info("Finished with %.2f%% in %s", summary["acc1"]["last"], folder)
+        held_out = summary.get("held_out")
+        agreement = f", agreement {held_out['agreement']:.2f}%" if held_out else ""
+        _log.info("Finished with %.2f%%%s in %s", summary["acc1"]["last"], agreement, folder)
     else:
         console().print(run_table(summary, folder), crop=False)

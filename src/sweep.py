@@ -17,10 +17,13 @@ import psutil
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from src.common.errors import UserError
 from src.common.sealed import write_sealed
 from src.common.signals import interruptible
+from src.complaint import complaints
+from src.config.launchers import SEARCH
 from src.launch import TOLD
-from src.report.sweep import point_name
+from src.report.sweep import Failure, point_name, report_sweep, result_of
 
 _log = logging.getLogger(__name__)
 POINT, SWEEP_PROCESS = "point.json", "KDCI_SWEEP_PROCESS"
@@ -64,6 +67,22 @@ def run_point(overrides: Sequence[str], record: Path) -> None:
     write_sealed(record / POINT, point)
 
 
+def value_of(record: Path, objective: str) -> float | None:
+    """What a search is told of a point that has ended, percent; None is a failure to Optuna.
+
+    Args:
+        record: Folder of the point within the sweep.
+        objective: ``agreement`` or ``acc1``; only the latter reads what the test split said.
+    """
+    summary = result_of(record / POINT)
+    if summary is None or isinstance(summary, Failure):
+        return None
+    if objective == "acc1":
+        return summary["acc1"]["last"]
+    held_out = summary.get("held_out")
+    return held_out["agreement"] if held_out else None
+
+
 def _follow_sweep() -> None:
     """Stop soon after the sweep has ended without a word, if that has started this process.
 
@@ -89,19 +108,48 @@ def _follow_sweep() -> None:
 class SweepReport(Callback):
     """One table over all points when a sweep ends; exit code 1 if a point failed."""
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a search that no point could answer."""
+        # Of what is not the same for all points, this configuration has the default.
+        if _is_by_agreement(config) and not config.distill.held_out:
+            with complaints():
+                raise UserError(
+                    "Expected one distill.held_out above 0 for all points of a search by "
+                    "agreement; add distill.held_out=0.1, or search.objective=acc1, which "
+                    "chooses by test accuracy"
+                )
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Read the record of every point and its summary."""
-        from src.report.sweep import report_sweep
-
         folder = Path(config.hydra.sweep.dir)
         try:
             folders = (path for path in folder.iterdir() if path.is_dir())
             # Launchers keep what is theirs in hidden ones.
             points = [path for path in folders if not path.name.startswith(".")]
-            failed = report_sweep(folder, [path / POINT for path in sorted(points)])
+            records = [path / POINT for path in sorted(points)]
+            failed = report_sweep(folder, records)
+            if _is_by_agreement(config):
+                _mention_other_images(records)
         except Exception as error:
             # Hydra makes a warning of what a callback raises, and exit code 0.
             traceback.print_exc()
             raise SystemExit(1) from error
         if failed:
             raise SystemExit(1)
+
+
+def _is_by_agreement(config: DictConfig) -> bool:
+    is_search = config.hydra.runtime.choices["hydra/sweeper"] == SEARCH
+    return bool(is_search and config.search.objective == "agreement")
+
+
+def _mention_other_images(records: Sequence[Path]) -> None:
+    """Say so where points were not measured on the same images."""
+    found = [result_of(record) for record in records]
+    stages = {each["substitution"]["artifact"] for each in found if isinstance(each, dict)}
+    if len(stages) > 1:
+        _log.warning(
+            "The points were measured on images of %d stages (a), which their options shape: a "
+            "student agrees more on easier images, so compare points of one stage (a) only",
+            len(stages),
+        )

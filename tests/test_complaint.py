@@ -159,3 +159,12 @@ def test_a_point_that_a_launcher_has_lost_is_one_line(capsys: pytest.CaptureFixt
         "Error: The launcher lost a point of the sweep (Job 7_0 has no result (state: FAILED)); "
         "the same command goes on\n"
     )
+
+
+def test_a_search_that_found_nothing_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught, complaint.complaints():
+        raise ValueError("No trials are completed yet.")
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == (
+        "Error: No point of the search has ended with a value; each has said why\n"
+    )

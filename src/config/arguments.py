@@ -16,6 +16,8 @@ from src.config.value import shown
 
 _PLUGINS = "plugins"
 _ONE_PLUGIN = re.compile(r"(\+*plugins)=(\w+)")
+# Hydra's own option of that name minimises, and none of ours can have it.
+_SWEEPERS = {"hydra/sweeper=optuna": "hydra/sweeper=search"}
 _MULTIRUN = {"-m", "--multirun"}
 _KEY = r"[\w.@/]+"
 _REPLACED = re.compile(rf"({_KEY}\.\w+)=(\{{.*\b_target_\b.*)", re.DOTALL)
@@ -34,7 +36,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
 
     Flags come first, since argparse takes no overrides on both sides of one. A path with special
     characters is quoted. A node with a ``_target_`` replaces another; Hydra would mix the two.
-    One plug-in needs no brackets, which some shells take for a pattern.
+    One plug-in needs no brackets, which some shells take for a pattern. A search is ours.
 
     Raises:
         UserError: If a flag is unknown, or lacks its value.
@@ -43,6 +45,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
     _refuse_unknown_flags(ordered)
     several = is_multirun(ordered)
     ordered = [_ONE_PLUGIN.sub(r"\1=[\2]", argument) for argument in ordered]
+    ordered = [_SWEEPERS.get(argument, argument) for argument in ordered]
     return [each for argument in ordered for each in _replacing(_quoted(argument, several))]
 
 

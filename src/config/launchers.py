@@ -1,4 +1,4 @@
-"""What a sweep's launcher needs, said before Hydra says it in a page or submitit after a while."""
+"""What a sweep's launcher or sweeper needs, said before Hydra says it in a page, or much later."""
 
 import shutil
 from collections.abc import Sequence
@@ -6,6 +6,8 @@ from importlib.util import find_spec
 
 from src.common.errors import MissingExtraError, UserError
 
+SEARCH = "search"
+"""The option of ``hydra/sweeper`` whose points are chosen by what the ones before were worth."""
 _GROUP = "hydra/launcher"
 _ON_SLURM = ("submitit_slurm", "slurm", "preemptible")
 _PACKAGES = dict.fromkeys(("joblib", "machine"), "hydra_joblib_launcher")
@@ -28,6 +30,32 @@ def refuse_unfit_launcher(arguments: Sequence[str], *, several: bool) -> None:
         key, _, name = argument.lstrip("+").partition("=")
         if key == _GROUP and name in _PACKAGES:
             _refuse_unfit(name, several)
+
+
+def refuse_unfit_sweeper(arguments: Sequence[str], *, several: bool) -> None:
+    """Refuse a search that cannot work here, before anything is started.
+
+    Args:
+        arguments: Those of the command line, understood.
+        several: Whether they ask for a sweep.
+
+    Raises:
+        MissingExtraError: If its sweeper is not installed.
+        UserError: If there is no sweep whose points it could choose.
+    """
+    if not any(argument.lstrip("+") == f"hydra/sweeper={SEARCH}" for argument in arguments):
+        return
+    if not several:
+        raise UserError(
+            "Cannot use hydra/sweeper=optuna for one run: it chooses the points of a sweep; add "
+            "--multirun"
+        )
+    if not _is_installed("hydra_optuna_sweeper"):
+        raise MissingExtraError(
+            "the sweeper of hydra/sweeper=optuna",
+            "search",
+            "leave hydra/sweeper out and list the values, as in kdci.N=8,16,32",
+        )
 
 
 def _refuse_unfit(name: str, several: bool) -> None:

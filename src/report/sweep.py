@@ -15,7 +15,9 @@ from src.report.table import csv_table, markdown_table, terminal_table
 _TEACHER_FOLDER = "teacher_"  # how folders of points begin that only train a teacher
 
 
-class _Failure(NamedTuple):
+class Failure(NamedTuple):
+    """A point that has no result."""
+
     point: str  # its overrides, or where its record should be
     reason: str
 
@@ -35,8 +37,8 @@ def report_sweep(folder: Path, records: Sequence[Path]) -> int:
     summaries: dict[str, Summary] = {}
     failed = []
     for record in records:
-        found = _result(record)
-        if isinstance(found, _Failure):
+        found = result_of(record)
+        if isinstance(found, Failure):
             failed.append(found)
         elif found is not None:
             summaries[found["folder"]] = found  # vanilla points share a folder
@@ -52,24 +54,28 @@ def report_sweep(folder: Path, records: Sequence[Path]) -> int:
     return len(failed)
 
 
-def _result(record: Path) -> Summary | _Failure | None:
-    """Summary of a finished point, None if it only trained a teacher, or why it failed."""
+def result_of(record: Path) -> Summary | Failure | None:
+    """Summary of a finished point, None if it only trained a teacher, or why it failed.
+
+    Args:
+        record: Its ``point.json``.
+    """
     try:
         point = read_own(record, point_name(record.parent))
     except DamagedError as error:
-        return _Failure(str(record.parent), f"{error}; run the same sweep again")
+        return Failure(str(record.parent), f"{error}; run the same sweep again")
     overrides = " ".join(point["overrides"])
     if point["exit_code"] != 0:
-        return _Failure(overrides, point["error"] or f"exit code {point['exit_code']}")
+        return Failure(overrides, point["error"] or f"exit code {point['exit_code']}")
     path = Path(point["folder"]) / FILE_NAME
     if path.parent.parent.name.startswith(_TEACHER_FOLDER) and not path.exists():
         return None
     try:
         summary = read_summary(path)
     except UserError as error:
-        return _Failure(overrides, str(error))
+        return Failure(overrides, str(error))
     if summary["status"] != "finished":
-        return _Failure(overrides, f"'{path}' says {summary['status']}")
+        return Failure(overrides, f"'{path}' says {summary['status']}")
     return summary
 
 

@@ -109,3 +109,8 @@ def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert plain["paths"]["cache"] == f"{tmp_path}/c"
     assert plain["teacher"]["checkpoint"] == str(tmp_path)
     assert plain["paths"]["outputs"] == "~x/y"
+
+
+def test_a_search_has_our_options() -> None:
+    typed = ["hydra/sweeper=optuna", "hydra/launcher=joblib"]
+    assert arguments.understood(typed) == ["hydra/sweeper=search", "hydra/launcher=joblib"]

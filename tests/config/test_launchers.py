@@ -5,7 +5,7 @@ import pytest
 from src.common.errors import MissingExtraError, UserError
 from src.common.package import CONF
 from src.config import launchers
-from src.config.launchers import refuse_unfit_launcher
+from src.config.launchers import refuse_unfit_launcher, refuse_unfit_sweeper
 from tests.compose import composed
 
 OURS = sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
@@ -54,3 +54,22 @@ def test_our_options_fit_the_launchers(name: str) -> None:
     launcher = composed(f"hydra/launcher={name}", "trainer=ddp").hydra.launcher
     expected = {"slurm": 2, "preemptible": 2, "rehearsal": 64}.get(name)
     assert launcher.get("gpus_per_node") == expected
+
+
+def test_a_search_needs_its_sweeper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launchers, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError) as caught:
+        refuse_unfit_sweeper(["-m", "hydra/sweeper=search"], several=True)
+    assert str(caught.value) == (
+        "Expected the sweeper of hydra/sweeper=optuna to be installed; run `pip install -e "
+        "'.[search]'` in the program's folder, or leave hydra/sweeper out and list the values, as "
+        "in kdci.N=8,16,32"
+    )
+    refuse_unfit_sweeper(["-m", "hydra/sweeper=ax"], several=True)  # left to Hydra
+    monkeypatch.setattr(launchers, "find_spec", lambda _: object())
+    refuse_unfit_sweeper(["-m", "hydra/sweeper=search"], several=True)
+
+
+def test_one_run_cannot_be_a_search() -> None:
+    with pytest.raises(UserError, match=r"hydra/sweeper=optuna for one run: .* add --multirun"):
+        refuse_unfit_sweeper(["hydra/sweeper=search"], several=False)

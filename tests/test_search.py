@@ -1,0 +1,152 @@
+"""Sweeps that choose their own points, and what they are told of each."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.common.sealed import write_sealed
+from src.report.summary import write_summary
+from src.report.sweep import point_name
+from src.sweep import POINT, SweepReport, _mention_other_images, value_of
+from tests.compose import composed
+from tests.report.conftest import make_summary as make_summary
+from tests.smoke import Finished, Smoke
+
+PLUGIN = "hydra_plugins.hydra_optuna_sweeper"
+
+
+def ended(folder: Path, exit_code: int = 0, summary: Any = None) -> Path:
+    """The record of a point, and what its run has left."""
+    record, run = folder / "sweep" / "0", folder / "run"
+    record.mkdir(parents=True, exist_ok=True)
+    run.mkdir(exist_ok=True)
+    point = {"of": point_name(record), "overrides": [], "exit_code": exit_code, "error": None}
+    write_sealed(record / POINT, point | {"folder": str(run)})
+    if summary is not None:
+        write_summary(summary, run)
+    return record
+
+
+def test_a_search_is_told_of_the_agreement(tmp_path: Path, make_summary: Any) -> None:
+    held_out = {"held_out": {"images": 51, "agreement": 97.5}}
+    for accuracy in (10.0, 90.0):  # whatever the test split says
+        record = ended(tmp_path, summary=make_summary(accuracy) | held_out)
+        assert value_of(record, "agreement") == 97.5
+        assert value_of(record, "acc1") == accuracy
+
+
+def test_a_point_without_held_out_images_has_no_agreement(
+    tmp_path: Path, make_summary: Any
+) -> None:
+    for nothing in ({}, {"held_out": None}):
+        record = ended(tmp_path, summary=make_summary(80.0) | nothing)
+        assert value_of(record, "agreement") is None
+        assert value_of(record, "acc1") == 80.0
+
+
+@pytest.mark.parametrize("exit_code", [2, 143, -9])
+def test_a_point_that_failed_has_no_value(
+    tmp_path: Path, make_summary: Any, exit_code: int
+) -> None:
+    held_out = {"held_out": {"images": 51, "agreement": 97.5}}
+    record = ended(tmp_path, exit_code, summary=make_summary(80.0) | held_out)
+    assert value_of(record, "agreement") is value_of(record, "acc1") is None
+
+
+def test_nor_has_one_that_left_no_result(tmp_path: Path, make_summary: Any) -> None:
+    assert value_of(tmp_path / "sweep" / "1", "acc1") is None  # no record
+    assert value_of(ended(tmp_path), "acc1") is None  # no summary
+    record = ended(tmp_path, summary=make_summary(80.0, status="interrupted"))
+    assert value_of(record, "acc1") is None
+
+
+def start(*overrides: str) -> None:
+    SweepReport().on_multirun_start(composed(*overrides))
+
+
+def test_a_search_by_agreement_needs_images_that_are_held_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip(PLUGIN)
+    search = "hydra/sweeper=search"
+    with pytest.raises(SystemExit) as caught:
+        start(search)
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: Expected one distill.held_out above 0 for all points")
+    start(search, "distill.held_out=0.1")
+    start(search, "search.objective=acc1")
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_points_of_other_images_are_not_compared_in_silence(
+    tmp_path: Path, make_summary: Any, caplog: pytest.LogCaptureFixture, stages: int
+) -> None:
+    records = [tmp_path / "2" / "sweep" / "0" / POINT]  # which has not ended
+    for number in range(2):
+        artifact = {"artifact": f"cache/{number % stages}"}
+        (tmp_path / f"{number}").mkdir()
+        summary = make_summary(80.0, substitution=artifact)
+        records.append(ended(tmp_path / f"{number}", summary=summary) / POINT)
+    _mention_other_images(records)
+    assert ("images of 2 stages (a)" in caplog.text) == (stages == 2)
+
+
+def test_other_sweeps_need_none() -> None:
+    start()
+
+
+def test_the_option_fits_the_sweeper() -> None:
+    pytest.importorskip(PLUGIN)
+    sweeper = composed("hydra/sweeper=search", "hydra.sweeper.n_trials=3").hydra.sweeper
+    chosen = (sweeper.direction, sweeper.n_trials, sweeper.n_jobs, sweeper.sampler.seed)
+    assert chosen == ("maximize", 3, 1, 0)
+    assert sweeper.max_failure_rate == 1.0
+
+
+RANGES = ["kdci.N=choice(0,4)", "distill.optimizer.lr=tag(log, interval(0.01, 0.3))"]
+SEARCH = ["--multirun", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", *RANGES]
+
+
+def best(search: Finished) -> str:
+    """What Optuna has found, as YAML."""
+    (path,) = (search.outputs / "sweeps").glob("*/optimization_results.yaml")
+    return path.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("sweep")
+def test_a_search_ends_with_its_best_and_the_table_of_a_sweep(
+    smoke: Smoke, tmp_path: Path
+) -> None:
+    pytest.importorskip(PLUGIN)
+    assert smoke.default
+    search = smoke.command(tmp_path, *SEARCH, "distill.held_out=0.2")
+    assert search.exit_code == 1, search.stderr  # N=0 is refused, as in any sweep
+    failed = re.search(r"4 points, (\d) failed", search.stdout)
+    assert failed is not None
+    assert int(failed[1]) == 4 - len(search.summaries) > 0
+    agreements = [summary["held_out"]["agreement"] for summary in search.summaries]
+    assert {summary["held_out"]["images"] for summary in search.summaries} == {51}
+    assert f"best_value: {max(agreements)}" in best(search)
+    assert "Traceback" not in search.stderr
+
+    before = {path: path.read_bytes() for path in tmp_path.rglob("summary.json")}
+    again = smoke.command(tmp_path, *SEARCH, "distill.held_out=0.2")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("summary.json")} == before
+    assert best(again) == best(search)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("sweep")
+def test_a_search_of_which_every_point_fails_says_so(smoke: Smoke, tmp_path: Path) -> None:
+    pytest.importorskip(PLUGIN)
+    bad = ["kdci.N=choice(0,-1)", "distill.held_out=0.2", "hydra.sweeper.n_trials=2"]
+    search = smoke.command(tmp_path, "--multirun", "hydra/sweeper=optuna", *bad)
+    assert search.exit_code == 1
+    assert search.stderr.splitlines()[-1] == (
+        "Error: No point of the search has ended with a value; each has said why"
+    )
+    assert "Traceback" not in search.stderr
