@@ -54,14 +54,19 @@ def agreement(job: Job, recording: Recording, student: StudentModule) -> HeldOut
                 logits = student_logits(student.network, bank.batch(index))
                 mine.append(student.plain_logits(logits).cpu())
                 teacher.append(said[index])
-    logits = torch.cat(mine)
-    same = (logits.argmax(1) == torch.cat(teacher).argmax(1)).sum()
-    bad = (~logits.isfinite()).sum()
-    counted = torch.tensor([same, len(logits), bad], dtype=torch.double, device=job.device)
-    agreeing, images, broken = sum_over_ranks(counted).tolist()
+    logits, classes = torch.cat(mine), torch.cat(teacher).argmax(1)
+    same, bad = (logits.argmax(1) == classes).sum(), (~logits.isfinite()).sum()
+    counts = torch.bincount(classes, minlength=logits.shape[1])
+    counted = torch.cat([torch.stack([same, bad]), counts]).to(job.device)
+    agreeing, broken, *by_class = sum_over_ranks(counted).tolist()
     if broken:
         raise FloatingPointError(
             "The student's logits on held-out substitution images are NaN or infinite; lower the "
             "learning rate, or use trainer.precision=32-true"
         )
-    return {"images": int(images), "agreement": round(100 * agreeing / images, 4)}
+    images = sum(by_class)
+    return {
+        "images": images,
+        "agreement": round(100 * agreeing / images, 4),
+        "one_class": round(100 * max(by_class) / images, 4),
+    }

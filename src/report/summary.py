@@ -83,11 +83,13 @@ class AccuracySummary(TypedDict):
 class HeldOutSummary(TypedDict):
     """On recorded images that the plain student was not trained on, over all ranks.
 
-    ``agreement``: with the teacher's predicted class, percent.
+    ``agreement``: with the teacher's predicted class, percent; ``one_class``: what a student would
+    have that always says the most frequent one.
     """
 
     images: int
     agreement: float
+    one_class: float
 
 
 class SubstitutionSummary(TypedDict):

@@ -184,7 +184,10 @@ def _held_out(summary: Summary) -> list[Text]:
     if found is None:
         return []
     where = f"{found['images']} held-out substitution images"
-    return [Text(f"Agreement with the teacher on {where}: {number(found['agreement'])}%")]
+    chance = f"one class for all would have {number(found['one_class'])}%"
+    return [
+        Text(f"Agreement with the teacher on {where}: {number(found['agreement'])}%, {chance}")
+    ]
 
 
 def _cost_table(summary: Summary) -> Table:

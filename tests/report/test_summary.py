@@ -32,7 +32,7 @@ def test_what_is_written_is_read_back_with_its_folder(tmp_path: Path, make_summa
 
 def test_what_was_held_out_is_optional(tmp_path: Path, make_summary: Any) -> None:
     summary = make_summary(80.0)
-    held_out = {"images": 12, "agreement": 97.5}
+    held_out = {"images": 12, "agreement": 97.5, "one_class": 25.0}
     for changed in (summary, summary | {"held_out": None}, summary | {"held_out": held_out}):
         assert read_summary(write_summary(changed, tmp_path)).get("held_out") == changed.get(
             "held_out"

@@ -169,10 +169,12 @@ def test_run_table_of_one_run(runs: list[Any]) -> None:
 
 
 def test_run_table_shows_the_agreement_on_what_was_held_out(make_summary: Any) -> None:
-    summary = make_summary(80.0) | {"held_out": {"images": 51, "agreement": 97.5}}
+    summary = make_summary(80.0) | {
+        "held_out": {"images": 51, "agreement": 97.5, "one_class": 20.0}
+    }
     text = rendered(run_table(summary, Path("outputs/x")))
-    line = "Agreement with the teacher on 51 held-out substitution images: 97.50%"
-    assert line in text.splitlines()
+    line = "Agreement with the teacher on 51 held-out substitution images: 97.50%, one class for"
+    assert f"{line} all would have 20.00%" in " ".join(text.split())
 
 
 def test_a_narrow_terminal_shows_paths_uncut(runs: list[Any]) -> None:
