@@ -183,11 +183,10 @@ def _held_out(summary: Summary) -> list[Text]:
     found = summary.get("held_out")
     if found is None:
         return []
-    where = f"{found['images']} held-out substitution images"
-    chance = f"one class for all would have {number(found['one_class'])}%"
-    return [
-        Text(f"Agreement with the teacher on {where}: {number(found['agreement'])}%, {chance}")
-    ]
+    images, agreement, chance = found["images"], found["agreement"], found["one_class"]
+    text = f"Agreement with the teacher on {images} held-out substitution images: "
+    text += f"{number(agreement)}%, one class for all would have {number(chance)}%"
+    return [Text(text)]
 
 
 def _cost_table(summary: Summary) -> Table:
