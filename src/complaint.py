@@ -9,14 +9,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from src.common.errors import RankError, UserError
+from src.common.errors import RankError, UserError, is_lost_peer
 from src.common.signals import Interrupted, is_rank
 from src.config.composition import explain, is_about_composition
 
 # Torch's own class exists for GPUs only; its CPU allocator raises a bare RuntimeError.
 _OUT_OF_MEMORY = re.compile("not enough memory|out of memory|can't allocate memory")
-# Gloo's and NCCL's words; torch has no class of its own for them.
-_LOST_PEER = re.compile("gloo.*(closed|reset) by peer|NCCL.*remote process exited", re.DOTALL)
 # Packages of launchers, which have errors of their own for points that ended without a word.
 _LAUNCHERS = ("submitit.", "joblib.")
 # Optuna's words where all points of a search failed; it has no class of its own for them.
@@ -41,8 +39,11 @@ def complaints(arguments: Sequence[str] = ()) -> Iterator[None]:
         if isinstance(error, BrokenPipeError) and _is_unread():  # as in `--help | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)  # for what is still to be flushed
             sys.exit(128 + signal.SIGPIPE)
-        if is_rank() and _LOST_PEER.search(str(error)):
-            sys.exit(1)  # whoever started the ranks says which one has died
+        if is_rank() and is_lost_peer(error):
+            # The one that has died may be about to say why; whoever started the ranks then ends
+            # this one, and says which it was.
+            time.sleep(2 * _PATIENCE)
+            sys.exit(1)
         line = _line(error, arguments)
         if line is None:  # a fault of the program, whose traceback nobody has kept
             raise

@@ -164,7 +164,10 @@ def _show(plain: Any, folder: Path) -> None:
         )
     if "KDCI_SWEEP" in os.environ:
         held_out = summary.get("held_out")
-        agreement = f", agreement {held_out['agreement']:.2f}%" if held_out else ""
+        agreement = ""
+        if held_out:
+            agreement = f", agreement {held_out['agreement']:.2f}%"
+            agreement += f" (one class for all: {held_out['one_class']:.2f}%)"
         _log.info("Finished with %.2f%%%s in %s", summary["acc1"]["last"], agreement, folder)
     else:
         console().print(run_table(summary, folder), crop=False)

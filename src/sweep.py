@@ -111,6 +111,12 @@ class SweepReport(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a search that no point could answer."""
         # Of what is not the same for all points, this configuration has the default.
+        if _is_search(config) and config.task == "teacher":
+            with complaints():
+                raise UserError(
+                    "Expected task=distill in a search, but got task=teacher, whose points have "
+                    "no value to be compared by"
+                )
         if _is_by_agreement(config) and not config.distill.held_out:
             with complaints():
                 raise UserError(
@@ -139,8 +145,11 @@ class SweepReport(Callback):
 
 
 def _is_by_agreement(config: DictConfig) -> bool:
-    is_search = config.hydra.runtime.choices["hydra/sweeper"] == SEARCH
-    return bool(is_search and config.search.objective == "agreement")
+    return _is_search(config) and bool(config.search.objective == "agreement")
+
+
+def _is_search(config: DictConfig) -> bool:
+    return bool(config.hydra.runtime.choices["hydra/sweeper"] == SEARCH)
 
 
 def _mention_other_images(records: Sequence[Path]) -> None:

@@ -210,3 +210,14 @@ def test_a_failure_ends_both_and_says_why(smoke: Smoke, tmp_path: Path) -> None:
     assert "Error: Expected kdci.dictionary.pca_dim to be below the width 10" in failed.stderr
     assert failed.summary["status"] == "failed"
     assert not list(tmp_path.rglob("student.*"))
+
+
+@pytest.mark.slow
+def test_what_is_wrong_with_one_rank_alone_is_said(smoke: Smoke, tmp_path: Path) -> None:
+    """Rank 0 has two images of three, and meets the end of rank 1 in a collective."""
+    options = ["kdci=none", "substitution.num_images=3", "distill.held_out=0.5"]
+    failed = smoke.command(tmp_path, *options, *DDP)
+    assert failed.exit_code == 2
+    assert "[rank 1] Error: Expected at least two recorded images" in failed.stderr
+    assert (failed.summary["status"], failed.summary["error"][:6]) == ("failed", "Rank 1")
+    assert not list(tmp_path.rglob("traceback*"))

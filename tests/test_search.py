@@ -80,6 +80,13 @@ def test_a_search_by_agreement_needs_images_that_are_held_out(
     start(search, "search.objective=acc1")
 
 
+def test_a_search_among_teachers_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip(PLUGIN)
+    with pytest.raises(SystemExit):
+        start("hydra/sweeper=search", "task=teacher", "search.objective=acc1")
+    assert "but got task=teacher" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("stages", [1, 2])
 def test_points_of_other_images_are_not_compared_in_silence(
     tmp_path: Path, make_summary: Any, caplog: pytest.LogCaptureFixture, stages: int

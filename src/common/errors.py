@@ -1,6 +1,7 @@
 """Errors whose message is meant for the person at the terminal."""
 
 import difflib
+import re
 import signal
 from collections.abc import Iterable
 from itertools import takewhile
@@ -30,6 +31,15 @@ class MissingExtraError(UserError):
         super().__init__(
             f"Expected {library} to be installed; {cure}{f', or {otherwise}' if otherwise else ''}"
         )
+
+
+# Gloo's and NCCL's words; torch has no class of its own for them.
+_LOST_PEER = re.compile("gloo.*(closed|reset) by peer|NCCL.*remote process exited", re.DOTALL)
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether a rank only met another one's end, and has nothing to say of it."""
+    return bool(_LOST_PEER.search(str(error)))
 
 
 class RankError(RuntimeError):

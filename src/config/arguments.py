@@ -45,7 +45,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
     _refuse_unknown_flags(ordered)
     several = is_multirun(ordered)
     ordered = [_ONE_PLUGIN.sub(r"\1=[\2]", argument) for argument in ordered]
-    ordered = [_SWEEPERS.get(argument, argument) for argument in ordered]
+    ordered = [_SWEEPERS.get(re.sub("['\"]", "", argument), argument) for argument in ordered]
     return [each for argument in ordered for each in _replacing(_quoted(argument, several))]
 
 

@@ -95,9 +95,13 @@ class _Cifar(FolderDataset):
         """The original batches, downloaded if that was asked for, or ``None``."""
         folder = self.root / self.reader.base_folder
         if self.download and not self._has_folders:
-            with lock(folder):  # another process may be about to unpack it
-                if not folder.is_dir():
-                    self._fetch()
+            try:
+                with lock(folder):  # another process may be about to unpack it
+                    if not folder.is_dir():
+                        self._fetch()
+            except UserError:
+                if not folder.is_dir():  # else nobody unpacks where nothing can be written
+                    raise
         return folder if folder.is_dir() else None
 
     @property

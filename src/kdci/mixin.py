@@ -61,7 +61,8 @@ class KDCIMixin:
         own: StudentOutput = super().student_output(images, with_maps)  # type: ignore[misc]
         plain = own._replace(plain_logits=self.adjustment.plain(own.logits))
         if own.head is not None and self.adjustment.fuse is not None:
-            plain = plain._replace(head=self.adjustment.fuse @ own.head)
+            with torch.autocast(images.device.type, enabled=False):
+                plain = plain._replace(head=self.adjustment.fuse @ own.head)
         return plain._replace(logits=self.adjustment(own.logits))
 
     def plain_logits(self, raw_logits: Tensor) -> Tensor:

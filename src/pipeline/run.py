@@ -20,10 +20,10 @@ from src.common.distributed import (
     rank,
     world_size,
 )
-from src.common.errors import FORESEEN, UserError
+from src.common.errors import FORESEEN, UserError, is_lost_peer
 from src.common.files import content_hash, remove_leftovers
 from src.common.measure import measured
-from src.common.signals import Interrupted, interruptible
+from src.common.signals import Interrupted, interruptible, is_rank
 from src.config.node import build
 from src.config.schema import RunConfig, Substitution
 from src.dataset.contract import Dataset
@@ -204,6 +204,8 @@ def _recorded(summary: Summary, folder: Path) -> Iterator[None]:
         with interruptible():
             yield
     except BaseException as error:
+        if is_rank() and is_lost_peer(error):  # whoever started the ranks records what it was
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         status = "interrupted" if isinstance(error, Interrupted) else "failed"
         # Where not even this can be written, the free lock tells that the run is over.

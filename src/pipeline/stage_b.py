@@ -137,7 +137,8 @@ def _inclusion(
     inclusion = by_bank(recording, weights.cpu())
     if held_out is None:
         return inclusion
-    return [part.index_fill(0, rows, 0) for part, rows in zip(inclusion, held_out, strict=True)]
+    left = [part.index_fill(0, rows, 0) for part, rows in zip(inclusion, held_out, strict=True)]
+    return [part / part.max() for part in left]  # the heaviest may all be held out
 
 
 def _online_rounds(

@@ -114,3 +114,4 @@ def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_a_search_has_our_options() -> None:
     typed = ["hydra/sweeper=optuna", "hydra/launcher=joblib"]
     assert arguments.understood(typed) == ["hydra/sweeper=search", "hydra/launcher=joblib"]
+    assert arguments.understood(["hydra/sweeper='optuna'"]) == ["hydra/sweeper=search"]

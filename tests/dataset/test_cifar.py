@@ -180,6 +180,17 @@ def test_a_download_is_read(archive, tmp_path, monkeypatch):
     assert len(Cifar10(tmp_path, tmp_path / "cache", download=True).train().labels) == 12
 
 
+def test_what_is_unpacked_is_read_where_nothing_can_be_written(archive, tmp_path, monkeypatch):
+    root = archive()
+
+    def refuse(_path, **_):
+        raise UserError("Cannot write: read-only file system")
+
+    monkeypatch.setattr("src.dataset.cifar.lock", refuse)
+    monkeypatch.setattr(CIFAR10, "download", lambda self: pytest.fail("downloads"))
+    assert len(Cifar10(root, tmp_path / "cache", download=True).train().labels) == 12
+
+
 def test_nothing_is_downloaded_beside_class_folders(folders, small, tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "download", lambda self: pytest.fail("downloads"))
     assert len(Cifar10(folders, tmp_path / "cache", download=True).test().labels) == 10

@@ -82,6 +82,10 @@ def test_what_the_maps_are_weighed_with_is_the_layer_that_is_shipped(
     assert head is not None
     torch.testing.assert_close(head, fuse @ module.network.head.weight)
     bias = fuse @ module.network.head.bias
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = module.student_output(torch.randn(3, 3, 8, 8), True).head
+    assert rounded is not None
+    assert torch.equal(rounded, head)
     features = output.maps[-1].mean((2, 3)) if output.maps else None
     assert features is not None
     torch.testing.assert_close(output.plain_logits, features @ head.T + bias)
