@@ -35,6 +35,7 @@ from src.pipeline.identify import identify, plain
 from src.pipeline.job import Job, locked, remove
 from src.pipeline.log import written_down
 from src.pipeline.outcome import write_outcome
+from src.pipeline.software import git_revision, versions
 from src.pipeline.stage_a import make_substitution_data
 from src.pipeline.stage_b import train_student
 from src.pipeline.teacher import prepare_teacher, refuse_unfit_networks
@@ -42,9 +43,7 @@ from src.report.dashboard import finished, start_wandb
 from src.report.summary import (
     FILE_NAME,
     Summary,
-    git_revision,
     is_finished,
-    versions,
     write_summary,
 )
 

@@ -1,33 +1,16 @@
 """``summary.json``: what a run leaves behind, and the only input of tables, figures and pages."""
 
 import os
-import platform
-import subprocess
 from collections.abc import Mapping
-from importlib import metadata
 from math import isfinite
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, TypedDict, cast
 
 from src.common.errors import UserError
-from src.common.package import IS_CLONE, ROOT
 from src.common.sealed import DamagedError, read_sealed, verify, write_sealed
 
 FILE_NAME = "summary.json"
-
-_PACKAGES = (
-    "torch",
-    "torchvision",
-    "lightning",
-    "hydra-core",
-    "omegaconf",
-    "faiss-cpu",
-    "numpy",
-    "scikit-learn",
-    "safetensors",
-    "wandb",
-)
 
 _Types = tuple[type, ...]
 _NUMBER: _Types = (int, float)
@@ -280,36 +263,3 @@ def _no_percentage(content: Mapping[str, Any]) -> str | None:
         if value is not None and not (isinstance(value, int | float) and 0 <= value <= 100):
             return f"expected `{key}` within 0..100 percent, but got {value!r}"
     return None
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the installed packages that shape a result."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def git_revision(folder: Path | None = None) -> str | None:
-    """Commit of the source, with ``-dirty`` for uncommitted changes; ``None`` outside git.
-
-    A package that is installed within somebody's repository is no part of that.
-    """
-    if folder is None and not IS_CLONE:
-        return None
-    # Without optional locks, parallel sweep points do not fight over the index.
-    describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        answer = subprocess.run(
-            ["git", "--no-optional-locks", *describe],
-            cwd=folder or ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return answer.stdout.strip()
