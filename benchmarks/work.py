@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from src import naming
+from src.config.check import check
 from src.config.node import build, build_partial
-from src.config.schema import check
 from src.dataset.contract import ImageSpec, Pool
 from src.network.classifier import Classifier
 from src.network.wide_resnet import WideResNet

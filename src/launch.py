@@ -19,7 +19,8 @@ from src.common.memory import recall
 from src.common.package import CONF
 from src.common.plugins import conf_of
 from src.common.signals import Interrupted, interruptible, is_rank
-from src.config.schema import RunConfig, check
+from src.config.check import check
+from src.config.schema import RunConfig
 from src.naming import RunName, memory_of, resolved
 from src.ranks import handed_down, refuse_unfit_ranks, speaks, start_ranks
 from src.report.console import console

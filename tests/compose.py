@@ -7,7 +7,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from src.common.package import CONF
-from src.config.schema import RunConfig, check
+from src.config.check import check
+from src.config.schema import RunConfig
 from src.naming import resolved
 
 

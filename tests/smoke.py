@@ -15,7 +15,8 @@ from hydra import compose, initialize_config_dir
 
 from src import naming
 from src.common import package
-from src.config.schema import RunConfig, check
+from src.config.check import check
+from src.config.schema import RunConfig
 from src.pipeline.run import run
 
 LIMIT = 600  # seconds; nothing at this budget takes a tenth of it on a machine at rest

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from src import naming
 from src.common import package
 from src.common.seeding import seed_all
-from src.config.schema import check
+from src.config.check import check
 from src.dataset.contract import ImageSpec
 from src.network.convnet import ConvNet
 from src.objective.distillation import reads_maps

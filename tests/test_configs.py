@@ -10,7 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from src.common.errors import UserError
 from src.common.package import CONF, ROOT
-from src.config.schema import RunConfig, check
+from src.config.check import check
+from src.config.schema import RunConfig
 from src.naming import RunName, resolved
 from tests.compose import checked, composed, plain
 from tests.test_baseline_contract import method_and_data

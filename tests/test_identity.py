@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from src.common import package, provenance
-from src.config.schema import check
+from src.config.check import check
 from src.identity import Identity, Moment, Traits, code_of, first_shaped, leaves
 from src.pipeline.content import traits_of
 from src.pipeline.identify import plain as plain_of

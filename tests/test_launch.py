@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from src import launch, naming
 from src.common import package
 from src.common.errors import UserError
-from src.config.schema import check
+from src.config.check import check
 from src.pipeline.content import sources_of
 from tests.compose import composed
 from tests.smoke import Smoke

@@ -16,7 +16,7 @@ from src.common import package
 from src.common.errors import UserError
 from src.common.provenance import source_files
 from src.config import arguments, options
-from src.config.schema import check
+from src.config.check import check
 from src.deploy.student import load_student
 from src.identity import Identity, Traits, code_of
 from src.pipeline.content import traits_of

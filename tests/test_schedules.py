@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from src.config.check import check
 from src.config.node import build_partial, target_of
-from src.config.schema import Distill, RunConfig, check
+from src.config.schema import Distill, RunConfig
 from src.network.convnet import ConvNet
 from src.teacher.module import TeacherModule
 from tests.compose import checked, plain

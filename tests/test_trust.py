@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from src.common.errors import UserError
 from src.common.files import atomic_write
+from src.config.check import check
 from src.config.node import build
-from src.config.schema import RunConfig, check
+from src.config.schema import RunConfig
 from src.dataset.digits import Digits
 from src.dataset.image_folder import ImageFolder
 from src.deploy.student import load_student

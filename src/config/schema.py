@@ -1,12 +1,6 @@
-"""The composed configuration, checked before any work starts.
+"""The composed configuration's plain groups: which keys there are, and what values they take."""
 
-Plain groups are pydantic models. A node with ``_target_`` is checked against the signature of
-the class that it names: the constructor is its schema.
-"""
-
-from collections.abc import Iterator, Mapping
-from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -14,18 +8,12 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     PositiveFloat,
-    ValidationError,
     model_validator,
 )
 
-from src.common.errors import UserError
-from src.common.plugins import refuse_unfit_plugins
-from src.config.describe import describe
-from src.config.node import Node, refuse_foreign_targets, target_of
-from src.config.trial import check_node, try_adjustment, try_optimizer, try_scheduler
-from src.config.value import LARGEST_BATCH, LARGEST_COUNT, refuse_non_finite, shown
+from src.config.node import Node
+from src.config.value import LARGEST_BATCH, LARGEST_COUNT
 
-VANILLA = "none"
 # Generous bounds: a value beyond them is a slip that would fill the memory or never end.
 Count = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
 """Of steps, rounds, epochs and images."""
@@ -35,7 +23,6 @@ BatchSize = Annotated[int, Field(gt=0, le=LARGEST_BATCH)]
 """Images a step."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What every generator of random numbers takes."""
-_TEACHER_TRIAL_STEPS = 100  # how many there will be depends on the images
 
 
 class _Model(BaseModel):
@@ -207,108 +194,3 @@ class RunConfig(_Model):
                 "can be held out that another run is measured on as well"
             )
         return self
-
-
-def check(config: Mapping[str, Any]) -> RunConfig:
-    """Check a resolved configuration, and build in small what it names.
-
-    Raises:
-        UserError: For the first wrong key: its name, its value, what is allowed, and for an
-            unknown key the nearest name.
-    """
-    config = _without_vanilla(config)
-    refuse_non_finite("", config)
-    try:
-        checked = RunConfig.model_validate(config)
-    except ValidationError as error:
-        raise UserError(describe(error, RunConfig)) from error
-    refuse_unfit_plugins(checked.plugins)
-    refuse_foreign_targets("", config, checked.plugins)
-    check_node("dataset", checked.dataset, "dataset")
-    check_node("pool", checked.pool, "pool")
-    check_node("baseline", checked.baseline, "baseline")
-    check_node("teacher.network", checked.teacher.network, "network")
-    check_node("student.network", checked.student.network, "network")
-    if checked.kdci is not None:
-        check_node("kdci.dictionary", checked.kdci.dictionary, "clustering")
-        check_node("kdci.adjustment", checked.kdci.adjustment, "adjustment")
-    _check_teacher_fit(checked.teacher.fit)
-    _check_distill(checked)
-    return checked
-
-
-def _without_vanilla(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration, without the unread options of ``kdci=none``."""
-    if not isinstance(config, Mapping):
-        raise UserError(f"Expected a configuration of keys and values, but got {shown(config)}")
-    kdci = config.get("kdci")
-    if kdci is None:
-        raise UserError(
-            "Missing configuration group 'kdci'; for a run without compensation use kdci=none"
-        )
-    is_vanilla = isinstance(kdci, Mapping) and kdci.get("name") == VANILLA
-    return {**config, "kdci": None if is_vanilla else kdci}
-
-
-def _check_teacher_fit(fit: TeacherFit) -> None:
-    path = "teacher.fit.optimizer"
-    check_node(path, fit.optimizer, "optimizer")
-    schedules = {
-        "one_cycle": {
-            "_target_": "torch.optim.lr_scheduler.OneCycleLR",
-            "max_lr": fit.optimizer.get("lr"),
-            "total_steps": _TEACHER_TRIAL_STEPS,
-        },
-        "cosine": {
-            "_target_": "torch.optim.lr_scheduler.CosineAnnealingLR",
-            "T_max": _TEACHER_TRIAL_STEPS,
-        },
-    }
-    if fit.schedule == "one_cycle":
-        _require_rate(path, fit.optimizer, "teacher.fit.schedule=one_cycle peaks at it")
-    node = schedules[fit.schedule]
-    optimizer = partial(try_optimizer, path, fit.optimizer)
-    try_scheduler("teacher.fit.schedule", node, optimizer, _TEACHER_TRIAL_STEPS - 1)
-
-
-def _check_distill(config: RunConfig) -> None:
-    path, options = "distill.optimizer", config.distill
-    check_node(path, options.optimizer, "optimizer")
-    _require_rate(path, options.optimizer, "the student's parameter groups are made with it")
-    if options.scheduler is not None:
-        check_node("distill.scheduler", options.scheduler, "scheduler")
-    for scales, steps in _fits(config):
-        optimizer = partial(try_optimizer, path, options.optimizer, scales)
-        optimizer()
-        if options.scheduler is not None:
-            groups = f", with {len(scales)} parameter groups" if len(scales) > 1 else ""
-            note = f" (this run steps it {steps} times{groups})"
-            try_scheduler("distill.scheduler", options.scheduler, optimizer, steps, note)
-
-
-def _require_rate(path: str, node: Node, why: str) -> None:
-    if "lr" not in node:
-        raise UserError(f"Missing configuration key '{path}.lr': {why}")
-
-
-def _fits(config: RunConfig) -> Iterator[tuple[list[float], int]]:
-    """Relative rates of the parameter groups, and how often the schedule is stepped.
-
-    For the student, and for its companion in stage (a), where there is one.
-    """
-    options, substitution = config.distill, config.substitution
-    every = options.scheduler_steps or options.steps_per_epoch
-    yield _scales(config.kdci), options.epochs * options.steps_per_epoch // every
-    reads_student = getattr(target_of("baseline", config.baseline), "reads_student", False)
-    if reads_student and substitution.mode != "online":
-        rounds = max(0, substitution.rounds - substitution.warmup_rounds)
-        yield [1.0], rounds * options.steps_per_round // every
-
-
-def _scales(kdci: Kdci | None) -> list[float]:
-    """An adjustment that learns has a parameter group of its own."""
-    if kdci is None:
-        return [1.0]
-    space = kdci.dictionary.get("space", "logits")
-    adjustment = try_adjustment("kdci.adjustment", kdci.adjustment, space)
-    return [1.0, kdci.lr_scale] if any(True for _ in adjustment.parameters()) else [1.0]

@@ -11,7 +11,8 @@ from src.common.device import device_of
 from src.common.errors import UserError
 from src.common.memory import remember
 from src.common.provenance import source_files
-from src.config.schema import VANILLA, RunConfig
+from src.config.check import VANILLA
+from src.config.schema import RunConfig
 from src.identity import Identity, code_of
 from src.inside.inception import Inception
 from src.naming import RunName

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from src.baseline import dafl
 from src.common.errors import UserError, nearest
-from src.config.schema import check
+from src.config.check import check
 from src.network import convnet
 from src.network.classifier import Classifier
 from src.substitution.contract import Baseline
