@@ -3,10 +3,11 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 
@@ -29,6 +30,9 @@ from src.report.table import (
     terminal_blocks,
     terminal_table,
 )
+
+if TYPE_CHECKING:
+    from src.report.mirror import Target
 
 _FILES = ("csv", "markdown", "latex", "html")
 _ELEMENTS: dict[str, tuple[Callable[[Sequence[Summary]], Iterator[Block]], str]] = {
@@ -75,11 +79,13 @@ def _asked_for(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], 
     if arguments.discard_failed and (is_table or arguments.wandb is not None):
         raise UserError("Expected --discard-failed alone, but got other options too")
     if arguments.wandb is None:
-        if arguments.wandb_mode:
-            raise UserError("Expected --wandb-mode with --wandb PROJECT, but got no project")
+        for option in ("wandb_mode", "wandb_panels"):
+            if getattr(arguments, option):
+                name = option.replace("_", "-")
+                raise UserError(f"Expected --{name} with --wandb PROJECT, but got no project")
         return _discard if arguments.discard_failed else _report
     if is_table:
-        raise UserError("Expected --wandb alone or with --wandb-mode, but got other options too")
+        raise UserError("Expected --wandb without options of tables, but got such options too")
     return _mirror
 
 
@@ -198,13 +204,15 @@ def _discard(arguments: argparse.Namespace) -> int:
 
 
 def _mirror(arguments: argparse.Namespace) -> int:
-    from src.report.mirror import mirror, target  # a second that tables are spared
+    from src.report.mirror import mirror, require_panels, target  # a second that tables are spared
 
     def tell(folder: Path) -> None:
         sys.stdout.write(f"Mirrored '{folder}'\n")
         sys.stdout.flush()
 
     to = target(arguments.wandb, arguments.wandb_mode)
+    if arguments.wandb_panels:
+        require_panels(to)
     done = mirror(arguments.paths, to, tell)
     for line in done.refused:
         _complain(f"Not mirrored: {line}")
@@ -213,7 +221,19 @@ def _mirror(arguments: argparse.Namespace) -> int:
         f"{len(done.live)} logged while they ran, {len(done.unfinished)} not finished\n"
     )
     sys.stdout.flush()
+    if arguments.wandb_panels:
+        _save_panels(arguments.paths, to, {*done.now, *done.before, *done.live})
     return 2 if done.refused else 0
+
+
+def _save_panels(paths: Sequence[Path], to: "Target", folders: Collection[Path]) -> None:
+    from src.report.panels import panels, save_panels
+
+    found = read_summaries(paths).summaries
+    shown = [summary for summary in found if Path(summary["folder"]) in folders]
+    if shown:
+        sys.stdout.write(f"Panels: {save_panels(panels(shown, to.shown), to)}\n")
+        sys.stdout.flush()
 
 
 def _write(path: Path, text: str) -> None:
@@ -283,6 +303,12 @@ def _parser() -> argparse.ArgumentParser:
         "--wandb-mode",
         choices=("online", "offline"),
         help="offline needs no account, `wandb sync` sends it later; default: WANDB_MODE, online",
+    )
+    parser.add_argument(
+        "--wandb-panels",
+        action="store_true",
+        help="then make or replace the project's report of these runs: tables with gains, sweep, "
+        "accuracy over N, curves and cost; online only",
     )
     return parser
 

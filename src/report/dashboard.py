@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # importing wandb costs half a second that most runs need not
     from wandb import Run
 
 Mode = Literal["online", "offline"]
+NAMES = "names"  # in W&B's config: names of options, of which the configuration holds the values
+_NAMED: tuple[Literal["dataset", "baseline"], ...] = ("dataset", "baseline")
 
 
 class DashboardError(UserError):
@@ -108,7 +110,7 @@ def _start(summary: Summary, folder: Path, otherwise: str, **options: Any) -> "R
         run = wandb.init(
             group=summary.get("sweep") or choices,
             name=f"{choices}_{identity}",
-            config=summary["config"],
+            config={**summary["config"], NAMES: {key: summary[key] for key in _NAMED}},
             dir=folder,
             **options,
         )

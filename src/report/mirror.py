@@ -46,6 +46,10 @@ class Target(NamedTuple):
         """The one identity that a run has in W&B there, in either mode."""
         return content_hash([summary["identity"]["run"], self.project, self.entity])[:16]
 
+    def shown(self, summary: Summary) -> str:
+        """What a run is called there, whether it was mirrored or logged while it ran."""
+        return summary["identity"]["run"] if self.has(summary) else self.name(summary)
+
     def has(self, summary: Summary) -> bool:
         """Whether a run was logged there while it ran."""
         logger = summary["config"].get("logger")
@@ -88,6 +92,22 @@ def target(project: str, mode: str | None) -> Target:
     if mode not in ("online", "offline"):
         raise UserError(f"Expected WANDB_MODE to be online or offline, but got '{mode}'")
     return Target(project, cast("Mode", mode), os.environ.get("WANDB_ENTITY") or None)
+
+
+def require_panels(to: Target) -> None:
+    """Refuse panels that could not be saved, before anything is mirrored.
+
+    Raises:
+        UserError: If the mode is offline.
+        MissingExtraError: If their library is not installed.
+    """
+    if to.mode == "offline":
+        raise UserError(
+            "Expected --wandb-panels with --wandb-mode online, since panels are on W&B's server "
+            "only, but got offline; leave --wandb-panels out, or go online"
+        )
+    if find_spec("wandb_workspaces") is None:
+        raise MissingExtraError("wandb-workspaces", "wandb-dashboards", "leave --wandb-panels out")
 
 
 def mirror(paths: Sequence[Path], to: Target, tell: Callable[[Path], None]) -> Mirrored:

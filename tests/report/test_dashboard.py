@@ -128,7 +128,8 @@ def test_a_run_is_called_by_its_choices_and_grouped_by_its_sweep(
     folder = tmp_path / "digits_dafl_none/c0ffee"
     start_wandb(make_summary(sweep="5eed5"), folder, "kdci", "offline")
     assert (asked["name"], asked["group"]) == ("digits_dafl_none_c0ffee", "5eed5")
-    assert asked["config"] == make_summary()["config"]
+    names = {"dataset": "digits", "baseline": "dafl"}
+    assert asked["config"] == {**make_summary()["config"], "names": names}
     for alone in (make_summary(), make_summary(sweep=None)):
         start_wandb(alone, folder, "kdci", "offline")
         assert asked["group"] == "digits_dafl_none"

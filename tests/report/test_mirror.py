@@ -96,7 +96,12 @@ def test_a_run_is_mirrored_as_it_was_logged(
     folder = make_run()
     assert mirrored(folder.parent) == Mirrored([folder], [], [], [], [])
     (run,) = started
-    assert run.options["config"] == {"seed": 0, "student": {"lr": 0.1}, "kdci": {"name": "none"}}
+    assert run.options["config"] == {
+        "seed": 0,
+        "student": {"lr": 0.1},
+        "kdci": {"name": "none"},
+        "names": {"dataset": "digits", "baseline": "dafl"},
+    }
     assert run.options["group"] == "digits_dafl_none"
     assert run.options["name"] == "digits_dafl_none_c0ffee"
     *points, media = run.rows
