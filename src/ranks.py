@@ -108,9 +108,8 @@ def refuse_unfit_ranks(trainer: TrainerOptions) -> None:
         UserError: If torchrun has started another number of them, if it would have to and has
             not, or if srun has started several that do not know of each other.
     """
-    devices, nodes = trainer.devices, trainer.nodes
     if is_rank():
-        _refuse_unfit_torchrun(devices, nodes, os.environ)
+        _refuse_unfit_torchrun(trainer, os.environ)
         return
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     if tasks > 1:
@@ -118,21 +117,22 @@ def refuse_unfit_ranks(trainer: TrainerOptions) -> None:
             f"Expected one process of a run, which starts its ranks itself, but srun has started "
             f"{tasks}; use srun --ntasks=1 with trainer.devices=N, or torchrun on every node"
         )
-    if nodes > 1:
+    if trainer.nodes > 1:
         raise UserError(
-            f"Expected trainer.nodes={nodes} under torchrun; on every node, run: torchrun "
-            f"--nnodes={nodes} --nproc-per-node={devices} --rdzv-backend=c10d "
+            f"Expected trainer.nodes={trainer.nodes} under torchrun; on every node, run: torchrun "
+            f"--nnodes={trainer.nodes} --nproc-per-node={trainer.devices} --rdzv-backend=c10d "
             f"--rdzv-endpoint=HOST:29500 -m src.run ..."
         )
 
 
-def _refuse_unfit_torchrun(devices: int, nodes: int, environment: Mapping[str, str]) -> None:
+def _refuse_unfit_torchrun(trainer: TrainerOptions, environment: Mapping[str, str]) -> None:
     ranks, local = int(environment["WORLD_SIZE"]), int(environment["LOCAL_WORLD_SIZE"])
-    if (ranks, local) == (devices * nodes, devices):
+    if (ranks, local) == (trainer.ranks, trainer.devices):
         return
     raise UserError(
-        f"Expected as many processes as trainer.devices={devices} on trainer.nodes={nodes}, but "
-        f"torchrun has started {local} here and {ranks} in all; change one of them"
+        f"Expected as many processes as trainer.devices={trainer.devices} on trainer.nodes="
+        f"{trainer.nodes}, but torchrun has started {local} here and {ranks} in all; change "
+        "one of them"
     )
 
 

@@ -112,6 +112,10 @@ def test_every_method_runs_in_two_processes(
     assert finished.exit_code == 0, finished.stderr
     assert (finished.summary["status"], finished.summary["world_size"]) == ("finished", 2)
     assert finished.summary["inside_error"] is None
+    if mode == "replay" and baseline in ("cmi", "deepinv", "fast"):  # a batch a round, of both
+        config = finished.summary["config"]
+        made = config["substitution"]["rounds"] * config["baseline"]["batch_size"]
+        assert finished.summary["substitution"]["images"] == made
     # Each line once, however many ranks there are.
     said = [line for line in finished.stderr.splitlines() if line]
     assert len(said) == len(set(said))

@@ -135,7 +135,7 @@ def test_a_baseline_without_a_generator_makes_any_size(
         ("cmi", "substitution.rounds=5 baseline.batch_size=4", "20 by the rounds of stage (a)"),
         (
             "deepinv",
-            "substitution.rounds=1 trainer.devices=2 baseline.batch_size=10",
+            "substitution.rounds=1 trainer.devices=2 baseline.batch_size=20",
             "20 by the rounds of stage (a)",
         ),
         ("dfnd", "pool.num_images=200 baseline.num_select=0.1", "20 by baseline.num_select of"),

@@ -1,6 +1,6 @@
 """The composed configuration's plain groups: which keys there are, and what values they take."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -124,6 +124,11 @@ class TrainerOptions(_Model):
     deterministic: bool
     progress: bool
 
+    @property
+    def ranks(self) -> int:
+        """How many processes there are in all."""
+        return self.devices * self.nodes
+
 
 class Wandb(_Model):
     """Weights & Biases."""
@@ -157,7 +162,7 @@ class Paths(_Model):
 
 
 class RunConfig(_Model):
-    """A whole run."""
+    """A whole run. Batch sizes are those of all its ranks together."""
 
     plugins: list[str]
     task: Literal["distill", "teacher"]
@@ -194,3 +199,37 @@ class RunConfig(_Model):
                 "can be held out that another run is measured on as well"
             )
         return self
+
+    @model_validator(mode="after")
+    def _batches_can_be_shared(self) -> "RunConfig":
+        ranks = self.trainer.ranks
+        sizes = {"distill.batch_size": self.distill.batch_size} | self._made_batches()
+        if self.teacher.checkpoint is None:
+            sizes["teacher.fit.batch_size"] = self.teacher.fit.batch_size
+        for name, size in sizes.items():
+            if isinstance(size, int) and size % ranks:
+                raise ValueError(
+                    f"{name}={size} is of all {ranks} ranks together, and not a multiple of "
+                    f"{ranks}; the nearest one is {max(1, round(size / ranks)) * ranks}"
+                )
+        return self
+
+    def _made_batches(self) -> dict[str, Any]:
+        """Of the baseline, where it makes images in batches."""
+        size = self.baseline.get("batch_size")
+        return {} if size is None else {"baseline.batch_size": size}
+
+    def of_a_rank(self) -> "RunConfig":
+        """The same with each batch size divided among the ranks."""
+        ranks, baseline, fit = self.trainer.ranks, self.baseline, self.teacher.fit
+        if "batch_size" in baseline:
+            baseline = {**baseline, "batch_size": baseline["batch_size"] // ranks}
+        distill = {"batch_size": self.distill.batch_size // ranks}
+        fit = fit.model_copy(update={"batch_size": fit.batch_size // ranks})
+        return self.model_copy(
+            update={
+                "baseline": baseline,
+                "distill": self.distill.model_copy(update=distill),
+                "teacher": self.teacher.model_copy(update={"fit": fit}),
+            }
+        )

@@ -52,7 +52,7 @@ class Job:
     """One run.
 
     Attributes:
-        config: The checked configuration.
+        config: The checked configuration, with the batch sizes of a rank.
         folder: The run's folder.
         dataset: The data set, not yet read.
         device: Device of this process.

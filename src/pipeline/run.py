@@ -59,7 +59,7 @@ def run_teacher(
 ) -> None:
     """Only the first moment: train the teacher, or find it trained, and say where it is."""
     with interruptible(), _begun(config, folder, contents) as (device, identity):
-        job = Job(config, folder, build(config.dataset), device, identity)
+        job = Job(config.of_a_rank(), folder, build(config.dataset), device, identity)
         refuse_unfit_networks(job)
         teacher = prepare_teacher(job)
     _log.info("Teacher %s: %.2f%% on the test split", config.teacher.name, teacher.acc1)
@@ -97,7 +97,7 @@ def run(
             recipe, protocol = name.recipe or "none, generic lengths", summary["protocol"]
             _log.info("Recipe: %s; budget: %s; protocol: %s", recipe, name.budget, protocol)
             dataset: Dataset = build(config.dataset)
-            job = Job(config, folder, dataset, device, identity, wandb_run)
+            job = Job(config.of_a_rank(), folder, dataset, device, identity, wandb_run)
             _moments(job, summary)
 
 

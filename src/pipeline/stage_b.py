@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from src.common.distributed import rank
+from src.common.distributed import rank, world_size
 from src.common.seeding import derive_seed, restore_rng_state, rng_state, seed_all
 from src.config.node import build, build_partial
 from src.kdci.dictionary import ConfounderDictionary
@@ -175,7 +175,7 @@ def _draw(job: Job, teacher: FrozenTeacher, baseline: Baseline) -> Recording:
     """
     before = rng_state()
     batch = job.config.distill.batch_size
-    steps = -(-job.config.substitution.num_images // batch)
+    steps = -(-job.config.substitution.num_images // (batch * world_size()))
     outputs = [teacher(baseline.sample(batch)) for _ in range(steps)]
     logits = torch.cat([output.logits for output in outputs]).cpu()
     features = torch.cat([output.features for output in outputs]).cpu()

@@ -139,7 +139,7 @@ def _refuse_few_images(config: RunConfig) -> None:
     pool: Pool | None = build(config.pool) if method.reads_pool else None
     rounds = max(1, options.warmup_rounds) if options.mode == "online" else options.rounds
     extent = Extent(
-        rounds=rounds * config.trainer.devices * config.trainer.nodes,
+        rounds=rounds,
         num_images=options.num_images,
         pool=None if pool is None else pool.count(),
     )

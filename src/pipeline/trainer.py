@@ -116,7 +116,7 @@ def make_trainer(
 
 
 def _strategy(stage: str, options: TrainerOptions) -> Any:
-    if options.devices * options.nodes == 1:
+    if options.ranks == 1:
         return "auto"
     if stage == "stage_a":
         return UnwrappedDDPStrategy()

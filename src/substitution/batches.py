@@ -76,8 +76,8 @@ class ReplayBatches:
     ) -> None:
         if batch_size % len(banks):
             raise UserError(
-                f"Expected distill.batch_size to be a multiple of {len(banks)}, the number of "
-                f"sources of this baseline, but got {batch_size}"
+                f"Expected distill.batch_size to give each rank a multiple of {len(banks)}, the "
+                f"number of sources of this baseline, but got {batch_size} a rank"
             )
         self.banks, self.share = banks, batch_size // len(banks)
         self.steps, self.seed = steps, seed

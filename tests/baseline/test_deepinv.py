@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from src.baseline import deepinv
 from src.baseline.deepinv import DeepInv, Stage
 from src.common.augment import Augmentation
 from src.dataset.contract import ImageSpec
@@ -266,6 +267,17 @@ def test_balanced_labels_take_turns_and_random_ones_do_not(make: Any) -> None:
         wanted[labels] = logits.argmax(1).tolist()
     assert wanted["balanced"] == [0, 1, 2, 3, 0, 1, 2, 3]
     assert wanted["random"] != wanted["balanced"]
+
+
+def test_balanced_labels_of_two_ranks_are_those_of_one(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deepinv, "rank", lambda: 1)  # the other has had 0, 1, 2, 3, 0, 1
+    baseline = make(labels="balanced", batch_size=6, steps=60, bn_weight=0.0, max_shift=0)
+    baseline.refresh(None)
+    with torch.no_grad():
+        logits = baseline.teacher(baseline.bank.batch(torch.arange(6))).logits
+    assert logits.argmax(1).tolist() == [2, 3, 0, 1, 2, 3]
 
 
 def test_a_data_set_without_mirroring_is_not_mirrored(make: Any, tiny_spec: ImageSpec) -> None:

@@ -100,6 +100,18 @@ def test_two_rounds_equal_the_literal_transcription(float64, make, rate, best):
     assert best in found
 
 
+def test_labels_of_two_ranks_are_those_of_one(make, monkeypatch):
+    monkeypatch.setattr(spaceshipnet, "rank", lambda: 1)  # the other has had 0, 1, 2, 3, 0, 1
+    seen = []
+    monkeypatch.setattr(
+        spaceshipnet,
+        "class_loss",
+        lambda logits, labels: seen.append(labels.tolist()) or logits.sum(),
+    )
+    advance(make(steps=1), None)
+    assert seen == [[2, 3, 0, 1, 2, 3]]
+
+
 def test_maps_are_those_of_three_sizes(make):
     method = make()
     advance(method, None)

@@ -38,6 +38,34 @@ def complaint(config: dict[str, Any]) -> str:
     return message
 
 
+def test_ranks_share_each_batch() -> None:
+    config = check(
+        changed(
+            trainer__devices=2,
+            trainer__nodes=2,
+            distill__batch_size=12,
+            baseline__batch_size=8,
+            teacher__fit__batch_size=16,
+        )
+    )
+    own = config.of_a_rank()
+    assert (own.distill.batch_size, own.baseline["batch_size"]) == (3, 2)
+    assert own.teacher.fit.batch_size == 4
+    assert own.distill.optimizer == config.distill.optimizer
+    assert config.distill.batch_size == 12  # what identities are made of
+
+
+def test_a_teacher_that_is_only_read_need_not_share_its_batch() -> None:
+    changes = {"trainer__devices": 2, "teacher__fit__batch_size": 9}
+    config = changed(**changes, teacher__checkpoint="teacher.pth", teacher__class_map=None)
+    assert check(config).teacher.fit.batch_size == 9
+
+
+def test_one_rank_takes_all() -> None:
+    config = check(plain())
+    assert config.of_a_rank() == config
+
+
 def test_the_default_is_valid() -> None:
     config = check(plain())
     assert (config.seed, config.substitution.mode) == (0, "replay")
@@ -495,6 +523,20 @@ WRONG_NUMBERS: list[tuple[tuple[tuple[str, Any], ...], str]] = [
     ((("teacher.seed", 2**63),), "'teacher.seed': expected less than"),
     ((("pool.seed", 2**63),), "'pool.seed': expected <= 9223372036854775807"),
     ((("trainer.devices", 4097),), "less than or equal to 4096"),
+    ((("trainer.devices", 3),), "of all 3 ranks together, and not a multiple of 3; the nearest"),
+    (
+        (("trainer.nodes", 2), ("distill.batch_size", 1)),
+        "distill.batch_size=1 is of all 2 ranks together, and not a multiple of 2; the nearest "
+        "one is 2",
+    ),
+    (
+        (("trainer.devices", 2), ("baseline.batch_size", 9)),
+        "baseline.batch_size=9 is of all 2 ranks together",
+    ),
+    (
+        (("trainer.devices", 2), ("teacher.fit.batch_size", 9)),
+        "teacher.fit.batch_size=9 is of all 2 ranks together",
+    ),
 ]
 
 
