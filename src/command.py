@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src import complaint, launch, naming, ranks, sweep
 from src.common import package
+from src.common.parent import follow_parent
 from src.common.plugins import conf_of, refuse_unfit_plugins
 from src.config import arguments, launchers, options
 from src.config.reach import refuse_hydra_settings
@@ -40,6 +41,7 @@ def command() -> None:
     os.environ["KDCI_ROOT"] = str(package.ROOT)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises and we do the talking
     OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)
+    follow_parent()
     ranks.prepare_rank()
     with complaint.complaints(sys.argv[1:]):
         if arguments.is_multirun(sys.argv[1:]):

@@ -4,41 +4,22 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from src.common.errors import RankError, UserError
+from src.common.parent import PARENT
 from src.common.signals import Interrupted, is_rank
 from src.config.schema import TrainerOptions
 
-_PARENT, _FOUND, _TYPED = "KDCI_PARENT", "KDCI_FOUND", "KDCI_TYPED"
+_FOUND, _TYPED = "KDCI_FOUND", "KDCI_TYPED"
 
 
 def prepare_rank() -> None:
-    """Where this process is a rank: end with whoever started it, and leave speaking to rank 0."""
-    if not is_rank():
-        return
-    if os.environ["RANK"] != "0":
+    """Where this process is a rank, leave speaking to rank 0."""
+    if is_rank() and os.environ["RANK"] != "0":
         logging.disable(logging.WARNING)  # rank 0 says the same
-    _follow_parent()
-
-
-def _follow_parent() -> None:
-    """End this rank soon after the process that started it, which may die without a word."""
-    # Asked of the system here, the parent might be somebody else already.
-    parent = os.environ.get(_PARENT)
-    if parent is None:  # torchrun looks after its own
-        return
-
-    def watch() -> None:
-        while str(os.getppid()) == parent:
-            time.sleep(1)
-        os._exit(1)  # the main thread may wait for another rank for ever
-
-    Thread(target=watch, daemon=True).start()
 
 
 def start_ranks(
@@ -75,7 +56,7 @@ def start_ranks(
         max_restarts=0,
         monitor_interval=0.1,
     )
-    os.environ[_PARENT], os.environ[_FOUND] = str(os.getpid()), json.dumps(found)
+    os.environ[PARENT], os.environ[_FOUND] = str(os.getpid()), json.dumps(found)
     os.environ[_TYPED] = typed
     try:
         elastic_launch(launch, sys.executable)("-m", "src.run", *overrides)
@@ -98,7 +79,7 @@ def speaks() -> bool:
 
     Where the ranks were started here, whoever started them does.
     """
-    return not is_rank() or (_PARENT not in os.environ and os.environ["RANK"] == "0")
+    return not is_rank() or (PARENT not in os.environ and os.environ["RANK"] == "0")
 
 
 def refuse_unfit_ranks(trainer: TrainerOptions) -> None:

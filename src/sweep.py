@@ -4,20 +4,18 @@ import logging
 import os
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from signal import Signals
-from threading import Thread
-from threading import enumerate as enumerate_threads
 from typing import Any
 
-import psutil
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from src.common.errors import UserError
+from src.common.parent import PARENT, follow, leave
 from src.common.sealed import write_sealed
 from src.common.signals import interruptible
 from src.complaint import complaints
@@ -40,8 +38,7 @@ def run_point(overrides: Sequence[str], record: Path) -> None:
     _log.info("%s", " ".join(overrides))
     told = record / "folder.txt"
     told.unlink(missing_ok=True)
-    environment = os.environ | {TOLD: str(told)}
-    _follow_sweep()
+    environment = os.environ | {TOLD: str(told), PARENT: str(os.getpid())}
     with (
         interruptible(),
         subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as child,
@@ -83,33 +80,29 @@ def value_of(record: Path, objective: str) -> float | None:
     return held_out["agreement"] if held_out else None
 
 
-def _follow_sweep() -> None:
-    """Stop soon after the sweep has ended without a word, if that has started this process.
+def _let_workers_follow() -> None:
+    """Have joblib's workers end soon after a sweep that has ended without a word.
 
-    Joblib's workers outlive it, and go on with what they were given in advance. Submitit's jobs
-    are others' children, and meant to.
+    Else they outlive it, and go on with what they were given in advance, or wait for it.
     """
-    sweep, name = os.environ.get(SWEEP_PROCESS), "follow the sweep"
-    if sweep != str(os.getppid()) or name in {thread.name for thread in enumerate_threads()}:
-        return
+    from joblib import register_parallel_backend
+    from joblib.parallel import LokyBackend
 
-    def watch() -> None:
-        while str(os.getppid()) == sweep:
-            time.sleep(1)
-        points = psutil.Process().children()
-        for point in points:
-            point.terminate()
-        psutil.wait_procs(points)
-        os._exit(1)
+    # Hydra names this backend and has no word for options of it.
+    register_parallel_backend("loky", partial(LokyBackend, initializer=_follow_sweep))
 
-    Thread(target=watch, name=name, daemon=True).start()
+
+def _follow_sweep() -> None:
+    follow(os.environ[SWEEP_PROCESS], leave)
 
 
 class SweepReport(Callback):
     """One table over all points when a sweep ends; exit code 1 if a point failed."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a search that no point could answer."""
+        """Refuse a search that no point could answer; have joblib's workers follow the sweep."""
+        if "joblib" in config.hydra.launcher._target_:
+            _let_workers_follow()
         # Of what is not the same for all points, this configuration has the default.
         if _is_search(config) and config.task == "teacher":
             with complaints():

@@ -13,6 +13,7 @@ from tests.smoke import LIMIT, Smoke
 pytestmark = [pytest.mark.slow, pytest.mark.ddp, pytest.mark.xdist_group("ranks")]
 SHARED = Path("/dev/shm")
 POINTS = ["kdci.N=4,8", "seed=0,1", "trainer=ddp_cpu"]
+WORKER = "joblib.externals.loky.backend.popen_loky_posix"
 LAUNCHER = ["--multirun", "hydra/launcher=machine", "hydra.launcher.n_jobs=2"]
 
 
@@ -46,19 +47,36 @@ def test_points_side_by_side_leave_their_runs_and_nothing_else(
     assert in_shared_memory() <= before
 
 
-def test_nothing_outlives_a_sweep_that_was_killed(smoke: Smoke, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("launcher", "awaited", "killed"),
+    [
+        (LAUNCHER, "hydra.mode=RUN", "--multirun"),
+        (LAUNCHER, "hydra.mode=RUN", WORKER),
+        (LAUNCHER, WORKER, "--multirun"),
+        (["--multirun"], "hydra.mode=RUN", "--multirun"),
+    ],
+    ids=["sweep", "worker", "sweep without points yet", "sweep on its own"],
+)
+def test_nothing_outlives_what_was_killed_of_a_sweep(
+    smoke: Smoke, tmp_path: Path, launcher: list[str], awaited: str, killed: str
+) -> None:
     long = ["kdci.N=4,8,16", "substitution.rounds=100000"]
-    with smoke.start(tmp_path, *long, *LAUNCHER) as process:
+    at_once = 2 if launcher == LAUNCHER else 1
+    with smoke.start(tmp_path, *long, *launcher) as process:
         sweep, started = psutil.Process(process.pid), list[psutil.Process]()
         try:
             until = time.monotonic() + LIMIT
-            while len([p for p in started if "src.run" in p.cmdline()]) < 2:
+            while len([p for p in started if awaited in p.cmdline()]) < at_once:
                 assert time.monotonic() < until
                 time.sleep(0.2)
                 started = sweep.children(recursive=True)
-            sweep.kill()
+            next(p for p in [sweep, *started] if killed in p.cmdline()).kill()
             _, alive = psutil.wait_procs(started, timeout=60)
             assert alive == []
+            if killed == WORKER:
+                _, stderr = process.communicate(timeout=60)
+                assert process.returncode == 1
+                assert "Error: The launcher lost a point of the sweep" in stderr
         finally:
             for each in started:
                 if each.is_running():

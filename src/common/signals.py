@@ -79,5 +79,6 @@ def _end(number: int, _: FrameType | None) -> None:
     stopped = Interrupted(number)
     with suppress(Exception):  # it may be in the middle of writing
         sys.stdout.flush()
-    os.write(2, f"Error: {stopped}\n".encode())
+    with suppress(OSError):  # nobody may be reading
+        os.write(2, f"Error: {stopped}\n".encode())
     os._exit(stopped.exit_code)
