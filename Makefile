@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-slow chaos lint format bench clean
+.PHONY: help setup lock demo test test-slow chaos soak lint format bench clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ test-slow: $(READY)  ## The slow tests
 
 chaos: $(READY)  ## Kill, damage, edit and starve runs: right or refused
 	$(BIN)/python -m tests.chaos
+
+soak: $(READY)  ## A parallel sweep, killed again and again: it ends as in peace; SOAK=<options>
+	$(BIN)/python -m tests.chaos.soak $(SOAK)
 
 lint: $(READY)  ## Ruff, mypy, import contracts, spelling
 	$(BIN)/ruff check .

@@ -63,6 +63,10 @@ class Running:
         return _text(self.folder / f"{self.number}.err")
 
     @property
+    def stdout(self) -> str:
+        return _text(self.folder / f"{self.number}.out")
+
+    @property
     def changes(self) -> tuple[str, ...]:
         return tuple(_text(self.folder / f"{self.number}.changes").splitlines())
 
@@ -78,7 +82,23 @@ def _text(path: Path) -> str:
     return path.read_bytes().decode(errors="replace") if path.exists() else ""
 
 
-def _heed_all_signals() -> None:
+def start_real(running: Running, module: str, cwd: Path, environment: Mapping[str, str]) -> None:
+    """Start a program as a process, session and process group of its own."""
+    names = [running.folder / f"{running.number}.{suffix}" for suffix in ("out", "err")]
+    with names[0].open("wb") as stdout, names[1].open("wb") as stderr:
+        running.process = subprocess.Popen(
+            [sys.executable, "-m", module, *running.arguments],
+            cwd=cwd,
+            env={**os.environ, **_ENVIRONMENT, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    running.pid = running.process.pid
+
+
+def heed_all_signals() -> None:
     """What ignores a signal passes that on: under ``nohup``, or behind ``&`` in a script."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_IGN:
@@ -94,7 +114,7 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        _heed_all_signals()
+        heed_all_signals()
         self.tree = copy_tree(folder / "tree")
         self._condition = threading.Condition()
         self._started: dict[int, Running] = {}
@@ -172,7 +192,7 @@ class Lab:
             self._started[running.number] = running
         cwd = tree or self.tree
         if real:
-            self._start_real(running, module, cwd, environment or {})
+            start_real(running, module, cwd, environment or {})
             return running
         request = {
             "id": running.number,
@@ -197,22 +217,6 @@ class Lab:
             self._condition.wait_for(lambda: running.pid or self._is_dead)
         return running
 
-    def _start_real(
-        self, running: Running, module: str, cwd: Path, environment: Mapping[str, str]
-    ) -> None:
-        names = [running.folder / f"{running.number}.{suffix}" for suffix in ("out", "err")]
-        with names[0].open("wb") as stdout, names[1].open("wb") as stderr:
-            running.process = subprocess.Popen(
-                [sys.executable, "-m", module, *running.arguments],
-                cwd=cwd,
-                env={**os.environ, **_ENVIRONMENT, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-            )
-        running.pid = running.process.pid
-
     def wait(self, running: Running, limit: float = LIMIT) -> Outcome:
         """How it ended; one that does not end in time is killed with all that it has started."""
         code = self._code(running, limit)
@@ -221,7 +225,7 @@ class Lab:
             self._code(running, LIMIT)
         return Outcome(
             code,
-            _text(running.folder / f"{running.number}.out"),
+            running.stdout,
             running.stderr,
             time.monotonic() - running.started,
             running.arguments,

@@ -6,7 +6,9 @@ from enum import Enum
 from pathlib import Path
 
 _TOLD = re.compile("damaged|altered|missing|cannot be read|not used")
-_LEFTOVER = re.compile(r"\.\d+-[0-9a-f]{8}-.*|state|summary\.previous\.json|traceback\.txt")
+_LEFTOVER = re.compile(
+    r"\.\d+-[0-9a-f]{8}-.*|\.tmp\w{6}|state|summary\.previous\.json|traceback\.txt"
+)
 
 
 class NotPossible(Exception):  # noqa: N818 - it tells that a case does not exist
