@@ -3,18 +3,22 @@
 1. ``steps``: a student step without and with KDCI, by N.
 2. ``fits``: a dictionary against FAISS alone at the same settings.
 3. ``memory``: peaks of both, each in a process of its own (Linux only).
-4. ``growth``: seconds by M, N and K; nothing may grow faster than they do.
+4. ``growth``: times by M, N, K and pixels, and by which power of each they grow.
 
 All on the CPU. Times are CPU time of one thread, so that neighbours of the machine hardly count.
+``--json FILE`` keeps the tables.
 """
 
+import argparse
+import json
+import math
 import multiprocessing
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -23,46 +27,69 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from benchmarks.against import where
 from benchmarks.paired_timings import compensation_of, paired, student_step
 from src.kdci.clustering import KMeans
 from src.report.console import console
 
 _CPU = torch.device("cpu")
 _MIB = 2**20
-_SIZES = (16, 64, 512, 4096)
+_SIZES = (16, 64, 512, 4096)  # N
+_CLASSES = (10, 100, 1000)  # K
+_SIDES = (32, 64, 224)  # of an image
 _FITS = ((50_000, 512, 100, 25), (1_000_000, 100, 512, 5))  # M, d, N and iterations
+
+
+class Part(NamedTuple):
+    """A table of results."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
 
 
 def main() -> None:
     """Print the parts that are named, or all."""
-    parts: dict[str, Callable[[], Table]] = {
-        "steps": steps,
-        "fits": fits,
-        "memory": memory,
-        "growth": growth,
-    }
+    arguments = _arguments()
     torch.set_num_threads(1)
-    for name in sys.argv[1:] or parts:
-        console().print(parts[name]())
+    found = {}
+    for name in arguments.part or _PARTS:
+        found[name] = _PARTS[name]()
+        console().print(_table(found[name]))
+    if arguments.json:
+        kept = {name: part._asdict() for name, part in found.items()}
+        arguments.json.write_text(json.dumps({"where": where(), **kept}, indent=1))
 
 
-def steps() -> Table:
+def _arguments() -> Any:
+    parser = argparse.ArgumentParser(description="What KDCI costs by its sizes.")
+    parser.add_argument("part", nargs="*", help=f"{', '.join(_PARTS)}; all if none is named")
+    parser.add_argument("--json", type=Path, help="file for the tables")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.part if name not in _PARTS]
+    if unknown:
+        parser.error(f"expected parts of {', '.join(_PARTS)}, but got {', '.join(unknown)}")
+    return arguments
+
+
+def steps() -> Part:
     """Student steps of a WRN-16-1 on 128 images of 10 classes."""
-    table = _table("WRN-16-1 step: vanilla | KDCI", "N", "first, ms", "second, ms", "ratio")
+    part = Part("WRN-16-1 step: vanilla | KDCI", ("N", "first, ms", "second, ms", "ratio"), [])
     for count in _SIZES:
         pair = student_step(_CPU, width=1), student_step(_CPU, width=1, num_prototypes=count)
-        table.add_row(str(count), *paired(*pair, _CPU, clock=time.process_time))
-    return table
+        part.rows.append((str(count), *paired(*pair, _CPU, clock=time.process_time)))
+    return part
 
 
-def fits() -> Table:
+def fits() -> Part:
     """Whole fits of a dictionary."""
-    table = _table("k-means: FAISS | dictionary", "M x d, N", "first, ms", "second, ms", "ratio")
+    columns = ("M x d, N", "first, ms", "second, ms", "ratio")
+    part = Part("k-means: FAISS | dictionary", columns, [])
     for size in _FITS:
         pair = partial(fit, *size, alone=True), partial(fit, *size, alone=False)
         times = paired(*pair, _CPU, repeats=2, clock=time.process_time)
-        table.add_row(_named(size), *times)
-    return table
+        part.rows.append((_named(size), *times))
+    return part
 
 
 def fit(rows: int, dim: int, count: int, iterations: int, *, alone: bool) -> None:
@@ -84,40 +111,71 @@ def fit(rows: int, dim: int, count: int, iterations: int, *, alone: bool) -> Non
     search.train(data.numpy())
 
 
-def memory() -> Table:
+def memory() -> Part:
     """Peaks over what a process held before, in MiB."""
-    table = _table("Peak of extra memory, MiB", "of", "first", "second")
+    part = Part("Peak of extra memory, MiB", ("of", "first", "second"), [])
     for count in _SIZES:
         peaks = [_peak("step", n) for n in (0, count)]
-        table.add_row(f"WRN-16-1 step: vanilla | KDCI, N={count}", *peaks)
+        part.rows.append((f"WRN-16-1 step: vanilla | KDCI, N={count}", *peaks))
     for size in _FITS:
         peaks = [_peak("fit", *size, alone) for alone in (True, False)]
-        table.add_row(f"FAISS | dictionary, {_named(size)}, of {_data_mib(size):.0f}", *peaks)
+        what = f"FAISS | dictionary, {_named(size)}, of {_data_mib(size):.0f}"
+        part.rows.append((what, *peaks))
     forms = [_peak("compensation", 512, 1000, form) for form in ("geometric", "arithmetic")]
-    table.add_row("geometric | arithmetic, B=256, K=1000, N=512", *forms)
-    return table
+    part.rows.append(("geometric | arithmetic, B=256, K=1000, N=512", *forms))
+    return part
 
 
-def growth() -> Table:
-    """Seconds, or milliseconds, of one size after another."""
-    table = _table("Growth", "of", "by", "times")
-    fitted = [
-        f"{rows}: {_median(partial(fit, rows, 100, 64, 5, alone=False), 1):.0f}"
-        for rows in (10_000, 100_000, 1_000_000)
-    ]
-    table.add_row("dictionary, d=100, N=64, ms", "M", ", ".join(fitted))
+def growth() -> Part:
+    """Times of one size after another, in brackets the power of the size by which each grew."""
+    part = Part("Growth, ms (power)", ("of", "by", "times"), [])
+    for what, letter, actions in _growing():
+        times = {size: _median(action) for size, action in actions.items()}
+        part.rows.append((what, letter, ", ".join(_powers(times))))
+    return part
+
+
+def _growing() -> Iterator[tuple[str, str, dict[int, Callable[[], object]]]]:
+    yield (
+        "dictionary, d=100, N=64",
+        "M",
+        {m: partial(fit, m, 100, 64, 5, alone=False) for m in (10_000, 100_000, 1_000_000)},
+    )
+    for letter, dictionary in (
+        ("N", {n: (20_000, 100, n) for n in _SIZES}),
+        ("K", {k: (20_000, k, 64) for k in _CLASSES}),
+    ):
+        fits = {size: partial(fit, *sizes, 5, alone=False) for size, sizes in dictionary.items()}
+        yield "dictionary, M=20,000", letter, fits  # type: ignore[misc]
     for form in ("geometric", "arithmetic"):
-        sizes = {"N": [(n, 10) for n in _SIZES], "K": [(512, k) for k in (10, 100, 1000)]}
-        for letter, pairs in sizes.items():
-            times = [f"{pair}: {_median(_compensated(128, *pair, form)):.1f}" for pair in pairs]
-            table.add_row(f"{form} compensation, B=128, (N, K), ms", letter, ", ".join(times))
-    return table
+        for letter, pairs in (
+            ("N", {n: (n, 10) for n in _SIZES}),
+            ("K", {k: (512, k) for k in _CLASSES}),
+        ):
+            passes = {size: _compensated(128, *pair, form) for size, pair in pairs.items()}
+            yield f"{form} compensation, B=128", letter, passes  # type: ignore[misc]
+    step = partial(student_step, _CPU, width=1, num_prototypes=64, batch_size=16)
+    sides = {side * side: step(image_size=side) for side in _SIDES}
+    yield "WRN-16-1 step, N=64, B=16", "pixels", sides  # type: ignore[misc]
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, title=f"{title} (CPU, 1 thread, torch {torch.__version__})")
-    for column in columns:
+def _powers(times: Mapping[int, float]) -> Iterator[str]:
+    before: tuple[int, float] | None = None
+    for size, time_ in times.items():
+        power = ""
+        if before is not None:
+            power = f" ({math.log(time_ / before[1]) / math.log(size / before[0]):.2f})"
+        yield f"{size}: {time_:.1f}{power}"
+        before = size, time_
+
+
+def _table(part: Part) -> Table:
+    title = f"{part.title} (CPU, 1 thread, torch {torch.__version__})"
+    table = Table(box=SIMPLE_HEAD, title=title)
+    for column in part.columns:
         table.add_column(column, justify="right")
+    for row in part.rows:
+        table.add_row(*row)
     return table
 
 
@@ -187,6 +245,13 @@ def _action(kind: str, *size: object) -> Callable[[], object]:
     _rows(*shape[:2])  # type: ignore[arg-type]
     return partial(fit, *shape, alone=alone)  # type: ignore[arg-type]
 
+
+_PARTS: dict[str, Callable[[], Part]] = {
+    "steps": steps,
+    "fits": fits,
+    "memory": memory,
+    "growth": growth,
+}
 
 if __name__ == "__main__":
     main()

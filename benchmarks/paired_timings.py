@@ -104,17 +104,20 @@ def student_step(
     width: int = 2,
     channels_last: bool = False,
     bf16: bool = False,
+    image_size: int = 32,
+    batch_size: int | None = None,
 ) -> Callable[[], None]:
     """A whole student step against fixed teacher logits, compensated if N > 0."""
     network: nn.Module = WideResNet(depth=16, width=width, num_classes=_CLASSES).to(device)
-    images = torch.randn(_BATCH, 3, 32, 32, device=device)
+    batch = batch_size or _BATCH
+    images = torch.randn(batch, 3, image_size, image_size, device=device)
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
     compensation = compensation_of(num_prototypes).to(device) if num_prototypes else nn.Identity()
     parameters = [*network.parameters(), *compensation.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
-    teacher_logits = torch.randn(_BATCH, _CLASSES, device=device)
+    teacher_logits = torch.randn(batch, _CLASSES, device=device)
 
     def step() -> None:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):

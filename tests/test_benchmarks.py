@@ -1,5 +1,6 @@
 """That what ``make bench`` times still runs; how long it takes is no test."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -46,9 +47,41 @@ def test_both_sides_are_first_in_turn() -> None:
     ]
 
 
-def test_the_parts_of_kdci_costs_have_functions() -> None:
-    for name in ("steps", "fits", "memory", "growth"):
-        assert callable(getattr(kdci_costs, name))
+def test_growth_is_given_as_a_power() -> None:
+    shown = kdci_costs._powers({10: 5.0, 100: 50.0, 400: 100.0})
+    assert list(shown) == ["10: 5.0", "100: 50.0 (1.00)", "400: 100.0 (0.50)"]
+
+
+def test_every_growth_has_sizes_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {}
+    for what, letter, actions in kdci_costs._growing():
+        found[what.partition(",")[0], letter] = list(actions)
+    assert found["dictionary", "M"] == [10_000, 100_000, 1_000_000]
+    assert found["arithmetic compensation", "K"] == [10, 100, 1000]
+    assert found["WRN-16-1 step", "pixels"] == [1024, 4096, 50_176]
+    assert len(found) == 8
+
+
+def test_costs_are_kept_as_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = kdci_costs.Part("Steps", ("N", "ratio"), [("16", "1.01")])
+    monkeypatch.setitem(kdci_costs._PARTS, "steps", lambda: part)
+    monkeypatch.setattr(sys, "argv", ["kdci_costs", "steps", "--json", str(tmp_path / "c.json")])
+    kdci_costs.main()
+    kept = json.loads((tmp_path / "c.json").read_text())
+    assert kept["steps"] == {"title": "Steps", "columns": ["N", "ratio"], "rows": [["16", "1.01"]]}
+    assert "torch" in kept["where"]
+    assert "1.01" in capsys.readouterr().out
+
+
+def test_a_part_that_there_is_not_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kdci_costs", "stepz"])
+    with pytest.raises(SystemExit):
+        kdci_costs.main()
+    assert "of steps, fits, memory, growth, but got stepz" in capsys.readouterr().err
 
 
 @pytest.mark.slow
