@@ -75,7 +75,7 @@ class TeacherModule(LightningModule):
         self.step += 1
 
     def on_train_epoch_end(self) -> None:
-        """Log the mean loss of the epoch.
+        """Log the mean loss and the accuracy of the epoch, in one row.
 
         Raises:
             FloatingPointError: If a loss or the network is not finite.
@@ -84,7 +84,9 @@ class TeacherModule(LightningModule):
         require_finite(self.network, "teacher")
         self.epochs_done += 1
         values = {f"teacher/{name}": value for name, value in losses.items()}
-        self.log_dict(values | {"teacher/epoch": float(self.epochs_done)}, sync_dist=True)
+        # Validation comes before this, and a row of its own would lack the epoch.
+        values |= {"teacher/acc": self.acc1, "teacher/epoch": float(self.epochs_done)}
+        self.log_dict(values, sync_dist=True)
 
     def on_train_end(self) -> None:
         """Leave the same BN statistics on every rank."""
@@ -116,7 +118,6 @@ class TeacherModule(LightningModule):
         self._logits.reset()
         self.acc1 = 100 * float(self.accuracy.compute())
         self.accuracy.reset()
-        self.log("teacher/acc", self.acc1, sync_dist=True)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Progress, accuracy and the schedule."""

@@ -1,3 +1,4 @@
+import csv
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,14 @@ def test_the_accuracy_is_that_of_the_final_weights(tiny_spec: ImageSpec, tmp_pat
     test = labelled(tiny_spec, 20)
     module = fit(tiny_spec, convnet(tiny_spec), tmp_path, test=test)
     assert module.acc1 == pytest.approx(accuracy(module.network, test))
+
+
+def test_an_epoch_and_its_accuracy_are_one_row(tiny_spec: ImageSpec, tmp_path: Path) -> None:
+    module = fit(tiny_spec, convnet(tiny_spec), tmp_path, epochs=2)
+    with (tmp_path / "metrics" / "teacher" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["teacher/epoch"]) for row in rows] == [1, 2]
+    assert float(rows[-1]["teacher/acc"]) == pytest.approx(module.acc1, abs=1e-4)
 
 
 @pytest.mark.parametrize(("schedule", "last"), [("cosine", 0.01), ("one_cycle", 1e-4)])
