@@ -213,7 +213,7 @@ def code_of(config: Mapping[str, Any], traits: Traits) -> dict[str, str]:
     stage_b = ["src.student.module", "src.substitution.batches"]
     stage_b += _targets(config["student"], config["distill"])
     stage_b_alone = ("src.pipeline.stage_b", "src.pipeline.evaluation", "src.pipeline.held_out")
-    always = ("src.pipeline.teacher", "src.pipeline.job", "src.pipeline.trainer")
+    always = tuple(f"src.pipeline.{name}" for name in ("teacher", "job", "trainer", "share"))
     hashes = {
         "teacher": hashed(teacher, always),
         "stage_a": hashed(stage_a, ("src.pipeline.stage_a",)),

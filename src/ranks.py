@@ -65,6 +65,9 @@ def start_ranks(
         raise RankError(first_rank, failure.exitcode) from error
     except SignalException as error:
         raise Interrupted(error.sigval) from error
+    finally:
+        for name in (PARENT, _FOUND, _TYPED):
+            del os.environ[name]
 
 
 def handed_down() -> tuple[Any, str] | None:

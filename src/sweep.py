@@ -101,8 +101,6 @@ class SweepReport(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a search that no point could answer; have joblib's workers follow the sweep."""
-        if "joblib" in config.hydra.launcher._target_:
-            _let_workers_follow()
         # Of what is not the same for all points, this configuration has the default.
         if _is_search(config) and config.task == "teacher":
             with complaints():
@@ -117,6 +115,8 @@ class SweepReport(Callback):
                     "agreement; add distill.held_out=0.1, or search.objective=acc1, which "
                     "chooses by test accuracy"
                 )
+        if "joblib" in config.hydra.launcher._target_:
+            _let_workers_follow()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Read the record of every point and its summary."""

@@ -54,8 +54,8 @@ class CMI(Baseline):
         contrastive_weight: w_cr; at 0 there is no local view, no head and no feature bank.
         contrastive_temperature: tau.
         projection_dim: Width of the head's projection.
-        bank_capacity: Rows of the feature bank, a multiple of N.
-        num_negatives: Rows drawn from it in every iteration.
+        bank_capacity: Rows of the feature bank, of each rank.
+        num_negatives: Rows drawn from it in every iteration, by each rank.
         local_scale: Least and greatest area of the local view's crop.
         feature_layers: Features are the spatial means of the inputs of all BatchNorm layers
             (``bn``), or of a ResNet's four stages (``stages``). ``auto`` takes stages where a
@@ -113,7 +113,7 @@ class CMI(Baseline):
             self.contrast = Contrast(
                 ContrastiveHead(dim, projection_dim),
                 head_optimizer,
-                FeatureBank(bank_capacity, batch_size, 2 * dim),
+                FeatureBank(bank_capacity, 2 * dim),
                 num_negatives,
                 contrastive_temperature,
             )

@@ -106,7 +106,7 @@ class DAFL(GeneratorBaseline):
         if n > len(self.last_batch):
             raise UserError(
                 f"Expected distill.batch_size <= baseline.batch_size={len(self.last_batch)} with "
-                f"baseline.protocol=shared_batch, but got {n}"
+                f"baseline.protocol=shared_batch, but got {n} (of each rank)"
             )
         return self.last_batch[:n]
 

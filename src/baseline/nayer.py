@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from src.common.arrays import open_array
-from src.common.distributed import average_gradients, broadcast_module
+from src.common.distributed import average_gradients, broadcast_module, rank, world_size
 from src.common.errors import UserError
 from src.common.seeding import global_generator
 from src.dataset.contract import ImageSpec
@@ -151,11 +151,16 @@ class NAYER(Baseline):
         return terms
 
     def _labels(self) -> Tensor:
-        """Full sets of classes, one after another, and random classes for what remains."""
-        count = self.spec.num_classes
-        sets, rest = divmod(self.batch_size, count)
-        full = torch.arange(count, device=self.device).repeat(sets)
-        return torch.cat([full, torch.randint(count, (rest,), device=self.device)])
+        """Full sets of classes, one after another, and random classes for what remains.
+
+        Of the batch of all ranks, of which this one has its part.
+        """
+        count, first = self.spec.num_classes, rank() * self.batch_size
+        in_sets = world_size() * self.batch_size // count * count
+        dealt = torch.arange(first, first + self.batch_size, device=self.device)
+        dealt = dealt[dealt < in_sets] % count
+        rest = self.batch_size - len(dealt)
+        return torch.cat([dealt, torch.randint(count, (rest,), device=self.device)])
 
     def _noise(self) -> tuple[Tensor, Tensor]:
         """New layers: weights ``[J, width, E]`` and biases ``[J, 1, width]``, one a set."""

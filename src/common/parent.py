@@ -11,6 +11,7 @@ from threading import Thread
 
 from src.common.signals import is_rank
 
+_PATIENCE = 300  # seconds
 PARENT = "KDCI_PARENT"
 """Names the process that has started this one. Asked of the system, the parent might be somebody
 else already."""
@@ -22,9 +23,12 @@ def follow_parent() -> None:
     A point stops as if it had been asked to. A rank does not wait: its main thread may wait for
     another rank for ever.
     """
-    parent = os.environ.get(PARENT)
-    if parent is not None:  # torchrun looks after its own
-        follow(parent, leave if is_rank() else _stop)
+    if is_rank():
+        if PARENT in os.environ:  # torchrun looks after its own
+            follow(os.environ[PARENT], leave)
+    elif PARENT in os.environ:
+        # What this process starts follows somebody else.
+        follow(os.environ.pop(PARENT), _stop)
 
 
 def leave() -> None:
@@ -50,3 +54,5 @@ def follow(parent: str, end: Callable[[], None]) -> None:
 
 def _stop() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_PATIENCE)
+    leave()  # the main thread has not come back to hear of it

@@ -1,6 +1,7 @@
 """The composed configuration's plain groups: which keys there are, and what values they take."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -203,33 +204,20 @@ class RunConfig(_Model):
     @model_validator(mode="after")
     def _batches_can_be_shared(self) -> "RunConfig":
         ranks = self.trainer.ranks
-        sizes = {"distill.batch_size": self.distill.batch_size} | self._made_batches()
-        if self.teacher.checkpoint is None:
-            sizes["teacher.fit.batch_size"] = self.teacher.fit.batch_size
-        for name, size in sizes.items():
-            if isinstance(size, int) and size % ranks:
+        for name, size in self._batch_sizes():
+            if ranks > 1 and (size % ranks or size < 2 * ranks):
                 raise ValueError(
-                    f"{name}={size} is of all {ranks} ranks together, and not a multiple of "
-                    f"{ranks}; the nearest one is {max(1, round(size / ranks)) * ranks}"
+                    f"{name}={size} is of all {ranks} ranks together, each of which takes an "
+                    f"equal share, of two images at least; the nearest that can be shared is "
+                    f"{max(2, round(size / ranks)) * ranks}"
                 )
         return self
 
-    def _made_batches(self) -> dict[str, Any]:
-        """Of the baseline, where it makes images in batches."""
-        size = self.baseline.get("batch_size")
-        return {} if size is None else {"baseline.batch_size": size}
-
-    def of_a_rank(self) -> "RunConfig":
-        """The same with each batch size divided among the ranks."""
-        ranks, baseline, fit = self.trainer.ranks, self.baseline, self.teacher.fit
-        if "batch_size" in baseline:
-            baseline = {**baseline, "batch_size": baseline["batch_size"] // ranks}
-        distill = {"batch_size": self.distill.batch_size // ranks}
-        fit = fit.model_copy(update={"batch_size": fit.batch_size // ranks})
-        return self.model_copy(
-            update={
-                "baseline": baseline,
-                "distill": self.distill.model_copy(update=distill),
-                "teacher": self.teacher.model_copy(update={"fit": fit}),
-            }
-        )
+    def _batch_sizes(self) -> Iterator[tuple[str, int]]:
+        """Those that the run reads; a plug-in's option of this name may be something else."""
+        if self.task == "distill":
+            yield "distill.batch_size", self.distill.batch_size
+            if type(self.baseline.get("batch_size")) is int:
+                yield "baseline.batch_size", self.baseline["batch_size"]
+        if self.teacher.checkpoint is None:
+            yield "teacher.fit.batch_size", self.teacher.fit.batch_size

@@ -35,6 +35,7 @@ from src.pipeline.identify import identify, plain
 from src.pipeline.job import Job, locked, remove
 from src.pipeline.log import written_down
 from src.pipeline.outcome import write_outcome
+from src.pipeline.share import of_a_rank
 from src.pipeline.software import git_revision, versions
 from src.pipeline.stage_a import make_substitution_data
 from src.pipeline.stage_b import train_student
@@ -59,7 +60,7 @@ def run_teacher(
 ) -> None:
     """Only the first moment: train the teacher, or find it trained, and say where it is."""
     with interruptible(), _begun(config, folder, contents) as (device, identity):
-        job = Job(config.of_a_rank(), folder, build(config.dataset), device, identity)
+        job = Job(of_a_rank(config), folder, build(config.dataset), device, identity)
         refuse_unfit_networks(job)
         teacher = prepare_teacher(job)
     _log.info("Teacher %s: %.2f%% on the test split", config.teacher.name, teacher.acc1)
@@ -97,7 +98,7 @@ def run(
             recipe, protocol = name.recipe or "none, generic lengths", summary["protocol"]
             _log.info("Recipe: %s; budget: %s; protocol: %s", recipe, name.budget, protocol)
             dataset: Dataset = build(config.dataset)
-            job = Job(config.of_a_rank(), folder, dataset, device, identity, wandb_run)
+            job = Job(of_a_rank(config), folder, dataset, device, identity, wandb_run)
             _moments(job, summary)
 
 

@@ -231,9 +231,9 @@ def _save_panels(paths: Sequence[Path], to: "Target", folders: Collection[Path])
 
     found = read_summaries(paths).summaries
     shown = [summary for summary in found if Path(summary["folder"]) in folders]
-    if shown:
-        sys.stdout.write(f"Panels: {save_panels(panels(shown, to.shown), to)}\n")
-        sys.stdout.flush()
+    address = save_panels(panels(shown, to.shown), to) if shown else "none, no run to show"
+    sys.stdout.write(f"Panels: {address}\n")
+    sys.stdout.flush()
 
 
 def _write(path: Path, text: str) -> None:

@@ -46,9 +46,16 @@ class Target(NamedTuple):
         """The one identity that a run has in W&B there, in either mode."""
         return content_hash([summary["identity"]["run"], self.project, self.entity])[:16]
 
-    def shown(self, summary: Summary) -> str:
-        """What a run is called there, whether it was mirrored or logged while it ran."""
-        return summary["identity"]["run"] if self.has(summary) else self.name(summary)
+    def shown(self, summary: Summary) -> str | None:
+        """What a run is called there, whether it was mirrored or logged while it ran.
+
+        None where W&B has made a name up: of a live run that was offline, or forced.
+        """
+        if not self.has(summary):
+            return self.name(summary)
+        config = summary["config"]
+        is_named = not config.get("force") and config["logger"]["wandb"]["mode"] == "online"
+        return summary["identity"]["run"] if is_named else None
 
     def has(self, summary: Summary) -> bool:
         """Whether a run was logged there while it ran."""

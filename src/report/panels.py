@@ -43,12 +43,12 @@ _STAGES = ("teacher", "stage_a", "dictionary", "stage_b", "inside")
 _MOST = 100  # groups in a chart; of itself W&B shows ten
 
 
-def panels(summaries: Sequence[Summary], identity: Callable[[Summary], str]) -> list[Any]:
+def panels(summaries: Sequence[Summary], identity: Callable[[Summary], str | None]) -> list[Any]:
     """Blocks of the report: sweep, tables with gains, accuracy over N, curves and cost.
 
     Args:
         summaries: Finished runs that are in the project.
-        identity: What a run is called there.
+        identity: What a run is called there; None where that is not known.
 
     Raises:
         UserError: If two runs are the same in everything, seed included, but their results.
@@ -105,7 +105,7 @@ def _saved_before(reports: Iterable[Any]) -> str:
     return next((str(report.id) for report in reports if report.display_name == TITLE), "")
 
 
-def _over_size(rows: Sequence[Row], identities: Mapping[str, str]) -> Iterator[Any]:
+def _over_size(rows: Sequence[Row], identities: Mapping[str, str | None]) -> Iterator[Any]:
     """For each table with several N, it and a chart; nothing where there is none."""
     found = list(dictionary_size(rows))
     if found:
@@ -122,12 +122,13 @@ def _over_size(rows: Sequence[Row], identities: Mapping[str, str]) -> Iterator[A
         yield wr.PanelGrid(runsets=_by_baseline(block, identities), panels=[chart])
 
 
-def _by_baseline(block: Block, identities: Mapping[str, str]) -> list[Any]:
+def _by_baseline(block: Block, identities: Mapping[str, str | None]) -> list[Any]:
     """The runs with an N, one set and colour for each baseline."""
     runs: defaultdict[str, list[str]] = defaultdict(list)
     for row in block.rows:
         if row.num_prototypes.isdecimal():
-            runs[row.baseline] += [identities[folder] for folder in row.folders]
+            names = (identities[folder] for folder in row.folders)
+            runs[row.baseline] += [name for name in names if name is not None]
     return [
         wr.Runset(
             name=baseline,

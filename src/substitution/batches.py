@@ -60,9 +60,6 @@ class ReplayBatches:
         inclusion: Of each bank, with what probability ``[M]`` in [0, 1] an image that is passed
             is taken, not all 0; None takes all. Where all are 1 batches are those of None.
         logits: Of each bank, what the teacher says of its images ``[M, K]``; None: not known.
-
-    Raises:
-        UserError: If the batch cannot be shared equally between the banks.
     """
 
     def __init__(
@@ -74,13 +71,9 @@ class ReplayBatches:
         inclusion: list[Tensor] | None = None,
         logits: list[Tensor] | None = None,
     ) -> None:
-        if batch_size % len(banks):
-            raise UserError(
-                f"Expected distill.batch_size to give each rank a multiple of {len(banks)}, the "
-                f"number of sources of this baseline, but got {batch_size} a rank"
-            )
-        self.banks, self.share = banks, batch_size // len(banks)
-        self.steps, self.seed = steps, seed
+        self.banks, self.steps, self.seed = banks, steps, seed
+        count = len(banks)
+        self.shares = [(batch_size + count - 1 - position) // count for position in range(count)]
         self.inclusion = inclusion
         augments = any(not bank.augmentation.is_identity for bank in banks)
         self.logits = None if augments else logits
@@ -91,7 +84,8 @@ class ReplayBatches:
 
     def _order(self, position: int) -> Tensor:
         """Rows to visit this epoch, ``[steps, share]``: shuffled passes, one after another."""
-        size, needed = len(self.banks[position]), self.steps * self.share
+        share = self.shares[position]
+        size, needed = len(self.banks[position]), self.steps * share
         draws = generator("cpu", self.seed, "order", rank(), position, self.epoch)
         offsets = generator("cpu", self.seed, "thinning", rank(), position, self.epoch)
         taken: list[Tensor] = []
@@ -101,7 +95,7 @@ class ReplayBatches:
                 offset = float(torch.rand((), generator=offsets))
                 visited = visited[thinned(self.inclusion[position][visited], offset)]
             taken.append(visited)
-        return torch.cat(taken)[:needed].view(self.steps, self.share)
+        return torch.cat(taken)[:needed].view(self.steps, share)
 
     def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
         orders = [self._order(i).to(bank.device) for i, bank in enumerate(self.banks)]

@@ -21,7 +21,7 @@ class Extent(NamedTuple):
     """How much stage (a) does, over all ranks.
 
     Attributes:
-        rounds: Its rounds, times the number of ranks.
+        rounds: Its rounds, in each of which all ranks together make a batch.
         num_images: Images that a generator records.
         pool: Images of the unlabeled pool at most; None if that is not known.
     """

@@ -5,8 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.common.errors import UserError
-
 
 class FeatureBank(nn.Module):
     """A first-in-first-out store of feature rows.
@@ -16,24 +14,14 @@ class FeatureBank(nn.Module):
 
     Args:
         capacity: Rows kept; older ones are overwritten.
-        batch_size: Rows of one :meth:`append`.
         width: Length of a row.
-
-    Raises:
-        UserError: If ``capacity`` is no multiple of ``batch_size``.
     """
 
     rows: Tensor
 
-    def __init__(self, capacity: int, batch_size: int, width: int) -> None:
+    def __init__(self, capacity: int, width: int) -> None:
         super().__init__()
-        if capacity % batch_size:
-            raise UserError(
-                f"Expected the feature bank's capacity to be a multiple of the batch size "
-                f"{batch_size}, but got {capacity}; change baseline.bank_capacity"
-            )
-        self.capacity, self.batch_size = capacity, batch_size
-        self.written = 0
+        self.capacity, self.written = capacity, 0
         self.register_buffer("rows", torch.zeros(capacity, width), persistent=False)
 
     def __len__(self) -> int:
@@ -41,16 +29,11 @@ class FeatureBank(nn.Module):
         return min(self.written, self.capacity)
 
     def append(self, rows: Tensor) -> None:
-        """Store ``[batch_size, width]`` over the oldest rows.
-
-        Raises:
-            ValueError: If there are more or fewer rows.
-        """
-        if len(rows) != self.batch_size:
-            raise ValueError(f"Expected {self.batch_size} rows, but got {len(rows)}")
-        start = self.written % self.capacity
-        self.rows[start : start + self.batch_size] = rows.detach()
-        self.written += self.batch_size
+        """Store ``[n, width]`` over the oldest rows; of more than there is room for, the last."""
+        self.written += len(rows)
+        kept = rows.detach()[-self.capacity :]
+        places = torch.arange(self.written - len(kept), self.written, device=kept.device)
+        self.rows[places % self.capacity] = kept
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw ``n`` different rows ``[n, width]`` uniformly, or all while there are fewer."""

@@ -338,11 +338,6 @@ def test_stages_need_a_resnet(make: Any) -> None:
         make(feature_layers="stages")
 
 
-def test_capacity_must_be_a_multiple_of_the_batch(make: Any) -> None:
-    with pytest.raises(UserError, match=r"change baseline\.bank_capacity"):
-        make(bank_capacity=18)
-
-
 def test_equal_seeds_give_equal_images(make: Any, student: ConvNet) -> None:
     torch.manual_seed(0)
     first = make()

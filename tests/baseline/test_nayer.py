@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from src.baseline import nayer
 from src.baseline.nayer import NAYER
 from src.common.augment import Augmentation
 from src.common.errors import UserError
@@ -132,6 +133,25 @@ def test_every_set_of_classes_has_a_layer_of_its_own(make):
     labels = make(batch_size=10)._labels().tolist()
     assert labels[:8] == [0, 1, 2, 3] * 2
     assert len(labels) == 10
+
+
+@pytest.mark.parametrize(
+    ("size", "first", "second"), [(4, [0, 1, 2, 3], [0, 1, 2, 3]), (2, [0, 1], [2, 3])]
+)
+def test_two_ranks_deal_out_the_sets_of_one(make, monkeypatch, size, first, second):
+    monkeypatch.setattr(nayer, "world_size", lambda: 2)
+    for index, expected in enumerate((first, second)):
+        monkeypatch.setattr(nayer, "rank", lambda index=index: index)
+        assert make(batch_size=size)._labels().tolist() == expected
+
+
+def test_what_remains_of_all_ranks_is_random(make, monkeypatch):
+    monkeypatch.setattr(nayer, "world_size", lambda: 2)
+    monkeypatch.setattr(nayer, "rank", lambda: 1)
+    labels = make(batch_size=5)._labels().tolist()  # 5, 6, 7 of two sets, and two more
+    assert labels[:3] == [1, 2, 3]
+    assert len(labels) == 5
+    assert all(0 <= label < 4 for label in labels)
 
 
 def test_noise_is_standard_normal_and_new_for_every_batch(make):

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from tests.chaos.runs import summaries
 
 SHARED = Path("/dev/shm")
+_OURS = ("sem.loky-", "joblib_memmapping_folder_", "torch_")  # others name theirs by numbers, too
 _TENSORS = (".safetensors", ".npy", ".pt")
 
 
@@ -104,4 +105,5 @@ def in_shared_memory(processes: Iterable[int], folder: Path = SHARED) -> set[str
     """What lies in shared memory under the number of one of these processes, dead ones too."""
     numbers = set(map(str, processes))
     names = os.listdir(folder) if folder.is_dir() else []
-    return {name for name in names if numbers & set(re.split(r"[_.-]", name))}
+    ours = (name for name in names if name.startswith(_OURS))
+    return {name for name in ours if numbers & set(re.split(r"[_.-]", name))}

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from src.common import package
-from src.common.parent import PARENT
+from src.common.parent import PARENT, follow_parent
 
 PROGRAM = """
 import sys, time
@@ -40,6 +40,13 @@ def test_a_rank_whose_parent_has_died_leaves_without_a_word() -> None:
     assert end_of(NOBODY, TORCHELASTIC_RUN_ID="x") == (1, "")
 
 
-@pytest.mark.parametrize("parent", [None, str(os.getpid())])
-def test_a_process_whose_parent_lives_goes_on(parent: str | None) -> None:
-    assert end_of(parent, seconds=0.1) == (0, "")
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_process_whose_parent_lives_goes_on(is_named: bool) -> None:
+    assert end_of(str(os.getpid()) if is_named else None, seconds=0.1) == (0, "")
+
+
+def test_a_point_hands_its_parent_down_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PARENT, str(os.getppid()))
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    follow_parent()
+    assert PARENT not in os.environ

@@ -14,6 +14,7 @@ from src.common.errors import UserError, nearest
 from src.config.check import check
 from src.network import convnet
 from src.network.classifier import Classifier
+from src.pipeline.share import of_a_rank
 from src.substitution.contract import Baseline
 from tests.compose import plain
 
@@ -48,7 +49,7 @@ def test_ranks_share_each_batch() -> None:
             teacher__fit__batch_size=16,
         )
     )
-    own = config.of_a_rank()
+    own = of_a_rank(config)
     assert (own.distill.batch_size, own.baseline["batch_size"]) == (3, 2)
     assert own.teacher.fit.batch_size == 4
     assert own.distill.optimizer == config.distill.optimizer
@@ -61,9 +62,23 @@ def test_a_teacher_that_is_only_read_need_not_share_its_batch() -> None:
     assert check(config).teacher.fit.batch_size == 9
 
 
+def test_sizes_that_are_not_read_need_not_be_shared() -> None:
+    changes = {"trainer__devices": 3, "distill__batch_size": 128, "teacher__fit__batch_size": 96}
+    assert check(changed(**changes, task="teacher")).trainer.ranks == 3
+
+
+def test_an_option_of_that_name_may_be_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OwnBatches(Good):
+        def __init__(self, *, batch_size: int | None, **options: Any) -> None:
+            super().__init__(**options)
+
+    config = check(with_class(monkeypatch, OwnBatches, batch_size=None))
+    assert of_a_rank(config) == config
+
+
 def test_one_rank_takes_all() -> None:
     config = check(plain())
-    assert config.of_a_rank() == config
+    assert of_a_rank(config) == config
 
 
 def test_the_default_is_valid() -> None:
@@ -523,11 +538,11 @@ WRONG_NUMBERS: list[tuple[tuple[tuple[str, Any], ...], str]] = [
     ((("teacher.seed", 2**63),), "'teacher.seed': expected less than"),
     ((("pool.seed", 2**63),), "'pool.seed': expected <= 9223372036854775807"),
     ((("trainer.devices", 4097),), "less than or equal to 4096"),
-    ((("trainer.devices", 3),), "of all 3 ranks together, and not a multiple of 3; the nearest"),
+    ((("trainer.devices", 3),), "of all 3 ranks together, each of which takes an equal share"),
     (
         (("trainer.nodes", 2), ("distill.batch_size", 1)),
-        "distill.batch_size=1 is of all 2 ranks together, and not a multiple of 2; the nearest "
-        "one is 2",
+        "distill.batch_size=1 is of all 2 ranks together, each of which takes an equal share, of "
+        "two images at least; the nearest that can be shared is 4",
     ),
     (
         (("trainer.devices", 2), ("baseline.batch_size", 9)),

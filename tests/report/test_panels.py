@@ -110,6 +110,14 @@ def test_accuracy_over_n_is_coloured_by_baseline(module: Any, runs: list[Summary
     assert colors == [{"#0072B2"}, {"#D55E00"}]
 
 
+def test_a_run_whose_name_w_and_b_made_up_has_no_point(module: Any, runs: list[Summary]) -> None:
+    offline = {"wandb": LIVE["logger"]["wandb"] | {"mode": "offline"}}
+    runs[-1]["config"], runs[-2]["config"] = LIVE | {"force": True}, {"logger": offline}
+    grid = grids(sent(module, runs))[1]
+    found = {each["name"]: each["filters"]["filters"][0]["value"] for each in grid["runSets"]}
+    assert {name: len(ids) for name, ids in found.items()} == {"dafl": 4, "cmi": 2}
+
+
 def test_without_several_n_there_is_no_chart_of_them(module: Any, runs: list[Summary]) -> None:
     vanilla = [run for run in runs if run["kdci"]["name"] == "none"]
     kinds = [chart["viewType"] for grid in grids(sent(module, vanilla)) for chart in charts(grid)]

@@ -103,10 +103,11 @@ def test_banks_are_ordered_apart(tiny_spec: ImageSpec) -> None:
     assert not torch.equal(*batch.split(15))
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(tiny_spec: ImageSpec) -> None:
-    banks = [numbered(tiny_spec, 3), numbered(tiny_spec, 3)]
-    with pytest.raises(UserError, match=r"distill\.batch_size to be a multiple of 2, .* got 5"):
-        replay(banks, size=5)
+def test_of_an_odd_batch_the_first_bank_gives_one_more(tiny_spec: ImageSpec) -> None:
+    banks = [numbered(tiny_spec, 30), numbered(tiny_spec, 30, 100)]
+    for batch in replay(banks, size=5):
+        found = [number >= 100 for number in numbers(banks[0], batch)]
+        assert found == [False, False, False, True, True]
 
 
 class Watched(Toy):

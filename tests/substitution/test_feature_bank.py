@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.common.errors import UserError
 from src.substitution.feature_bank import FeatureBank
 
 
@@ -13,7 +12,7 @@ def numbered(start: int, count: int = 2) -> Tensor:
 
 
 def filled(appends: int, capacity: int = 8) -> FeatureBank:
-    bank = FeatureBank(capacity, 2, 3)
+    bank = FeatureBank(capacity, 3)
     for index in range(appends):
         bank.append(numbered(2 * index))
     return bank
@@ -61,7 +60,7 @@ def test_every_row_is_equally_likely() -> None:
 
 
 def test_what_is_kept_is_a_copy_without_history() -> None:
-    bank, rows = FeatureBank(4, 2, 3), torch.ones(2, 3, requires_grad=True)
+    bank, rows = FeatureBank(4, 3), torch.ones(2, 3, requires_grad=True)
     bank.append(rows * 2)
     with torch.no_grad():
         rows.zero_()
@@ -76,7 +75,7 @@ def test_saved_and_loaded_it_goes_on_alike(appends: int) -> None:
     torch.save(bank.state_dict(), buffer)
     bank.append(numbered(100))  # must not reach into the saved state
     buffer.seek(0)
-    loaded = FeatureBank(8, 2, 3)
+    loaded = FeatureBank(8, 3)
     loaded.load_state_dict(torch.load(buffer, weights_only=True))
     assert drawn(loaded, 8) == drawn(filled(appends), 8)
     loaded.append(numbered(100))
@@ -93,11 +92,17 @@ def test_its_state_is_a_snapshot_and_as_large_as_what_is_in_use() -> None:
     assert state["_extra_state"]["rows"][:, 0].tolist() == [0, 1]
 
 
-def test_capacity_must_be_a_multiple_of_the_batch() -> None:
-    with pytest.raises(UserError, match="multiple of the batch size 3, but got 8"):
-        FeatureBank(8, 3, 2)
-
-
-def test_a_batch_of_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="Expected 2 rows, but got 1"):
-        FeatureBank(8, 2, 3).append(torch.zeros(1, 3))
+@pytest.mark.parametrize(
+    ("counts", "held"),
+    [
+        ((3, 3, 3), [1, 2, 3, 4, 5, 6, 7, 8]),
+        ((5, 9), list(range(6, 14))),
+        ((20,), [*range(12, 20)]),
+    ],
+)
+def test_batches_need_not_fill_it_evenly(counts: tuple[int, ...], held: list[float]) -> None:
+    bank, start = FeatureBank(8, 3), 0
+    for count in counts:
+        bank.append(numbered(start, count))
+        start += count
+    assert sorted(drawn(bank, 100)) == held
