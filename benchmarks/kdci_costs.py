@@ -129,34 +129,32 @@ def memory() -> Part:
 def growth() -> Part:
     """Times of one size after another, in brackets the power of the size by which each grew."""
     part = Part("Growth, ms (power)", ("of", "by", "times"), [])
-    for what, letter, actions in _growing():
-        times = {size: _median(action) for size, action in actions.items()}
+    for what, letter, repeats, actions in _growing():
+        times = {size: _median(action, repeats) for size, action in actions.items()}
         part.rows.append((what, letter, ", ".join(_powers(times))))
     return part
 
 
-def _growing() -> Iterator[tuple[str, str, dict[int, Callable[[], object]]]]:
-    yield (
-        "dictionary, d=100, N=64",
-        "M",
-        {m: partial(fit, m, 100, 64, 5, alone=False) for m in (10_000, 100_000, 1_000_000)},
-    )
+def _growing() -> Iterator[tuple[str, str, int, Mapping[int, Callable[[], object]]]]:
+    """What, by which size, how often each is timed, and the work of each size."""
+    rows = {m: partial(fit, m, 100, 64, 5, alone=False) for m in (10_000, 100_000, 1_000_000)}
+    yield "dictionary, d=100, N=64", "M", 1, rows
     for letter, dictionary in (
         ("N", {n: (20_000, 100, n) for n in _SIZES}),
         ("K", {k: (20_000, k, 64) for k in _CLASSES}),
     ):
         fits = {size: partial(fit, *sizes, 5, alone=False) for size, sizes in dictionary.items()}
-        yield "dictionary, M=20,000", letter, fits  # type: ignore[misc]
+        yield "dictionary, M=20,000", letter, 1, fits
     for form in ("geometric", "arithmetic"):
         for letter, pairs in (
             ("N", {n: (n, 10) for n in _SIZES}),
             ("K", {k: (512, k) for k in _CLASSES}),
         ):
             passes = {size: _compensated(128, *pair, form) for size, pair in pairs.items()}
-            yield f"{form} compensation, B=128", letter, passes  # type: ignore[misc]
+            yield f"{form} compensation, B=128", letter, 5, passes
     step = partial(student_step, _CPU, width=1, num_prototypes=64, batch_size=16)
     sides = {side * side: step(image_size=side) for side in _SIDES}
-    yield "WRN-16-1 step, N=64, B=16", "pixels", sides  # type: ignore[misc]
+    yield "WRN-16-1 step, N=64, B=16", "pixels", 5, sides
 
 
 def _powers(times: Mapping[int, float]) -> Iterator[str]:
@@ -202,7 +200,7 @@ def _compensated(batch: int, count: int, classes: int, form: str) -> Callable[[]
     return lambda: compensation(logits).square().sum().backward()
 
 
-def _median(action: Callable[[], object], repeats: int = 5) -> float:
+def _median(action: Callable[[], object], repeats: int) -> float:
     """CPU milliseconds."""
     action()
     times = []

@@ -54,7 +54,7 @@ def test_growth_is_given_as_a_power() -> None:
 
 def test_every_growth_has_sizes_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {}
-    for what, letter, actions in kdci_costs._growing():
+    for what, letter, _, actions in kdci_costs._growing():
         found[what.partition(",")[0], letter] = list(actions)
     assert found["dictionary", "M"] == [10_000, 100_000, 1_000_000]
     assert found["arithmetic compensation", "K"] == [10, 100, 1000]

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from src.common.augment import roll_flip
-from src.common.distributed import rank
+from src.common.distributed import own_places
 from src.common.seeding import global_generator
 from src.dataset.contract import ImageSpec
 from src.objective.adversarial import reversed_js_divergence
@@ -157,8 +157,7 @@ class DeepInv(Baseline):
         """Make one batch of images. Ranks make theirs alone: nothing learnt outlives a round."""
         size, classes = self.spec.image_size, self.spec.num_classes
         if self.balanced:
-            first = rank() * self.batch_size  # of those of all ranks
-            labels = torch.arange(first, first + self.batch_size, device=self.device) % classes
+            labels = own_places(self.batch_size, self.device) % classes
         else:
             labels = torch.randint(classes, (self.batch_size,), device=self.device)
         shape = (self.batch_size, self.spec.channels, size, size)

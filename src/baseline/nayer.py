@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from src.common.arrays import open_array
-from src.common.distributed import average_gradients, broadcast_module, rank, world_size
+from src.common.distributed import average_gradients, broadcast_module, own_places, world_size
 from src.common.errors import UserError
 from src.common.seeding import global_generator
 from src.dataset.contract import ImageSpec
@@ -155,10 +155,9 @@ class NAYER(Baseline):
 
         Of the batch of all ranks, of which this one has its part.
         """
-        count, first = self.spec.num_classes, rank() * self.batch_size
+        count, places = self.spec.num_classes, own_places(self.batch_size, self.device)
         in_sets = world_size() * self.batch_size // count * count
-        dealt = torch.arange(first, first + self.batch_size, device=self.device)
-        dealt = dealt[dealt < in_sets] % count
+        dealt = places[places < in_sets] % count
         rest = self.batch_size - len(dealt)
         return torch.cat([dealt, torch.randint(count, (rest,), device=self.device)])
 

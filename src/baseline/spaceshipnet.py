@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from src.common.distributed import average_gradients, rank
+from src.common.distributed import average_gradients, own_places
 from src.common.freezing import mode
 from src.common.seeding import global_generator
 from src.dataset.contract import ImageSpec
@@ -141,9 +141,7 @@ class SpaceshipNet(Baseline):
     def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
         """Train the generator on a batch, and store its maps; the terms of the last step."""
         latents = torch.randn(self.batch_size, *self.generator.latent_shape, device=self.device)
-        first = rank() * self.batch_size  # of those of all ranks
-        labels = torch.arange(first, first + self.batch_size, device=self.device)
-        labels %= self.spec.num_classes
+        labels = own_places(self.batch_size, self.device) % self.spec.num_classes
         optimizer = Adam(self.generator.parameters(), lr=self.generator_lr, betas=_BETAS)
         kept = [latents.new_zeros(()) for _ in self.stores]
         lowest = latents.new_full((), torch.inf)

@@ -51,6 +51,12 @@ def joined_ranks(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def own_places(n: int, device: torch.device) -> Tensor:
+    """Where this rank's ``n`` rows stand among as many of each rank, ``[n]`` int64."""
+    first = rank() * n
+    return torch.arange(first, first + n, device=device)
+
+
 def sum_over_ranks(value: Tensor) -> Tensor:
     """Sum of ``value`` over ranks, on every rank."""
     if world_size() > 1:

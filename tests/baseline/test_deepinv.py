@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from src.baseline import deepinv
 from src.baseline.deepinv import DeepInv, Stage
+from src.common import distributed
 from src.common.augment import Augmentation
 from src.dataset.contract import ImageSpec
 from src.network.convnet import ConvNet
@@ -272,7 +272,7 @@ def test_balanced_labels_take_turns_and_random_ones_do_not(make: Any) -> None:
 def test_balanced_labels_of_two_ranks_are_those_of_one(
     make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deepinv, "rank", lambda: 1)  # the other has had 0, 1, 2, 3, 0, 1
+    monkeypatch.setattr(distributed, "rank", lambda: 1)  # the other has had 0, 1, 2, 3, 0, 1
     baseline = make(labels="balanced", batch_size=6, steps=60, bn_weight=0.0, max_shift=0)
     baseline.refresh(None)
     with torch.no_grad():

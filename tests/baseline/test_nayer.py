@@ -9,6 +9,7 @@ from torch import nn
 
 from src.baseline import nayer
 from src.baseline.nayer import NAYER
+from src.common import distributed
 from src.common.augment import Augmentation
 from src.common.errors import UserError
 from src.network.convnet import ConvNet
@@ -141,13 +142,13 @@ def test_every_set_of_classes_has_a_layer_of_its_own(make):
 def test_two_ranks_deal_out_the_sets_of_one(make, monkeypatch, size, first, second):
     monkeypatch.setattr(nayer, "world_size", lambda: 2)
     for index, expected in enumerate((first, second)):
-        monkeypatch.setattr(nayer, "rank", lambda index=index: index)
+        monkeypatch.setattr(distributed, "rank", lambda index=index: index)
         assert make(batch_size=size)._labels().tolist() == expected
 
 
 def test_what_remains_of_all_ranks_is_random(make, monkeypatch):
     monkeypatch.setattr(nayer, "world_size", lambda: 2)
-    monkeypatch.setattr(nayer, "rank", lambda: 1)
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
     labels = make(batch_size=5)._labels().tolist()  # 5, 6, 7 of two sets, and two more
     assert labels[:3] == [1, 2, 3]
     assert len(labels) == 5

@@ -8,6 +8,7 @@ from torch import nn
 
 from src.baseline import spaceshipnet
 from src.baseline.spaceshipnet import SpaceshipNet, exchanged
+from src.common import distributed
 from src.common.augment import Augmentation
 from src.network.convnet import ConvNet
 from src.network.generator import Generator
@@ -101,7 +102,7 @@ def test_two_rounds_equal_the_literal_transcription(float64, make, rate, best):
 
 
 def test_labels_of_two_ranks_are_those_of_one(make, monkeypatch):
-    monkeypatch.setattr(spaceshipnet, "rank", lambda: 1)  # the other has had 0, 1, 2, 3, 0, 1
+    monkeypatch.setattr(distributed, "rank", lambda: 1)  # the other has had 0, 1, 2, 3, 0, 1
     seen = []
     monkeypatch.setattr(
         spaceshipnet,
