@@ -15,6 +15,7 @@ from src.common.errors import MissingExtraError, UserError
 from src.common.files import atomic_write
 from src.report import ablation, dictionary_size, shift, variance
 from src.report.aggregate import aggregate
+from src.report.arguments import parser
 from src.report.block import Block
 from src.report.collection import Damaged, Found, read_summaries, unfinished
 from src.report.console import console
@@ -44,18 +45,11 @@ _ELEMENTS: dict[str, tuple[Callable[[Sequence[Summary]], Iterator[Block]], str]]
     "controlled_shift": (lambda runs: shift.controlled_shift(aggregate(runs)), shift.NOTE),
     "variance": (variance.variance, variance.NOTE),
 }
-_EPILOG = """\
-Runs that differ in a setting, in the data or checkpoint that they read, or in the source that
-computed them are separate rows; only seeds are averaged over. An unfinished run is listed until
-a run of the same settings is finished or begun later; "interrupted" means that the same command
-goes on with it. A damaged summary is named and left out. Exit code: 0, or 2 if nothing could be
-shown, written, discarded or mirrored as asked.
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, write the asked-for files, and return the exit code (2: bad input)."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser(_ELEMENTS).parse_args(argv)
     try:
         return _asked_for(arguments)(arguments)
     except UserError as error:
@@ -255,62 +249,6 @@ def _drop_unprinted() -> None:
     """What stdout did not take would be tried, and fail, once more when the program ends."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m src.report", description=__doc__, epilog=_EPILOG
-    )
-    parser.add_argument("paths", nargs="+", type=Path, help="run folders, or folders of them")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the rows as CSV")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write Markdown")
-    parser.add_argument("--latex", type=Path, metavar="FILE", help="also write LaTeX (booktabs)")
-    parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="also write one page with tables and figures"
-    )
-    parser.add_argument(
-        "--figures", type=Path, metavar="FOLDER", help="also write its figures: PNG, PDF and SVG"
-    )
-    parser.add_argument(
-        "--tsne", action="store_true", help="with a figure of the students' features; seconds more"
-    )
-    parser.add_argument(
-        "--anonymous",
-        action="store_true",
-        help="with a page that names no host and no folder, for a review or a web site",
-    )
-    parser.add_argument(
-        "--experiment",
-        choices=_ELEMENTS,
-        help="print what this experiment shows, from the runs that belong to it, instead of all "
-        "tables; of the other experiments these are the tables",
-    )
-    parser.add_argument("--runs", action="store_true", help="one row per run instead of means")
-    parser.add_argument(
-        "--discard-failed",
-        action="store_true",
-        help="print no table, but delete the folders of failed runs and say which; interrupted, "
-        "running and finished runs stay, and so does, with exit code 2, whatever has no whole "
-        "summary that says `failed`",
-    )
-    parser.add_argument(
-        "--wandb",
-        metavar="PROJECT",
-        help="print no table, but log each finished run into this project of Weights & Biases, "
-        "from its files and once; nothing is computed again",
-    )
-    parser.add_argument(
-        "--wandb-mode",
-        choices=("online", "offline"),
-        help="offline needs no account, `wandb sync` sends it later; default: WANDB_MODE, online",
-    )
-    parser.add_argument(
-        "--wandb-panels",
-        action="store_true",
-        help="then make or replace the project's report of these runs: tables with gains, sweep, "
-        "accuracy over N, curves and cost; online only",
-    )
-    return parser
 
 
 if __name__ == "__main__":
