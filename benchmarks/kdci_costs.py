@@ -29,6 +29,7 @@ from rich.table import Table
 
 from benchmarks.against import where
 from benchmarks.paired_timings import compensation_of, paired, student_step
+from src.common.allocator import keep_freed_memory
 from src.kdci.clustering import KMeans
 from src.report.console import console
 
@@ -52,6 +53,7 @@ def main() -> None:
     """Print the parts that are named, or all."""
     arguments = _arguments()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a run does
     found = {}
     for name in arguments.part or _PARTS:
         found[name] = _PARTS[name]()
@@ -203,7 +205,7 @@ def _compensated(batch: int, count: int, classes: int, form: str) -> Callable[[]
 def _median(action: Callable[[], object], repeats: int) -> float:
     """CPU milliseconds."""
     action()
-    times = []
+    times: list[float] = []
     for _ in range(repeats):
         start = time.process_time()
         action()
@@ -220,7 +222,7 @@ def _peak(kind: str, *size: object) -> str:
 def _peak_here(kind: str, size: tuple[object, ...]) -> float:
     torch.set_num_threads(1)
     action = _action(kind, *size)
-    before = psutil.Process().memory_info().rss
+    before: int = psutil.Process().memory_info().rss
     for _ in range(1 if kind == "fit" else 2):  # an optimiser's first step makes its momentum
         action()
     return _most_mib() - before / _MIB
@@ -240,7 +242,7 @@ def _action(kind: str, *size: object) -> Callable[[], object]:
         return _compensated(256, *size)  # type: ignore[arg-type]
     *shape, alone = size
     fit(20, 2, 2, 1, alone=False)  # imports
-    _rows(*shape[:2])  # type: ignore[arg-type]
+    _rows(*shape[:2])
     return partial(fit, *shape, alone=alone)  # type: ignore[arg-type]
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from src.common.allocator import keep_freed_memory
 from src.common.augment import Augmentation
 from src.common.seeding import generator
 from src.dataset.contract import ImageSpec
@@ -39,6 +40,7 @@ _SPEC = ImageSpec(_CLASSES, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 def main() -> None:
     """Run all pairs and print one table."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    keep_freed_memory()  # as a run does
     where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     title = f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     table = Table(box=SIMPLE_HEAD, title=title)
@@ -93,8 +95,9 @@ def paired(
         milliseconds(action)
     times = [(milliseconds(first), milliseconds(second)) for _ in range(repeats)]
     low, middle, high = statistics.quantiles([b / a for a, b in times], n=4)
-    medians = [statistics.median(column) for column in zip(*times, strict=True)]
-    return (*(f"{m:.1f}" for m in medians), f"{middle:.3f} ({low:.3f} to {high:.3f})")
+    ratio = f"{middle:.3f} ({low:.3f} to {high:.3f})"
+    first_median, second_median = (statistics.median(side) for side in zip(*times, strict=True))
+    return f"{first_median:.1f}", f"{second_median:.1f}", ratio
 
 
 def student_step(

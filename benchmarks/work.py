@@ -5,6 +5,7 @@ Only what has long been the same in `src` is used here, so that older revisions 
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,8 +76,9 @@ def work_of(name: str) -> Callable[[], object]:
 def _config(name: str) -> Any:
     few = {"fast": ["baseline.inner_steps=2"], "cmi": ["baseline.steps=2"]}
     few["deepinv"] = ["baseline.steps=2", "baseline.half_steps=0"]
-    os.environ["KDCI_ROOT"] = str(naming.ROOT)
-    with initialize_config_dir(str(naming.CONF), version_base="1.3"):
+    root = Path(naming.__file__).parent.parent  # of the revision that is timed
+    os.environ["KDCI_ROOT"] = str(root)
+    with initialize_config_dir(str(root / "conf"), version_base="1.3"):
         words = [f"baseline={name}", "budget=laptop", *few.get(name, [])]
         return check(naming.resolved(compose("config", words)))
 

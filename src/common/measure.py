@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from src.common.allocator import give_freed_memory_back
+
 _SAMPLING_SECONDS = 0.05
 
 
@@ -32,6 +34,7 @@ def measured(into: Measurement) -> Iterator[None]:
 
     Resident memory is sampled, since the operating system's own maximum never falls.
     """
+    give_freed_memory_back()  # what an earlier stage needed is none of this one's
     process = psutil.Process()
     stop = threading.Event()
     peak = process.memory_info().rss

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from src.common.allocator import keep_freed_memory
 from src.common.device import device_of
 from src.common.distributed import (
     gather_objects,
@@ -113,6 +114,8 @@ def _begun(
             would do different things.
     """
     device = device_of(config.trainer.accelerator, config.trainer.devices)
+    if device.type == "cpu":
+        keep_freed_memory()
     with joined_ranks(device):
         identity = identify(config, device, contents)
         own = content_hash([plain(config), identity.run, str(folder)])
