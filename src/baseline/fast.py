@@ -117,7 +117,7 @@ class Fast(Baseline):
         self.round = 0
 
     def _new_meta_optimizer(self) -> Adam:
-        return Adam(self.generator.parameters(), lr=self.meta_lr, betas=_BETAS)
+        return Adam(self.generator.parameters(), lr=self.meta_lr, betas=_BETAS, fused=True)
 
     def _new_latents(self) -> Tensor:
         return torch.randn(self.batch_size, *self.generator.latent_shape, device=self.device)
@@ -181,7 +181,7 @@ class Fast(Baseline):
             {"params": list(fast.parameters()), "lr": self.generator_lr},
             {"params": [latents], "lr": self.latent_lr},
         ]
-        return Adam(groups, betas=_BETAS)
+        return Adam(groups, betas=_BETAS, fused=True)
 
     def _terms(
         self, pixels: Tensor, labels: Tensor, heard: BNTap, student: nn.Module | None

@@ -133,7 +133,7 @@ class NAYER(Baseline):
     def _make_batch(self, student: nn.Module | None) -> dict[str, Tensor]:
         labels, noise = self._labels(), self._noise()
         own = [*self.generator.parameters(), *self.norm.parameters()]
-        optimizer = Adam([*own, *noise], lr=self.generator_lr, betas=_BETAS)
+        optimizer = Adam([*own, *noise], lr=self.generator_lr, betas=_BETAS, fused=True)
         kept, lowest = self.embeddings.new_zeros(()), self.embeddings.new_full((), torch.inf)
         with tap(self.teacher) as heard:
             for _ in range(self.inner_steps):

@@ -142,7 +142,9 @@ class SpaceshipNet(Baseline):
         """Train the generator on a batch, and store its maps; the terms of the last step."""
         latents = torch.randn(self.batch_size, *self.generator.latent_shape, device=self.device)
         labels = own_places(self.batch_size, self.device) % self.spec.num_classes
-        optimizer = Adam(self.generator.parameters(), lr=self.generator_lr, betas=_BETAS)
+        optimizer = Adam(
+            self.generator.parameters(), lr=self.generator_lr, betas=_BETAS, fused=True
+        )
         kept = [latents.new_zeros(()) for _ in self.stores]
         lowest = latents.new_full((), torch.inf)
         self.generator.train()
