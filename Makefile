@@ -50,12 +50,13 @@ format: $(READY)  ## Format the code
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## Paired timings, and what KDCI costs; BASE=<revision>: against another one
+bench: $(READY)  ## Paired timings, KDCI's cost, against a literal loop; BASE=<revision>: against another one
 ifdef BASE
 	$(BIN)/python -m benchmarks.against $(BASE)
 else
 	$(BIN)/python -m benchmarks.paired_timings
 	$(BIN)/python -m benchmarks.kdci_costs
+	$(BIN)/python -m benchmarks.against_literal --bf16
 endif
 
 clean:  ## Remove the virtual environment, caches and outputs

@@ -59,31 +59,39 @@ def work_of(name: str) -> Callable[[], object]:
     WRN-16-2 teaches WRN-16-1 on images of 32 pixels, channels_last, float32.
     """
     torch.manual_seed(0)
-    config = _config("dafl" if name in ("student", "evaluation") else name)
-    spec = ImageSpec(CLASSES, SIZE, (0.5,) * 3, (0.25,) * 3)
-    teacher = FrozenTeacher(_network(2))
-    student = _network(1)
+    few = {"fast": ["baseline.inner_steps=2"], "cmi": ["baseline.steps=2"]}
+    few["deepinv"] = ["baseline.steps=2", "baseline.half_steps=0"]
+    baseline = "dafl" if name in ("student", "evaluation") else name
+    config = composed(baseline, ["budget=laptop", *few.get(name, [])])
+    teacher, student = FrozenTeacher(network_of_width(2)), network_of_width(1)
     if name == "student":
-        return _student_step(teacher, student, config)
+        images = torch.randn(IMAGES, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+        return student_step(teacher, student, config, lambda: images)
     if name == "evaluation":
         return _evaluation(student)
-    pool = {"pool": Noise()} if name == "mosaickd" else {}
-    baseline = build(config.baseline, teacher=teacher, spec=spec, **pool)
+    return round_of(teacher, student, config, **({"pool": Noise()} if name == "mosaickd" else {}))
+
+
+def composed(baseline: str, words: list[str]) -> Any:
+    """The checked configuration of a command line."""
+    root = Path(naming.__file__).parent.parent  # of the revision that is timed
+    os.environ["KDCI_ROOT"] = str(root)
+    with initialize_config_dir(str(root / "conf"), version_base="1.3"):
+        return check(naming.resolved(compose("config", [f"baseline={baseline}", *words])))
+
+
+def round_of(
+    teacher: FrozenTeacher, student: Classifier, config: Any, **more: Any
+) -> Callable[[], object]:
+    """A round of the configured method, in channels_last; ``more`` goes to its constructor."""
+    spec = ImageSpec(CLASSES, SIZE, (0.5,) * 3, (0.25,) * 3)
+    baseline = build(config.baseline, teacher=teacher, spec=spec, **more)
     baseline.to(memory_format=torch.channels_last)
     return lambda: advance(baseline, student)
 
 
-def _config(name: str) -> Any:
-    few = {"fast": ["baseline.inner_steps=2"], "cmi": ["baseline.steps=2"]}
-    few["deepinv"] = ["baseline.steps=2", "baseline.half_steps=0"]
-    root = Path(naming.__file__).parent.parent  # of the revision that is timed
-    os.environ["KDCI_ROOT"] = str(root)
-    with initialize_config_dir(str(root / "conf"), version_base="1.3"):
-        words = [f"baseline={name}", "budget=laptop", *few.get(name, [])]
-        return check(naming.resolved(compose("config", words)))
-
-
-def _network(width: int) -> Classifier:
+def network_of_width(width: int) -> Classifier:
+    """WRN-16, in channels_last and in training."""
     network = WideResNet(depth=16, width=width, num_classes=CLASSES)
     with torch.no_grad():  # statistics that inversion can aim at
         network.train()(torch.randn(64, 3, SIZE, SIZE))
@@ -91,14 +99,15 @@ def _network(width: int) -> Classifier:
     return network
 
 
-def _student_step(
-    teacher: FrozenTeacher, student: Classifier, config: Any
+def student_step(
+    teacher: FrozenTeacher, student: Classifier, config: Any, batch: Callable[[], Tensor]
 ) -> Callable[[], object]:
-    images = torch.randn(IMAGES, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+    """A step of the student on a batch of images."""
     optimizer = build_partial(config.distill.optimizer)(student.parameters())
     kl = torch.nn.KLDivLoss(reduction="batchmean", log_target=True)
 
     def step() -> None:
+        images = batch()
         with torch.no_grad():
             target = teacher(images).logits.log_softmax(1)
         logits = student_logits(student, images)

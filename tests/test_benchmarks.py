@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import against, kdci_costs, paired_timings, work
+from benchmarks import against, against_literal, kdci_costs, literal, paired_timings, work
+from src.objective.adversarial import decision_disagreement_loss, reversed_js_divergence
+from src.objective.distillation import kl_divergence
+from src.objective.inversion import bn_statistics_loss, total_variation_l1
+from src.teacher.frozen import FrozenTeacher
+from src.teacher.tap import tap
 
 CPU = torch.device("cpu")
 
@@ -82,6 +87,42 @@ def test_a_part_that_there_is_not_is_refused(
     with pytest.raises(SystemExit):
         kdci_costs.main()
     assert "of steps, fits, memory, growth, but got stepz" in capsys.readouterr().err
+
+
+def test_the_literal_loop_has_the_terms_of_this_program() -> None:
+    torch.manual_seed(0)
+    own, others, images = torch.randn(6, 4), torch.randn(6, 4), torch.randn(6, 3, 32, 32)
+    pairs = [
+        (literal.disagreement(own, others), decision_disagreement_loss(own, others)),
+        (literal.jensen_shannon(own, others, 3.0), reversed_js_divergence(own, others)),
+        (literal.kl(own, others, 20.0).mean(), kl_divergence(own, others, 20.0)),
+        (literal.variation(images), total_variation_l1(images)),
+    ]
+    network = work.network_of_width(1).to(memory_format=torch.contiguous_format).eval()
+    with tap(FrozenTeacher(network)) as heard:
+        network(images)
+        distance, pooled = bn_statistics_loss(heard.statistics(), heard.target), heard.pooled()
+    statistics = literal.Statistics(network)
+    network(images)
+    found = statistics.take()
+    for literally, ours in [*pairs, (found[0], distance), (found[1], pooled)]:
+        torch.testing.assert_close(literally, ours)
+
+
+@pytest.mark.parametrize("name", ["dafl", "deepinv", "cmi", "fast"])
+def test_a_literal_round(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(against_literal, "_BATCH", 2)
+    against_literal.action_of("literal", name, tmp_path, bf16=False)()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", against_literal.NAMES)
+def test_three_processes_take_turns(name: str) -> None:
+    words = [name, "--bf16", "--seconds", "0", "--threads", "1"]
+    command = [sys.executable, "-m", "benchmarks.against_literal", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert name in done.stdout
 
 
 @pytest.mark.slow
