@@ -1,10 +1,12 @@
-"""Which device this process works on."""
+"""Which device this process works on, and what it computes in natively."""
 
 import os
 
 import torch
 
 from src.common.errors import UserError
+
+_BF16 = ("avx512_bf16", "amx_bf16", "bf16")  # as torch calls these instructions; the last: ARM's
 
 
 def device_of(accelerator: str, devices: int) -> torch.device:
@@ -17,7 +19,7 @@ def device_of(accelerator: str, devices: int) -> torch.device:
     Raises:
         UserError: If there are fewer GPUs, or fewer CPU cores, than processes.
     """
-    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+    if _is_cpu(accelerator):
         found, kind = os.cpu_count() or 1, "CPU cores"
         device = torch.device("cpu")
     else:
@@ -29,3 +31,19 @@ def device_of(accelerator: str, devices: int) -> torch.device:
             "trainer.devices"
         )
     return device
+
+
+def has_native_bf16(accelerator: str) -> bool:
+    """Whether the device has instructions for bfloat16, or would emulate it, many times slower.
+
+    Args:
+        accelerator: ``auto``, ``cpu``, or ``gpu`` or ``cuda``.
+    """
+    if _is_cpu(accelerator):
+        found = torch.cpu.get_capabilities()
+        return any(found.get(name, False) for name in _BF16)
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _is_cpu(accelerator: str) -> bool:
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())

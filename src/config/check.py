@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from src.common.device import has_native_bf16
 from src.common.errors import UserError
 from src.common.plugins import refuse_unfit_plugins
 from src.config.describe import describe
@@ -47,7 +48,18 @@ def check(config: Mapping[str, Any]) -> RunConfig:
         check_node("kdci.adjustment", checked.kdci.adjustment, "adjustment")
     _check_teacher_fit(checked.teacher.fit)
     _check_distill(checked)
-    return checked
+    return _with_a_precision(checked)
+
+
+def _with_a_precision(config: RunConfig) -> RunConfig:
+    """The same with this machine's precision in place of ``auto``: numbers depend on it."""
+    options = config.trainer
+    if options.precision != "auto":
+        return config
+    precision = "bf16-mixed" if has_native_bf16(options.accelerator) else "32-true"
+    return config.model_copy(
+        update={"trainer": options.model_copy(update={"precision": precision})}
+    )
 
 
 def _without_vanilla(config: Mapping[str, Any]) -> dict[str, Any]:

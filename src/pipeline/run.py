@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from src.common.allocator import keep_freed_memory
-from src.common.device import device_of
+from src.common.device import device_of, has_native_bf16
 from src.common.distributed import (
     gather_objects,
     joined_ranks,
@@ -53,6 +53,10 @@ if TYPE_CHECKING:
     from wandb import Run
 
 _log = logging.getLogger(__name__)
+_EMULATED = (
+    "This device emulates bfloat16, which takes many times as long as trainer.precision=32-true; "
+    "trainer.precision=auto takes what it has instructions for"
+)
 _PREVIOUS = "summary.previous.json"
 
 
@@ -98,6 +102,8 @@ def run(
         ):
             recipe, protocol = name.recipe or "none, generic lengths", summary["protocol"]
             _log.info("Recipe: %s; budget: %s; protocol: %s", recipe, name.budget, protocol)
+            if config.trainer.precision == "bf16-mixed" and not has_native_bf16(device.type):
+                _log.warning("%s", _EMULATED)
             dataset: Dataset = build(config.dataset)
             job = Job(of_a_rank(config), folder, dataset, device, identity, wandb_run)
             _moments(job, summary)

@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from src.common.device import device_of
+from src.common.device import device_of, has_native_bf16
 from src.common.errors import UserError
 
 
@@ -48,3 +48,29 @@ def test_more_processes_than_devices_are_refused(
     pretend(monkeypatch, gpus)
     with pytest.raises(UserError, match=complaint):
         device_of(accelerator, devices)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "gpus", "capabilities", "on_gpu", "expected"),
+    [
+        ("auto", 0, {"avx512_bf16": True}, False, True),
+        ("cpu", 1, {"amx_bf16": True}, False, True),
+        ("cpu", 0, {"bf16": True, "neon": True}, False, True),
+        ("cpu", 1, {"avx2": True, "avx512_bf16": False}, True, False),
+        ("auto", 1, {}, True, True),
+        ("gpu", 1, {"avx512_bf16": True}, False, False),
+        ("gpu", 0, {"avx512_bf16": True}, True, False),
+    ],
+)
+def test_bfloat16_is_native_where_there_are_instructions(
+    monkeypatch: pytest.MonkeyPatch,
+    accelerator: str,
+    gpus: int,
+    capabilities: dict[str, bool],
+    on_gpu: bool,
+    expected: bool,
+) -> None:
+    pretend(monkeypatch, gpus)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: on_gpu)
+    assert has_native_bf16(accelerator) is expected

@@ -334,6 +334,15 @@ GONE = object()
 EPOCHWISE = "distill.scheduler_steps=null"
 
 
+@pytest.mark.parametrize(("is_native", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_a_precision_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, is_native: bool, precision: str
+) -> None:
+    monkeypatch.setattr("src.config.check.has_native_bf16", lambda accelerator: is_native)
+    found = check(changed(trainer__precision="auto"))
+    assert found == check(changed(trainer__precision=precision))
+
+
 def with_(*changes: tuple[str, Any]) -> dict[str, Any]:
     """The default configuration, stepped ten times, with other values by dotted key."""
     config = copy.deepcopy(plain(EPOCHWISE))
