@@ -88,7 +88,8 @@ def make_trainer(
         callbacks: Callbacks of the stage.
         wandb_run: Mirror, or None.
     """
-    assert options.precision != "auto"  # the check has put this machine's in its place
+    # The check has put this machine's own in the place of `auto`.
+    assert options.precision != "auto"  # noqa: S101
     _silence()
     loggers: list[Logger] = [CSVLogger(folder, "metrics", version=_version(folder, stage))]
     if wandb_run is not None:
