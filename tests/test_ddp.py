@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from src.common.package import CONF, ROOT
@@ -218,9 +219,18 @@ def test_a_failure_ends_both_and_says_why(smoke: Smoke, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_is_wrong_with_one_rank_alone_is_said(smoke: Smoke, tmp_path: Path) -> None:
-    """Rank 0 has two images of three, and meets the end of rank 1 in a collective."""
-    options = ["kdci=none", "substitution.num_images=3", "distill.held_out=0.5"]
-    failed = smoke.command(tmp_path, *options, *DDP)
+    """Rank 0 has two images of three, and meets the end of rank 1 in a collective.
+
+    Only decoding them tells that there are no four.
+    """
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    for position in range(3):
+        Image.new("RGB", (32, 32), (80 * position, 0, 0)).save(pool / f"{position}.png")
+    (pool / "3.png").write_bytes(b"no image")
+    options = ["baseline=dfnd", "kdci=none", "distill.held_out=0.5", *DDP[:2]]
+    options += ["dataset@pool=folder_pool", f"pool.root={pool}", "pool.skip_corrupt=true"]
+    failed = smoke.command(tmp_path, *options)
     assert failed.exit_code == 2
     assert "[rank 1] Error: Expected at least two recorded images" in failed.stderr
     assert (failed.summary["status"], failed.summary["error"][:6]) == ("failed", "Rank 1")

@@ -161,6 +161,39 @@ def test_more_prototypes_than_there_will_be_images_are_refused(
         refuse_misfit(config.model_copy(update=more))
 
 
+@pytest.mark.parametrize(
+    ("baseline", "enough", "few", "said"),
+    [
+        ("dafl", "num_images=2", "num_images=1", "in every bank for .* DAFL records 1 by subst"),
+        (
+            "dafl",
+            "num_images=4 trainer.devices=2",
+            "num_images=3 trainer.devices=2",
+            "in every bank for each of 2 ranks for .* DAFL records 3 by substitution.num_images",
+        ),
+        ("dfnd", "num_images=9", "num_images=9 pool.num_images=1", "a pool of 1"),
+        (
+            "mosaickd",
+            "num_images=9 pool.num_images=20 baseline.subset=0.1",
+            "num_images=9 pool.num_images=20 baseline.subset=0.05",
+            "9 by substitution.num_images and 1 by baseline.subset of a pool of 20",
+        ),
+    ],
+)
+@pytest.mark.parametrize("kdci", ["kdci=none", "kdci.N=1"])
+def test_too_few_images_to_hold_some_out_are_refused(
+    kdci: str, baseline: str, enough: str, few: str, said: str, cats: Path, tmp_path: Path
+) -> None:
+    def config(options: str, share: float) -> RunConfig:
+        held_out = (f"distill.held_out={share}", kdci, f"baseline={baseline}")
+        return folder_config(cats, tmp_path, *held_out, *f"substitution.{options}".split())
+
+    refuse_misfit(config(enough, 0.5))
+    refuse_misfit(config(few, 0))
+    with pytest.raises(UserError, match=rf"{said}.*; have more recorded, or use"):
+        refuse_misfit(config(few, 0.5))
+
+
 def test_a_folder_as_a_pool_is_counted_before_it_is_decoded(cats: Path, tmp_path: Path) -> None:
     pool = ["baseline=dfnd", "dataset@pool=folder_pool", f"pool.root={cats / 'train'}"]
     with pytest.raises(UserError, match=r"but got 7 > 6 by baseline.num_select of a pool of 6"):

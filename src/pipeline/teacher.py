@@ -59,8 +59,8 @@ def refuse_misfit(config: RunConfig) -> None:
     Raises:
         UserError: If the checkpoint is missing, damaged, or of another network or number of
             classes; if its classes may be in another order, or their map does not fit; or if a
-            generator cannot make images of the data set's size, or the dictionary has more
-            prototypes than there will be images.
+            generator cannot make images of the data set's size, the dictionary has more
+            prototypes than there will be images, or too few to hold some out.
     """
     dataset: Dataset = build(config.dataset)
     if config.teacher.checkpoint is not None:
@@ -131,10 +131,27 @@ def _refuse_without_statistics(config: RunConfig, network: Classifier) -> None:
 
 
 def _refuse_few_images(config: RunConfig) -> None:
-    """Stage (a) may record fewer; the dictionary then counts distinct predictions."""
-    wanted = config.kdci.N if config.kdci else None
-    if not isinstance(wanted, int):  # vanilla, or as many as are found
+    """Stage (a) may record fewer: dictionary and student then count what there really is."""
+    wanted, share = config.kdci.N if config.kdci else None, config.distill.held_out
+    if not isinstance(wanted, int) and not share:  # vanilla, or as many as are found
         return
+    name, found = _method(config).__name__, _most_recorded(config)
+    parts = " and ".join(f"{count} by {what}" for what, count in found.items())
+    if found and isinstance(wanted, int) and sum(found.values()) < wanted:
+        raise UserError(
+            f"Expected kdci.N <= number of images that {name} records, but got {wanted} > "
+            f"{parts}; lower kdci.N, or have more images recorded"
+        )
+    ranks = config.trainer.ranks
+    if found and share and min(found.values()) // ranks < 2:  # of one, none could be left
+        among = "" if ranks == 1 else f" for each of {ranks} ranks"
+        raise UserError(
+            f"Expected at least two recorded images in every bank{among} for distill.held_out="
+            f"{share}, but {name} records {parts}; have more recorded, or use distill.held_out=0"
+        )
+
+
+def _most_recorded(config: RunConfig) -> dict[str, int]:
     method, options = _method(config), config.substitution
     pool: Pool | None = build(config.pool) if method.reads_pool else None
     rounds = max(1, options.warmup_rounds) if options.mode == "online" else options.rounds
@@ -143,13 +160,7 @@ def _refuse_few_images(config: RunConfig) -> None:
         num_images=options.num_images,
         pool=None if pool is None else pool.count(),
     )
-    found = method.most_recorded(config.baseline, extent)
-    if found and sum(found.values()) < wanted:
-        parts = " and ".join(f"{count} by {what}" for what, count in found.items())
-        raise UserError(
-            f"Expected kdci.N <= number of images that {method.__name__} records, but got "
-            f"{wanted} > {parts}; lower kdci.N, or have more images recorded"
-        )
+    return method.most_recorded(config.baseline, extent)
 
 
 def _method(config: RunConfig) -> "type[Baseline]":

@@ -33,7 +33,7 @@ def held_out_rows(sizes: Sequence[int], share: float, seed: int) -> list[Tensor]
     if min(sizes) < 2:
         raise UserError(
             f"Expected at least two recorded images in every bank for distill.held_out={share}, "
-            f"but got {list(sizes)}; raise substitution.num_images, or use distill.held_out=0"
+            f"but got {list(sizes)}; have more recorded, or use distill.held_out=0"
         )
     found = []
     for position, size in enumerate(sizes):

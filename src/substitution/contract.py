@@ -65,9 +65,10 @@ class Baseline(nn.Module, ABC):
 
     @classmethod
     def most_recorded(cls, options: Mapping[str, Any], extent: Extent) -> dict[str, int]:
-        """How many images will have been recorded at most, by what decides on it, in words.
+        """How many images each bank will have at most, by what decides on it, in words.
 
-        Only to refuse early what cannot end well: nothing where it is not known.
+        An entry for each of :meth:`substitution_data`, in its order, over all ranks. Only to
+        refuse early what cannot end well: nothing where it is not known.
 
         Args:
             options: Arguments of the constructor that the configuration gives.

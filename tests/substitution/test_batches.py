@@ -265,7 +265,7 @@ def test_some_are_held_out_and_some_are_left(share: float, count: int) -> None:
 
 
 def test_a_bank_of_one_image_cannot_be_parted() -> None:
-    with pytest.raises(UserError, match=r"distill\.held_out=0\.1, but got \[4, 1\]; raise subst"):
+    with pytest.raises(UserError, match=r"distill\.held_out=0\.1, but got \[4, 1\]; have more"):
         held_out_rows([4, 1], 0.1, seed=0)
 
 
