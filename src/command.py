@@ -50,7 +50,7 @@ def command() -> None:
             os.environ[sweep.SWEEP_PROCESS] = str(os.getpid())
         sys.argv[1:] = arguments.understood(sys.argv[1:])
         _prepare(sys.argv[1:])
-    with complaint.complaints(sys.argv[1:]):
+    with complaint.complaints(sys.argv[1:]), sweep.reported():
         _job()
 
 

@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from signal import Signals
@@ -18,13 +19,14 @@ from src.common.errors import UserError
 from src.common.parent import PARENT, follow, leave
 from src.common.sealed import write_sealed
 from src.common.signals import interruptible
-from src.complaint import complaints
+from src.complaint import NO_VALUE, complaints
 from src.config.launchers import SEARCH
 from src.launch import TOLD
 from src.report.sweep import Failure, point_name, report_sweep, result_of
 
 _log = logging.getLogger(__name__)
 POINT, SWEEP_PROCESS = "point.json", "KDCI_SWEEP_PROCESS"
+_FOLDER = "KDCI_SWEEP_FOLDER"
 
 
 def run_point(overrides: Sequence[str], record: Path) -> None:
@@ -96,6 +98,28 @@ def _follow_sweep() -> None:
     follow(os.environ[SWEEP_PROCESS], leave)
 
 
+@contextmanager
+def reported() -> Iterator[None]:
+    """Show the table also of a search of which every point has failed.
+
+    Optuna raises then, and Hydra tells no callback that the sweep has ended.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if str(error) == NO_VALUE:
+            folder = Path(os.environ[_FOLDER])
+            report_sweep(folder, _records(folder))
+        raise
+
+
+def _records(folder: Path) -> list[Path]:
+    """Where each point of a sweep is recorded."""
+    folders = (path for path in folder.iterdir() if path.is_dir())
+    # Launchers keep what is theirs in hidden ones.
+    return [path / POINT for path in sorted(folders) if not path.name.startswith(".")]
+
+
 class SweepReport(Callback):
     """One table over all points when a sweep ends; exit code 1 if a point failed."""
 
@@ -115,6 +139,9 @@ class SweepReport(Callback):
                     "agreement; add distill.held_out=0.1, or search.objective=acc1, which "
                     "chooses by test accuracy"
                 )
+        os.environ[_FOLDER] = str(
+            config.hydra.sweep.dir
+        )  # which Optuna does not say when it raises
         if "joblib" in config.hydra.launcher._target_:
             _let_workers_follow()
 
@@ -122,10 +149,7 @@ class SweepReport(Callback):
         """Read the record of every point and its summary."""
         folder = Path(config.hydra.sweep.dir)
         try:
-            folders = (path for path in folder.iterdir() if path.is_dir())
-            # Launchers keep what is theirs in hidden ones.
-            points = [path for path in folders if not path.name.startswith(".")]
-            records = [path / POINT for path in sorted(points)]
+            records = _records(folder)
             failed = report_sweep(folder, records)
             if _is_by_agreement(config):
                 _mention_other_images(records)

@@ -9,7 +9,7 @@ import pytest
 from src.common.sealed import write_sealed
 from src.report.summary import write_summary
 from src.report.sweep import point_name
-from src.sweep import POINT, SweepReport, _mention_other_images, value_of
+from src.sweep import POINT, SweepReport, _mention_other_images, reported, value_of
 from tests.compose import composed
 from tests.report.conftest import make_summary as make_summary
 from tests.smoke import Finished, Smoke
@@ -62,8 +62,14 @@ def test_nor_has_one_that_left_no_result(tmp_path: Path, make_summary: Any) -> N
     assert value_of(record, "acc1") is None
 
 
+@pytest.fixture(autouse=True)
+def put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a sweep that starts leaves in the environment is gone after a test."""
+    monkeypatch.setenv("KDCI_SWEEP_FOLDER", "")
+
+
 def start(*overrides: str) -> None:
-    SweepReport().on_multirun_start(composed(*overrides))
+    SweepReport().on_multirun_start(composed("hydra.sweep.dir=sweep", *overrides))
 
 
 def test_a_search_by_agreement_needs_images_that_are_held_out(
@@ -85,6 +91,19 @@ def test_a_search_among_teachers_is_refused(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         start("hydra/sweeper=search", "task=teacher", "search.objective=acc1")
     assert "but got task=teacher" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("said", ["No trials are completed yet.", "something else"])
+def test_a_search_without_a_value_ends_with_the_table_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], said: str
+) -> None:
+    folder = ended(tmp_path, exit_code=2).parent
+    start(f"hydra.sweep.dir={folder}")
+    with pytest.raises(ValueError, match=said), reported():
+        raise ValueError(said)
+    is_shown = said.startswith("No trials")
+    assert ("1 points, 1 failed" in capsys.readouterr().out) == is_shown
+    assert (folder / "table.md").exists() == is_shown
 
 
 @pytest.mark.parametrize("stages", [1, 2])
@@ -153,6 +172,7 @@ def test_a_search_of_which_every_point_fails_says_so(smoke: Smoke, tmp_path: Pat
     bad = ["kdci.N=choice(0,-1)", "distill.held_out=0.2", "hydra.sweeper.n_trials=2"]
     search = smoke.command(tmp_path, "--multirun", "hydra/sweeper=optuna", *bad)
     assert search.exit_code == 1
+    assert "2 points, 2 failed" in search.stdout
     assert search.stderr.splitlines()[-1] == (
         "Error: No point of the search has ended with a value; each has said why"
     )
