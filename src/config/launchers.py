@@ -1,5 +1,6 @@
 """What a sweep's launcher or sweeper needs, said before Hydra says it in a page, or much later."""
 
+import re
 import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -8,6 +9,8 @@ from src.common.errors import MissingExtraError, UserError
 
 SEARCH = "search"
 """The option of ``hydra/sweeper`` whose points are chosen by what the ones before were worth."""
+_GRID = r"\+*hydra/sweeper/sampler=['\"]?grid['\"]?"
+_LISTED = "list the values, as in kdci.N=8,16,32"
 _GROUP = "hydra/launcher"
 _ON_SLURM = ("submitit_slurm", "slurm", "preemptible")
 _PACKAGES = dict.fromkeys(("joblib", "machine"), "hydra_joblib_launcher")
@@ -41,7 +44,7 @@ def refuse_unfit_sweeper(arguments: Sequence[str], *, several: bool) -> None:
 
     Raises:
         MissingExtraError: If its sweeper is not installed.
-        UserError: If there is no sweep whose points it could choose.
+        UserError: If there is no sweep whose points it could choose, or it shall try them all.
     """
     if not any(argument.lstrip("+") == f"hydra/sweeper={SEARCH}" for argument in arguments):
         return
@@ -54,7 +57,13 @@ def refuse_unfit_sweeper(arguments: Sequence[str], *, several: bool) -> None:
         raise MissingExtraError(
             "the sweeper of hydra/sweeper=optuna",
             "search",
-            "leave hydra/sweeper out and list the values, as in kdci.N=8,16,32",
+            f"leave hydra/sweeper out and {_LISTED}",
+        )
+    if any(re.fullmatch(_GRID, argument) for argument in arguments):
+        raise UserError(
+            "Cannot use hydra/sweeper/sampler=grid with hydra/sweeper=optuna, which draws points "
+            f"by a seed: a grid is a sweep without a sweeper, so leave both out and {_LISTED}; or "
+            "take another sampler, such as random"
         )
 
 

@@ -73,3 +73,12 @@ def test_a_search_needs_its_sweeper(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_run_cannot_be_a_search() -> None:
     with pytest.raises(UserError, match=r"hydra/sweeper=optuna for one run: .* add --multirun"):
         refuse_unfit_sweeper(["hydra/sweeper=search"], several=False)
+
+
+@pytest.mark.parametrize("grid", ["=grid", "='grid'"])
+def test_a_search_is_no_grid(grid: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launchers, "find_spec", lambda _: object())
+    search = ["-m", "hydra/sweeper=search"]
+    with pytest.raises(UserError, match=r"sampler=grid .* leave both out and list the values, as"):
+        refuse_unfit_sweeper([*search, f"hydra/sweeper/sampler{grid}"], several=True)
+    refuse_unfit_sweeper([*search, "hydra/sweeper/sampler=random"], several=True)
