@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -216,15 +216,13 @@ def _mirror(arguments: argparse.Namespace) -> int:
     )
     sys.stdout.flush()
     if arguments.wandb_panels:
-        _save_panels(arguments.paths, to, {*done.now, *done.before, *done.live})
+        _save_panels(done.there, to)
     return 2 if done.refused else 0
 
 
-def _save_panels(paths: Sequence[Path], to: "Target", folders: Collection[Path]) -> None:
+def _save_panels(shown: Sequence[Summary], to: "Target") -> None:
     from src.report.panels import panels, save_panels
 
-    found = read_summaries(paths).summaries
-    shown = [summary for summary in found if Path(summary["folder"]) in folders]
     address = save_panels(panels(shown, to.shown), to) if shown else "none, no run to show"
     sys.stdout.write(f"Panels: {address}\n")
     sys.stdout.flush()

@@ -67,7 +67,7 @@ class Target(NamedTuple):
 
 
 class Mirrored(NamedTuple):
-    """What was done, as folders of runs.
+    """What was done, as folders of runs, but for the last.
 
     Attributes:
         now: Mirrored.
@@ -75,6 +75,7 @@ class Mirrored(NamedTuple):
         live: Had been logged there while they ran.
         unfinished: Not finished.
         refused: Instead, one line for each that says that it is finished and was left out.
+        there: Summaries of all that are there now: mirrored, before or now, and live.
     """
 
     now: list[Path]
@@ -82,6 +83,7 @@ class Mirrored(NamedTuple):
     live: list[Path]
     unfinished: list[Path]
     refused: list[str]
+    there: list[Summary]
 
 
 def target(project: str, mode: str | None) -> Target:
@@ -131,22 +133,24 @@ def mirror(paths: Sequence[Path], to: Target, tell: Callable[[Path], None]) -> M
     if find_spec("wandb") is None:
         raise MissingExtraError("wandb", "train")
     found = read_summaries(paths)
-    result = Mirrored([], [], [], [], [_mend(damage.reason) for damage in found.damaged])
+    result = Mirrored([], [], [], [], [_mend(damage.reason) for damage in found.damaged], [])
     for summary in found.summaries:
         folder = Path(summary["folder"])
         if summary["status"] != "finished":
             result.unfinished.append(folder)
         elif to.has(summary):
             result.live.append(folder)
-        else:
-            _mirror(folder, to, tell, result)
+            result.there.append(summary)
+        elif _mirror(folder, to, tell, result):
+            result.there.append(summary)
     if len(result.unfinished) == len(found.summaries) and not found.damaged:
         looked = ", ".join(f"'{path}'" for path in paths)
         raise UserError(f"Expected at least one finished run below {looked}, but found none")
     return result
 
 
-def _mirror(folder: Path, to: Target, tell: Callable[[Path], None], result: Mirrored) -> None:
+def _mirror(folder: Path, to: Target, tell: Callable[[Path], None], result: Mirrored) -> bool:
+    """Whether it is there now."""
     try:
         if not os.access(folder, os.W_OK):
             raise UserError(f"'{folder}' is read-only, but W&B keeps its files there; copy it")
@@ -162,6 +166,8 @@ def _mirror(folder: Path, to: Target, tell: Callable[[Path], None], result: Mirr
         (result.now if is_new else result.before).append(folder)
         if is_new:
             tell(folder)
+        return True
+    return False
 
 
 def _mirror_once(folder: Path, to: Target) -> bool:

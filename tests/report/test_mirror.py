@@ -81,7 +81,10 @@ def make_run(tmp_path: Path, make_summary: Any) -> Callable[..., Path]:
 
 
 def mirrored(*paths: Path, to: Target = OFFLINE) -> Mirrored:
-    return mirror(paths, to, lambda folder: None)
+    result = mirror(paths, to, lambda folder: None)
+    there = sorted(Path(summary["folder"]) for summary in result.there)
+    assert there == sorted([*result.now, *result.before, *result.live])
+    return result
 
 
 def rewritten(folder: Path, change: Callable[[Any], None]) -> None:
@@ -94,7 +97,8 @@ def test_a_run_is_mirrored_as_it_was_logged(
     started: list[FakeRun], make_run: Callable[..., Path]
 ) -> None:
     folder = make_run()
-    assert mirrored(folder.parent) == Mirrored([folder], [], [], [], [])
+    summary = read_summary(folder / "summary.json")
+    assert mirrored(folder.parent) == Mirrored([folder], [], [], [], [], [summary])
     (run,) = started
     assert run.options["config"] == {
         "seed": 0,

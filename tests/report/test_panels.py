@@ -13,7 +13,7 @@ from src.report.__main__ import main
 from src.report.aggregate import aggregate
 from src.report.dashboard import DashboardError
 from src.report.mirror import Mirrored, Target, require_panels
-from src.report.summary import Summary
+from src.report.summary import Summary, read_summary, write_summary
 from src.report.table import markdown_table
 from tests.report.wandb_server import server
 
@@ -263,13 +263,13 @@ def test_the_command_shows_what_is_there(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from src.report.summary import write_summary
-
     there, refused = tmp_path / "there", tmp_path / "refused"
     for seed, folder in enumerate((there, refused)):
         folder.mkdir()
         write_summary(make_summary(seed=seed), folder)
-    result = Mirrored([], [there], [], [], [f"'{refused}' is damaged"])
+    kept = read_summary(there / "summary.json")
+    result = Mirrored([], [there], [], [], [f"'{refused}' is damaged"], [kept])
+    monkeypatch.setattr("src.report.__main__.read_summaries", lambda _: pytest.fail("read again"))
     monkeypatch.setattr(mirror_module, "mirror", lambda *_: result)
     monkeypatch.setattr(module, "save_panels", lambda blocks, to: f"{len(blocks)} in {to.project}")
     shown: list[Any] = []
