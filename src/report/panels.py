@@ -1,7 +1,8 @@
 """One report of a W&B project: the tables made here, and charts of the runs that are there.
 
 A report and no saved view of the workspace: text stands between charts whose runs are grouped in
-several ways, and W&B lists reports by title, so that the next one replaces it; views it does not.
+several ways, and W&B lists reports by title and description, so that the next one replaces it and
+nobody else's; views it does not.
 """
 
 from collections import defaultdict
@@ -25,9 +26,10 @@ from src.report.summary import Summary
 from src.report.table import markdown_blocks, markdown_table
 
 TITLE = "KDCI results"
+_MARK = "Written by --wandb-panels; its next call replaces it, with all edits by hand."
 _ABOUT = (
-    "Written by --wandb-panels; its next call replaces it, with all edits by hand. The tables and "
-    "the charts over N hold the runs of that call, the other charts whatever is in the project."
+    "The tables and the charts over N hold the runs of the last call, the other charts whatever "
+    "is in the project."
 )
 _GROUPS = [
     f"config.{key}" for key in (f"{NAMES}.dataset", "budget", f"{NAMES}.baseline", "kdci.name")
@@ -76,7 +78,9 @@ def panels(summaries: Sequence[Summary], identity: Callable[[Summary], str | Non
 
 
 def save_panels(blocks: Sequence[Any], to: Target) -> str:
-    """Make the report, or replace the one of its title, and return its address.
+    """Make the report, or replace the one that was made before, and return its address.
+
+    One of the same title that somebody else has written stays.
 
     Args:
         blocks: What ``panels`` returned.
@@ -90,7 +94,9 @@ def save_panels(blocks: Sequence[Any], to: Target) -> str:
         entity = to.entity or api.default_entity
         if entity is None:
             raise UserError("the account has no default team, name one by WANDB_ENTITY")
-        report = wr.Report(to.project, entity, TITLE, blocks=list(blocks), width="fluid")
+        report = wr.Report(
+            to.project, entity, TITLE, description=_MARK, blocks=list(blocks), width="fluid"
+        )
         report.id = _saved_before(api.reports(f"{entity}/{to.project}"))
         return str(report.save().url)
     except Exception as error:  # the library raises plain ones, too
@@ -101,8 +107,9 @@ def save_panels(blocks: Sequence[Any], to: Target) -> str:
 
 
 def _saved_before(reports: Iterable[Any]) -> str:
-    """Identity of the report, empty if there is none yet."""
-    return next((str(report.id) for report in reports if report.display_name == TITLE), "")
+    """Identity of the report that a call has made, empty if there is none yet."""
+    made = (TITLE, _MARK)
+    return next((str(r.id) for r in reports if (r.display_name, r.description) == made), "")
 
 
 def _over_size(rows: Sequence[Row], identities: Mapping[str, str | None]) -> Iterator[Any]:

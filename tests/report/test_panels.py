@@ -139,6 +139,7 @@ def test_curves_and_cost_are_of_keys_that_runs_log(module: Any, runs: list[Summa
 class Saved(NamedTuple):
     id: str
     display_name: str
+    description: str | None = None
 
 
 class FakeApi:
@@ -174,11 +175,18 @@ def account(module: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
     return give
 
 
-def test_the_report_of_this_title_is_replaced(module: Any, account: Any) -> None:
-    done = account(Saved("a", "another"), Saved("b", module.TITLE))
+def test_the_report_that_was_made_before_is_replaced(module: Any, account: Any) -> None:
+    done = account()
     assert module.save_panels([], ONLINE) == "https://wandb.ai/team/team/kdci"
+    made = Saved("b", done[0].title, done[0].description)
+    done = account(Saved("a", "another", made.description), made)
+    module.save_panels([], ONLINE)
     assert (done[0].id, done[0].title, done[0].project) == ("b", module.TITLE, "kdci")
-    done = account(Saved("a", "another"))
+
+
+def test_a_report_of_somebody_else_stays(module: Any, account: Any) -> None:
+    theirs = [Saved("a", "another"), Saved("b", module.TITLE), Saved("c", module.TITLE, "Mine")]
+    done = account(*theirs)
     module.save_panels([], ONLINE._replace(entity=None))
     assert (done[0].id, done[0].entity) == ("", "me")
 
