@@ -82,7 +82,7 @@ def speaks() -> bool:
 
     Where the ranks were started here, whoever started them does.
     """
-    return not is_rank() or (PARENT not in os.environ and os.environ["RANK"] == "0")
+    return not is_rank() or (_FOUND not in os.environ and os.environ["RANK"] == "0")
 
 
 def refuse_unfit_ranks(trainer: TrainerOptions) -> None:

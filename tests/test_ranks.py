@@ -16,7 +16,7 @@ from src.ranks import (
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("TORCHELASTIC_RUN_ID", "KDCI_PARENT", "KDCI_FOUND", "SLURM_STEP_NUM_TASKS"):
+    for name in ("TORCHELASTIC_RUN_ID", "KDCI_FOUND", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -57,7 +57,7 @@ def test_of_torchruns_processes_rank_zero_speaks(monkeypatch: pytest.MonkeyPatch
     be_rank(monkeypatch, 1)
     assert not speaks()
     be_rank(monkeypatch, 0)
-    monkeypatch.setenv("KDCI_PARENT", "1")  # whoever started the ranks speaks for them
+    monkeypatch.setenv("KDCI_FOUND", "{}")  # whoever started the ranks speaks for them
     assert not speaks()
 
 

@@ -23,12 +23,9 @@ def follow_parent() -> None:
     A point stops as if it had been asked to. A rank does not wait: its main thread may wait for
     another rank for ever.
     """
-    if is_rank():
-        if PARENT in os.environ:  # torchrun looks after its own
-            follow(os.environ[PARENT], leave)
-    elif PARENT in os.environ:
+    if PARENT in os.environ:  # torchrun looks after its own
         # What this process starts follows somebody else.
-        follow(os.environ.pop(PARENT), _stop)
+        follow(os.environ.pop(PARENT), leave if is_rank() else _stop)
 
 
 def leave() -> None:

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from src.common import package
+from src.common import parent as module
 from src.common.parent import PARENT, follow_parent
 
 PROGRAM = """
@@ -45,8 +46,14 @@ def test_a_process_whose_parent_lives_goes_on(is_named: bool) -> None:
     assert end_of(str(os.getpid()) if is_named else None, seconds=0.1) == (0, "")
 
 
-def test_a_point_hands_its_parent_down_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PARENT, str(os.getppid()))
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+@pytest.mark.parametrize("is_rank", [True, False])
+def test_neither_ranks_nor_points_hand_their_parent_down(
+    is_rank: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed: list[str] = []
+    monkeypatch.setattr(module, "follow", lambda who, _: followed.append(who))
+    monkeypatch.setattr(module, "is_rank", lambda: is_rank)
+    monkeypatch.setenv(PARENT, "7")
     follow_parent()
-    assert PARENT not in os.environ
+    follow_parent()  # as a process would that this one has started
+    assert (followed, PARENT in os.environ) == (["7"], False)
