@@ -6,6 +6,9 @@ from pathlib import Path
 from textwrap import wrap
 
 import yaml  # type: ignore[import-untyped]
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob
+from hydra.errors import HydraException
 
 from src.common.errors import UserError
 from src.common.package import CONF, ROOT
@@ -82,18 +85,33 @@ def refuse_unknown_options(arguments: Sequence[str], plugins: Sequence[Path] = (
         group, _, names = argument.partition("=")
         if group in _OPTIONAL:
             folders = [_OPTIONAL[group], *(folder / group for folder in plugins)]
-            _refuse_unknown(group, names.split(","), folders)
+            _refuse_unknown(argument, folders)
         else:
             _refuse_no_option(group, names if "=" in argument else None, plugins)
 
 
-def _refuse_unknown(group: str, names: Sequence[str], folders: Sequence[Path]) -> None:
+def _refuse_unknown(argument: str, folders: Sequence[Path]) -> None:
+    group, _, given = argument.partition("=")
     known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
-    for name in names:
+    for name in _chosen(argument, list(known)) or [given]:
         if name not in known:
             raise UserError(unknown_option(group, name, sorted(known)))
         _refuse_unusable(known[name])
         _refuse_wrong_header(known[name])
+
+
+def _chosen(argument: str, known: list[str]) -> list[str]:
+    """The options that a sweep goes through, in any of Hydra's words; none if it is no sweep."""
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return []
+    several = override.value()
+    if isinstance(several, Glob):
+        return several.filter(known)
+    if isinstance(several, ChoiceSweep):
+        return [name.strip("'\"") for name in override.sweep_string_iterator()]
+    return []
 
 
 def _refuse_unusable(path: Path) -> None:

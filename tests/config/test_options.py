@@ -33,7 +33,23 @@ def test_an_unknown_option_of_an_optional_group_is_refused(argument: str, expect
 
 
 def test_known_options_and_other_arguments_pass() -> None:
-    options.refuse_unknown_options(["recipe=dafl_cifar10,dafl_cifar100", "-m", "recipes=x", "a=b"])
+    options.refuse_unknown_options(["recipe=dafl_cifar10", "-m", "recipes=x", "a=b"])
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        "dafl_cifar10,{}",
+        "choice(dafl_cifar10,{})",
+        "choice('dafl_cifar10', '{}')",
+        "shuffle(dafl_cifar10, {})",
+        "glob({}*)",
+    ],
+)
+def test_a_sweep_over_options_is_read_in_any_of_hydra_s_words(sweep: str) -> None:
+    options.refuse_unknown_options([f"recipe={sweep.format('dafl_cifar100')}"])
+    with pytest.raises(UserError, match=r"Unknown option 'recipe=(glob\()?dafk(\*\))?'"):
+        options.refuse_unknown_options([f"recipe={sweep.format('dafk')}"])
 
 
 @pytest.mark.parametrize("content", [each[0] for each in BROKEN if b"\x00" not in each[0]])
