@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -93,11 +94,17 @@ def refuse_unknown_options(arguments: Sequence[str], plugins: Sequence[Path] = (
 def _refuse_unknown(argument: str, folders: Sequence[Path]) -> None:
     group, _, given = argument.partition("=")
     known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
-    for name in _chosen(argument, list(known)) or [given]:
+    several = _chosen(argument, list(known))
+    for name in several or [given]:
         if name not in known:
             raise UserError(unknown_option(group, name, sorted(known)))
-        _refuse_unusable(known[name])
+        content = _usable(known[name])
         _refuse_wrong_header(known[name])
+        if several and content.get("hydra"):  # nothing but hydra.sweeper.params may be there
+            raise UserError(
+                f"Cannot sweep over {group}: '{in_program(known[name])}' is a sweep of its own, "
+                f"whose points would be left out; give {group}={name} in a command of its own"
+            )
 
 
 def _chosen(argument: str, known: list[str]) -> list[str]:
@@ -114,8 +121,8 @@ def _chosen(argument: str, known: list[str]) -> list[str]:
     return []
 
 
-def _refuse_unusable(path: Path) -> None:
-    """Refuse a file that has no keys, or whose defaults Hydra would choke on."""
+def _usable(path: Path) -> dict[str, Any]:
+    """What a file holds, unless it has no keys, or defaults that Hydra would choke on."""
     if not path.is_file():  # a pipe or a device would never end
         raise UserError(f"Cannot read '{in_program(path)}': it is no regular file; remove it")
     try:
@@ -140,6 +147,7 @@ def _refuse_unusable(path: Path) -> None:
             f"Wrong value of 'defaults' in '{in_program(path)}': expected a list of options such "
             f"as `- override /dataset: digits`, but got {shown(defaults)}"
         )
+    return content
 
 
 def _refuse_wrong_header(path: Path) -> None:

@@ -52,6 +52,19 @@ def test_a_sweep_over_options_is_read_in_any_of_hydra_s_words(sweep: str) -> Non
         options.refuse_unknown_options([f"recipe={sweep.format('dafk')}"])
 
 
+@pytest.mark.parametrize("sweep", ["x,y", "choice(x)", "glob(*)"])
+def test_sweeps_are_not_swept_over(sweep: str, folder: Path) -> None:
+    """Hydra would run a single point of each, without a word."""
+    for name in ("x", "y"):
+        (folder / "experiments" / f"{name}.yaml").write_text(f"{HEADER.decode()}seed: 1\n")
+    options.refuse_unknown_options([f"experiments={sweep}"])
+    own = f"{HEADER.decode()}hydra:\n  sweeper:\n    params:\n      seed: 0,1\n"
+    (folder / "experiments" / "x.yaml").write_text(own)
+    options.refuse_unknown_options(["experiments=x"])
+    with pytest.raises(UserError, match=r"'experiments/x\.yaml' .* give experiments=x in"):
+        options.refuse_unknown_options([f"experiments={sweep}"])
+
+
 @pytest.mark.parametrize("content", [each[0] for each in BROKEN if b"\x00" not in each[0]])
 def test_a_broken_experiment_is_found_before_hydra_reads_it(content: bytes, folder: Path) -> None:
     (folder / "experiments" / "x.yaml").write_bytes(HEADER + content)
