@@ -1,11 +1,10 @@
 """SpaceshipNet: a generator's feature maps are kept, mixed by channels, and decoded anew."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar, cast
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Adam
 
@@ -53,8 +52,6 @@ class SpaceshipNet(Baseline):
         class_weight: w_oh.
         bn_weight: w_bn.
         exchange_probability: p.
-        padding: Of the crops that generator and student are trained on, pixels; 4 as published,
-            whatever the size of the images. Mirroring and resized crops are the data set's.
         attention_weight: Of all class activation maps in the student's loss; 1 as published.
         store_memory: GiB up to which a store is in memory, on the device; a larger one is a file
             in the temporary folder, for as long as the process lives.
@@ -86,7 +83,6 @@ class SpaceshipNet(Baseline):
         class_weight: NonNegativeFloat = 0.5,
         bn_weight: NonNegativeFloat = 1.0,
         exchange_probability: Annotated[float, Field(ge=0, le=1)] = 0.7,
-        padding: NonNegativeInt = 4,
         attention_weight: NonNegativeFloat = _ATTENTION_WEIGHT,
         store_memory: NonNegativeFloat = 2.0,
         half_maps: bool = False,
@@ -99,7 +95,6 @@ class SpaceshipNet(Baseline):
         self.weights = {"class": class_weight, "bn": bn_weight}
         self.exchange_probability = exchange_probability
         self.attention_weight = attention_weight
-        self.view = replace(spec.augmentation, padding=padding)
         with torch.no_grad(), mode(self.generator, False):
             *maps, _ = self._pass(torch.zeros(1, *self.generator.latent_shape))
         dtype = torch.float16 if half_maps else torch.float32
@@ -107,7 +102,7 @@ class SpaceshipNet(Baseline):
             RowStore(tuple(each.shape[1:]), dtype, mapped_above=int(store_memory * _GIB))
             for each in maps
         )
-        self.bank = ImageBank.of(spec, augmentation=self.view)
+        self.bank = ImageBank.of(spec, augmentation=spec.augmentation)
 
     @classmethod
     def most_recorded(cls, options: Mapping[str, Any], extent: Extent) -> dict[str, int]:
@@ -173,7 +168,7 @@ class SpaceshipNet(Baseline):
         return {name: term.detach() for name, term in terms.items()}
 
     def _terms(self, pixels: Tensor, labels: Tensor, heard: BNTap) -> dict[str, Tensor]:
-        view = self.view(pixels, global_generator(self.device))
+        view = self.spec.augmentation(pixels, global_generator(self.device))
         logits = self.teacher(self.normalisation(view)).logits
         return {
             "class": class_loss(logits, labels),
@@ -198,7 +193,7 @@ class SpaceshipNet(Baseline):
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """Decoded maps of one size, of all rounds so far, augmented as in training."""
-        view = self.view(self._decode(n), global_generator(self.device))
+        view = self.spec.augmentation(self._decode(n), global_generator(self.device))
         images: Tensor = self.normalisation(view)
         return images
 

@@ -46,7 +46,6 @@ def make(spec):
             "batch_size": 6,
             "steps": 3,
             "generator_lr": 0.01,
-            "padding": 0,
         }
         return SpaceshipNet(
             teacher=FrozenTeacher(network),
@@ -274,26 +273,6 @@ def test_stores_in_files_give_the_same(make):
         outcomes.append(method.sample(5))
         assert method.stores[0]._is_mapped == (memory == 0)
     assert torch.equal(*outcomes)
-
-
-def test_crops_are_padded_by_four_pixels_whatever_the_data_set_pads(make, spec, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        "src.common.augment.random_crop_flip",
-        lambda images, padding, flip, _: seen.append((padding, flip)) or images,
-    )
-    method = SpaceshipNet(
-        teacher=make().teacher,
-        spec=replace(spec, augmentation=Augmentation(8, 0.25)),
-        generator=partial(Generator, latent_dim=5, base_width=2),
-        batch_size=6,
-        steps=1,
-        generator_lr=0.01,
-    )
-    advance(method, None)
-    method.sample(2)
-    assert seen == [(4, 0.25)] * 2
-    assert method.bank.augmentation == Augmentation(4, 0.25)
 
 
 def test_the_objective_compares_maps_unless_they_have_no_weight(make):
