@@ -96,7 +96,7 @@ def test_a_validation_image_without_annotation_is_an_error(tiny, tmp_path, save)
 
 def test_both_statistics_of_the_field_can_be_had(tmp_path):
     usual = TinyImageNet(tmp_path, tmp_path).spec
-    assert (usual.image_size, usual.augmentation) == (64, Augmentation(8, 0.5))
+    assert (usual.image_size, usual.augmentation) == (64, Augmentation(4, 0.5))
     assert usual.mean == (0.485, 0.456, 0.406)
     half = TinyImageNet(tmp_path, tmp_path, statistics="half")
     assert half.statistics == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
