@@ -56,7 +56,7 @@ ifdef BASE
 else
 	$(BIN)/python -m benchmarks.paired_timings
 	$(BIN)/python -m benchmarks.kdci_costs
-	$(BIN)/python -m benchmarks.against_literal --bf16
+	$(BIN)/python -m benchmarks.against_literal
 endif
 
 clean:  ## Remove the virtual environment, caches and outputs

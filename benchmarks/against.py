@@ -2,7 +2,8 @@
 
 Both sources are loaded into one process, and each piece of work alternates between them, so that
 neighbours of the machine slow both alike. Shown are medians, and the ratio of this one to the
-other with its quartiles. ``--json FILE`` keeps all times.
+other with its quartiles. ``--json FILE`` keeps all times. What a run does to its process, such as
+keeping freed memory, neither side does.
 """
 
 import argparse

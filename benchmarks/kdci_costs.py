@@ -221,6 +221,7 @@ def _peak(kind: str, *size: object) -> str:
 
 def _peak_here(kind: str, size: tuple[object, ...]) -> float:
     torch.set_num_threads(1)
+    keep_freed_memory()
     action = _action(kind, *size)
     before: int = psutil.Process().memory_info().rss
     for _ in range(1 if kind == "fit" else 2):  # an optimiser's first step makes its momentum

@@ -1,9 +1,10 @@
 """The methods as a literal loop, to time this program against: :mod:`benchmarks.against_literal`.
 
-What the published codes of these methods have in common, written from their equations: float32,
-contiguous tensors, a hook on every BatchNorm layer that copies and reduces its input, plain
-optimisers, views drawn image by image, PNG files that a DataLoader reads again. Values are those
-of the CIFAR scripts; the networks, which are not what is compared, are this program's.
+How the published codes work, written from the methods' equations: float32, contiguous tensors, a
+hook on every BatchNorm layer that copies and reduces its input, plain optimisers, views drawn
+image by image, PNG files. Values are those of the CIFAR scripts; the networks, which are not what
+is compared, are this program's. Kinder than they are: neither network takes gradients of its own
+in a synthesis, no worker processes are started for every round, and Fast never starts anew.
 """
 
 from collections.abc import Callable
@@ -24,16 +25,26 @@ from src.network.classifier import Classifier
 from src.network.generator import Generator
 
 _BETAS = (0.5, 0.999)
-_NEGATIVES = 4096  # of CMI
+_BANK, _NEGATIVES = 40_960, 4096  # of CMI
 Round = Callable[[], object]
 
 
 class Statistics:
-    """A hook on each BatchNorm layer: distance of its input's statistics, and pooled input."""
+    """A hook on each BatchNorm layer: distance of its input's statistics, and pooled input.
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        network: Teacher.
+        pools: Whether the inputs are pooled, which only CMI reads.
+        momentum: Share of older batches in the statistics; see :meth:`remember`.
+    """
+
+    def __init__(self, network: nn.Module, pools: bool = False, momentum: float = 0.0) -> None:
+        self.pools, self.momentum = pools, momentum
         self.distances: list[Tensor] = []
         self.pooled: list[Tensor] = []
+        self.moments: list[tuple[Tensor, Tensor]] = []
+        self.last: list[tuple[Tensor, Tensor]] = []
+        self.older: list[tuple[Tensor, Tensor]] = []
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.register_forward_hook(self._hear)
@@ -42,16 +53,32 @@ class Statistics:
         (maps,) = inputs
         mean = maps.mean((0, 2, 3))
         variance = maps.transpose(0, 1).contiguous().flatten(1).var(1, unbiased=False)
+        if self.older:
+            older_mean, older_variance = self.older[len(self.moments)]
+            mean = self.momentum * older_mean + (1 - self.momentum) * mean
+            variance = self.momentum * older_variance + (1 - self.momentum) * variance
+        self.moments.append((mean.detach(), variance.detach()))
         known_mean, known_variance, _ = layer.buffers()
         distance = torch.linalg.vector_norm(mean - known_mean)
         self.distances.append(distance + torch.linalg.vector_norm(variance - known_variance))
-        self.pooled.append(maps.mean((2, 3)))
+        if self.pools:
+            self.pooled.append(maps.mean((2, 3)))
 
-    def take(self) -> tuple[Tensor, Tensor]:
-        """Sum of the distances and pooled inputs ``[B, D]`` of the pass that was last."""
-        found = torch.stack(self.distances).sum(), torch.cat(self.pooled, dim=1)
-        self.distances, self.pooled = [], []
+    def distance(self) -> Tensor:
+        """Sum over the layers, of the pass that was last."""
+        found = torch.stack(self.distances).sum()
+        self.distances, self.last, self.moments = [], self.moments, []
         return found
+
+    def features(self) -> Tensor:
+        """Pooled inputs of all layers ``[B, D]``, of the pass that was last."""
+        found = torch.cat(self.pooled, dim=1)
+        self.distances, self.moments, self.pooled = [], [], []
+        return found
+
+    def remember(self) -> None:
+        """Mix the statistics of the pass that was last into those of the next ones."""
+        self.older = self.last
 
 
 class Files:
@@ -72,7 +99,7 @@ class Files:
     def append(self, images: Tensor) -> None:
         """Keep pixels in [0, 1], ``[B, 3, H, W]``."""
         first = len(list(self.folder.iterdir()))
-        pixels = (images.detach() * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        pixels = (images.detach() * 255).byte().permute(0, 2, 3, 1).numpy()
         for number, each in enumerate(pixels, first):
             Image.fromarray(each).save(self.folder / f"{number}.png")
 
@@ -199,7 +226,7 @@ def deepinv(
             view = images.roll(shift, (2, 3))
             view = view.flip(3) if torch.rand(()) < 0.5 else view
             logits = teacher(view)
-            loss = 10 * statistics.take()[0] + F.cross_entropy(logits, labels)
+            loss = 10 * statistics.distance() + F.cross_entropy(logits, labels)
             loss = loss - jensen_shannon(network(view), logits, 3.0) + 0.001 * variation(images)
             optimizer.zero_grad()
             loss.backward()
@@ -224,24 +251,27 @@ def cmi(
     teacher: Classifier, network: Classifier, batch: int, steps: int, spec: ImageSpec, folder: Path
 ) -> Round:
     """A round of CMI (Fang et al., IJCAI 2021)."""
-    statistics, files = Statistics(teacher), Files(folder, spec, batch)
+    statistics, files = Statistics(teacher, pools=True), Files(folder, spec, batch)
     generator = Generator(image_size=spec.image_size, latent_dim=256)
     teacher(torch.zeros(1, 3, spec.image_size, spec.image_size))
-    dim = statistics.take()[1].shape[1]
+    dim = statistics.features().shape[1]
     head = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 256))
     head_optimizer = Adam(head.parameters(), lr=1e-3)
-    bank = torch.randn(40_960, 2 * dim)
-    filled = 0
+    bank = torch.randn(_BANK, 2 * dim)  # full, as in most rounds
+    place = 0
 
     def project(features: Tensor) -> Tensor:
         return F.normalize(head(features), dim=1)
 
     def refresh() -> None:
-        nonlocal filled
+        nonlocal place
         network.eval()
         for layer in generator.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.normal_(layer.weight, 0.0, 0.02)
+            if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+                centre = 1.0 if isinstance(layer, nn.BatchNorm2d) else 0.0
+                nn.init.normal_(layer.weight, centre, 0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         latents = torch.randn(batch, 256, requires_grad=True)
         labels = torch.randint(spec.num_classes, (batch,))
         optimizer = Adam([*generator.parameters(), latents], lr=1e-3, betas=_BETAS)
@@ -250,12 +280,13 @@ def cmi(
             images = generator(latents)
             view = normalise(global_view(images), spec)
             logits = teacher(view)
-            distance, whole = statistics.take()
-            loss = distance + F.cross_entropy(logits, labels)
+            whole = torch.cat(statistics.pooled, dim=1)
+            loss = statistics.distance() + F.cross_entropy(logits, labels)
             loss = loss + 0.5 * disagreement(network(view), logits)
+            statistics.pooled = []
             teacher(normalise(local_view(images), spec))
-            local = statistics.take()[1]
-            drawn = bank[torch.randperm(max(filled, batch))[:_NEGATIVES]]
+            local = statistics.features()
+            drawn = bank[torch.randperm(len(bank))[:_NEGATIVES]]
             old_local, old_whole = drawn.chunk(2, dim=1)
             anchors = project(torch.cat([local, old_local]))
             candidates = project(torch.cat([whole, old_whole])).detach()
@@ -271,8 +302,8 @@ def cmi(
             loss.backward()
             optimizer.step()
             head_optimizer.step()
-        bank[filled : filled + batch] = kept_features
-        filled = (filled + batch) % len(bank)
+        bank[place : place + batch] = kept_features
+        place = (place + batch) % len(bank)
         files.append(kept)
         files.batches()
 
@@ -283,7 +314,7 @@ def fast(
     teacher: Classifier, network: Classifier, batch: int, steps: int, spec: ImageSpec, folder: Path
 ) -> Round:
     """A round of FastDFKD (Fang et al., AAAI 2022) with MAML."""
-    statistics, files = Statistics(teacher), Files(folder, spec, batch)
+    statistics, files = Statistics(teacher, momentum=0.9), Files(folder, spec, batch)
     generator = Generator(image_size=spec.image_size, latent_dim=256)
     outer = Adam(generator.parameters(), lr=steps * 3e-3, betas=_BETAS)
 
@@ -303,7 +334,7 @@ def fast(
             images = copy(latents)
             view = normalise(global_view(images), spec)
             logits = teacher(view)
-            loss = 10 * statistics.take()[0] + 0.4 * F.cross_entropy(logits, labels)
+            loss = 10 * statistics.distance() + 0.4 * F.cross_entropy(logits, labels)
             loss = loss + 1.1 * disagreement(network(view), logits)
             if loss.item() < best:
                 best, kept = loss.item(), images.detach()
@@ -313,6 +344,7 @@ def fast(
                 if copied.grad is not None:
                     own.grad = copied.grad + (0 if own.grad is None else own.grad)
             inner.step()
+        statistics.remember()
         outer.step()
         files.append(kept)
         files.batches()

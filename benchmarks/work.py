@@ -69,7 +69,8 @@ def work_of(name: str) -> Callable[[], object]:
         return student_step(teacher, student, config, lambda: images)
     if name == "evaluation":
         return _evaluation(student)
-    return round_of(teacher, student, config, **({"pool": Noise()} if name == "mosaickd" else {}))
+    method = method_of(teacher, config, **({"pool": Noise()} if name == "mosaickd" else {}))
+    return lambda: advance(method, student)
 
 
 def composed(baseline: str, words: list[str]) -> Any:
@@ -80,14 +81,11 @@ def composed(baseline: str, words: list[str]) -> Any:
         return check(naming.resolved(compose("config", [f"baseline={baseline}", *words])))
 
 
-def round_of(
-    teacher: FrozenTeacher, student: Classifier, config: Any, **more: Any
-) -> Callable[[], object]:
-    """A round of the configured method, in channels_last; ``more`` goes to its constructor."""
+def method_of(teacher: FrozenTeacher, config: Any, **more: Any) -> Any:
+    """The configured method, in channels_last; ``more`` goes to its constructor."""
     spec = ImageSpec(CLASSES, SIZE, (0.5,) * 3, (0.25,) * 3)
-    baseline = build(config.baseline, teacher=teacher, spec=spec, **more)
-    baseline.to(memory_format=torch.channels_last)
-    return lambda: advance(baseline, student)
+    method = build(config.baseline, teacher=teacher, spec=spec, **more)
+    return method.to(memory_format=torch.channels_last)
 
 
 def network_of_width(width: int) -> Classifier:

@@ -139,9 +139,8 @@ class SweepReport(Callback):
                     "agreement; add distill.held_out=0.1, or search.objective=acc1, which "
                     "chooses by test accuracy"
                 )
-        os.environ[_FOLDER] = str(
-            config.hydra.sweep.dir
-        )  # which Optuna does not say when it raises
+        # For a search of which every point fails: Optuna then raises without a word of it.
+        os.environ[_FOLDER] = str(config.hydra.sweep.dir)
         if "joblib" in config.hydra.launcher._target_:
             _let_workers_follow()
 

@@ -17,6 +17,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from src import naming
 from src.common import package
@@ -237,6 +238,27 @@ def test_the_teacher_predicts_all_that_was_recorded(make, student, tiny_teacher)
     recording = predict(tiny_teacher, baseline.substitution_data())
     assert len(recording.logits) == sum(len(bank) for bank in recording.banks)
     assert torch.isfinite(recording.logits).all()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_are_laid_out_as_their_weights(make, student, layout):
+    """Fused Adam takes for granted, on CPUs without a word, that they are."""
+    apart, steps = [], []
+
+    def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        steps.append(optimizer)
+        for group in optimizer.param_groups:
+            pairs = ((p, p.grad) for p in group["params"] if p.grad is not None)
+            apart.extend(p.shape for p, grad in pairs if p.stride() != grad.stride())
+
+    baseline = make().to(memory_format=layout)
+    handle = register_optimizer_step_pre_hook(look)
+    try:
+        play(baseline, student, rounds=2)
+    finally:
+        handle.remove()
+    assert not apart
+    assert steps or type(baseline).__name__ == "DFND"  # it makes nothing
 
 
 def test_optimisers_that_outlive_a_round_step_networks_that_all_ranks_share(make):

@@ -9,17 +9,17 @@ from functools import cache
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
 _NEVER = -1
-_LARGEST_KEPT = 2**30  # bytes: whole banks of images still go back
+_LARGEST_KEPT = (2**30, 2**25)  # bytes; glibc before 2.35 takes no more than the second
 
 
 def keep_freed_memory() -> bool:
     """Let this process use freed memory again instead of giving it back; whether that was done."""
     library = _glibc()
-    return (
-        library is not None
-        and library.mallopt(_TRIM_THRESHOLD, _NEVER) == 1
-        and library.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT) == 1
-    )
+    if library is None:
+        return False
+    # In this order: whoever sets the other one alone has every small block mapped anew.
+    is_set = any(library.mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST_KEPT)
+    return is_set and library.mallopt(_TRIM_THRESHOLD, _NEVER) == 1
 
 
 def give_freed_memory_back() -> None:

@@ -40,8 +40,10 @@ def has_native_bf16(accelerator: str) -> bool:
         accelerator: ``auto``, ``cpu``, or ``gpu`` or ``cuda``.
     """
     if _is_cpu(accelerator):
-        found = torch.cpu.get_capabilities()
-        return any(found.get(name, False) for name in _BF16)
+        found = torch.cpu.get_capabilities()  # torch leaves them unused where oneDNN is missing
+        return torch.backends.mkldnn.is_available() and any(
+            found.get(name, False) for name in _BF16
+        )
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 

@@ -30,7 +30,7 @@ def check(config: Mapping[str, Any]) -> RunConfig:
         UserError: For the first wrong key: its name, its value, what is allowed, and for an
             unknown key the nearest name.
     """
-    config = _without_vanilla(config)
+    config = _with_own_precision(_without_vanilla(config))
     refuse_non_finite("", config)
     try:
         checked = RunConfig.model_validate(config)
@@ -48,18 +48,7 @@ def check(config: Mapping[str, Any]) -> RunConfig:
         check_node("kdci.adjustment", checked.kdci.adjustment, "adjustment")
     _check_teacher_fit(checked.teacher.fit)
     _check_distill(checked)
-    return _with_a_precision(checked)
-
-
-def _with_a_precision(config: RunConfig) -> RunConfig:
-    """The same with this machine's precision in place of ``auto``: numbers depend on it."""
-    options = config.trainer
-    if options.precision != "auto":
-        return config
-    precision = "bf16-mixed" if has_native_bf16(options.accelerator) else "32-true"
-    return config.model_copy(
-        update={"trainer": options.model_copy(update={"precision": precision})}
-    )
+    return checked
 
 
 def _without_vanilla(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,6 +62,15 @@ def _without_vanilla(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     is_vanilla = isinstance(kdci, Mapping) and kdci.get("name") == VANILLA
     return {**config, "kdci": None if is_vanilla else kdci}
+
+
+def _with_own_precision(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same with this machine's precision in the place of ``auto``: numbers depend on it."""
+    options = config.get("trainer")
+    if not isinstance(options, Mapping) or options.get("precision") != "auto":
+        return config
+    precision = "bf16-mixed" if has_native_bf16(str(options.get("accelerator"))) else "32-true"
+    return {**config, "trainer": {**options, "precision": precision}}
 
 
 def _check_teacher_fit(fit: TeacherFit) -> None:

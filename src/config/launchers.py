@@ -9,7 +9,7 @@ from src.common.errors import MissingExtraError, UserError
 
 SEARCH = "search"
 """The option of ``hydra/sweeper`` whose points are chosen by what the ones before were worth."""
-_GRID = r"\+*hydra/sweeper/sampler=['\"]?grid['\"]?"
+_GRID = r"\+*hydra/sweeper/sampler(@[\w.]+)?=.*\bgrid\b.*|.*sampler\._target_=.*GridSampler"
 _LISTED = "list the values, as in kdci.N=8,16,32"
 _GROUP = "hydra/launcher"
 _ON_SLURM = ("submitit_slurm", "slurm", "preemptible")

@@ -1,7 +1,7 @@
 """What is refused of the command line before Hydra composes."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -95,16 +95,24 @@ def _refuse_unknown(argument: str, folders: Sequence[Path]) -> None:
     group, _, given = argument.partition("=")
     known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
     several = _chosen(argument, list(known))
-    for name in several or [given]:
+    for name in several or [given.strip("'\"")]:
         if name not in known:
             raise UserError(unknown_option(group, name, sorted(known)))
         content = _usable(known[name])
         _refuse_wrong_header(known[name])
-        if several and content.get("hydra"):  # nothing but hydra.sweeper.params may be there
+        if several and _may_sweep(content):
             raise UserError(
                 f"Cannot sweep over {group}: '{in_program(known[name])}' is a sweep of its own, "
                 f"whose points would be left out; give {group}={name} in a command of its own"
             )
+
+
+def _may_sweep(content: Mapping[str, Any]) -> bool:
+    """Whether a file has, or may inherit, what hydra.sweeper.params says: all it may say there."""
+    inherited = content.get("defaults") or []
+    return bool(content.get("hydra")) or any(
+        isinstance(name, str) and name != "_self_" for name in inherited
+    )
 
 
 def _chosen(argument: str, known: list[str]) -> list[str]:

@@ -120,7 +120,7 @@ class TrainerOptions(_Model):
     accelerator: Literal["auto", "cpu", "gpu"]
     devices: int = Field(gt=0, le=4096)
     nodes: int = Field(gt=0, le=4096)
-    precision: Literal["32-true", "bf16-mixed", "auto"]
+    precision: Literal["32-true", "bf16-mixed"]
     channels_last: bool
     deterministic: bool
     progress: bool

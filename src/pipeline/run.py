@@ -101,9 +101,13 @@ def run(
             _mirrored(config, summary, folder) as wandb_run,
         ):
             recipe, protocol = name.recipe or "none, generic lengths", summary["protocol"]
-            _log.info("Recipe: %s; budget: %s; protocol: %s", recipe, name.budget, protocol)
-            if config.trainer.precision == "bf16-mixed" and not has_native_bf16(device.type):
-                _log.warning("%s", _EMULATED)
+            _log.info(
+                "Recipe: %s; budget: %s; protocol: %s; precision: %s",
+                recipe,
+                name.budget,
+                protocol,
+                config.trainer.precision,
+            )
             dataset: Dataset = build(config.dataset)
             job = Job(of_a_rank(config), folder, dataset, device, identity, wandb_run)
             _moments(job, summary)
@@ -122,6 +126,8 @@ def _begun(
     device = device_of(config.trainer.accelerator, config.trainer.devices)
     if device.type == "cpu":
         keep_freed_memory()
+    if config.trainer.precision == "bf16-mixed" and not has_native_bf16(device.type):
+        _log.warning("%s", _EMULATED)
     with joined_ranks(device):
         identity = identify(config, device, contents)
         own = content_hash([plain(config), identity.run, str(folder)])

@@ -88,8 +88,6 @@ def make_trainer(
         callbacks: Callbacks of the stage.
         wandb_run: Mirror, or None.
     """
-    # The check has put this machine's own in the place of `auto`.
-    assert options.precision != "auto"  # noqa: S101
     _silence()
     loggers: list[Logger] = [CSVLogger(folder, "metrics", version=_version(folder, stage))]
     if wandb_run is not None:

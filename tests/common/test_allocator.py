@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from src.common import allocator
+
 _PROGRAM = """
 import psutil
 from src.common import allocator
@@ -35,3 +37,21 @@ def test_freed_memory_is_kept_until_it_is_to_be_given_back() -> None:
     assert done == "True"
     assert int(kept) > 200  # of 256 MiB
     assert abs(int(rest)) < 20
+
+
+@pytest.mark.parametrize(("largest", "done"), [(2**31, True), (2**25, True), (2**20, False)])
+def test_an_older_library_takes_a_smaller_limit_or_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, largest: int, done: bool
+) -> None:
+    taken = {}
+
+    class Library:
+        def mallopt(self, parameter: int, value: int) -> int:
+            if value > largest:
+                return 0
+            taken[parameter] = value
+            return 1
+
+    monkeypatch.setattr(allocator, "_glibc", Library)
+    assert allocator.keep_freed_memory() is done
+    assert taken == ({-3: min(2**30, largest), -1: -1} if done else {})

@@ -75,7 +75,17 @@ def test_one_run_cannot_be_a_search() -> None:
         refuse_unfit_sweeper(["hydra/sweeper=search"], several=False)
 
 
-@pytest.mark.parametrize("grid", ["=grid", "='grid'"])
+@pytest.mark.parametrize(
+    "grid",
+    [
+        "=grid",
+        "='grid'",
+        "@hydra.sweeper.sampler=grid",
+        "=random,grid",
+        "=choice(grid)",
+        "._target_=optuna.samplers.GridSampler",
+    ],
+)
 def test_a_search_is_no_grid(grid: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launchers, "find_spec", lambda _: object())
     search = ["-m", "hydra/sweeper=search"]

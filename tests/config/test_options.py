@@ -52,14 +52,23 @@ def test_a_sweep_over_options_is_read_in_any_of_hydra_s_words(sweep: str) -> Non
         options.refuse_unknown_options([f"recipe={sweep.format('dafk')}"])
 
 
+def test_an_option_may_stand_in_quotes() -> None:
+    options.refuse_unknown_options(["recipe='dafl_cifar10'"])
+    with pytest.raises(UserError, match="Unknown option 'recipe=dafk'"):
+        options.refuse_unknown_options(["recipe='dafk'"])
+
+
+@pytest.mark.parametrize(
+    "own",
+    ["hydra:\n  sweeper:\n    params:\n      seed: 0,1\n", "defaults: [y, _self_]\nseed: 1\n"],
+)
 @pytest.mark.parametrize("sweep", ["x,y", "choice(x)", "glob(*)"])
-def test_sweeps_are_not_swept_over(sweep: str, folder: Path) -> None:
+def test_sweeps_are_not_swept_over(sweep: str, own: str, folder: Path) -> None:
     """Hydra would run a single point of each, without a word."""
     for name in ("x", "y"):
         (folder / "experiments" / f"{name}.yaml").write_text(f"{HEADER.decode()}seed: 1\n")
     options.refuse_unknown_options([f"experiments={sweep}"])
-    own = f"{HEADER.decode()}hydra:\n  sweeper:\n    params:\n      seed: 0,1\n"
-    (folder / "experiments" / "x.yaml").write_text(own)
+    (folder / "experiments" / "x.yaml").write_text(f"{HEADER.decode()}{own}")
     options.refuse_unknown_options(["experiments=x"])
     with pytest.raises(UserError, match=r"'experiments/x\.yaml' .* give experiments=x in"):
         options.refuse_unknown_options([f"experiments={sweep}"])
