@@ -67,7 +67,8 @@ def main() -> None:
 
 def _arguments() -> Any:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("work", nargs="*", choices=[*NAMES, []], help="all if none is named")
+    help_ = f"{', '.join(NAMES)}; all if none is named"
+    parser.add_argument("work", nargs="*", choices=[*NAMES, []], metavar="WORK", help=help_)
     own = "bf16-mixed" if has_native_bf16("cpu") else "32-true"
     help_ = f"of this program; default here: {own}"
     parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], default=own, help=help_)

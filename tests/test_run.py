@@ -108,7 +108,10 @@ def test_others_can_read_what_a_run_leaves_as_the_umask_says(smoke: Smoke) -> No
 
 
 def test_the_main_job_says_nothing_alarming(smoke: Smoke) -> None:
-    first = "Recipe: dafl_digits; budget: smoke; protocol: replay instead of online"
+    first = (
+        "Recipe: dafl_digits; budget: smoke; protocol: replay instead of online; "
+        "precision: 32-true"
+    )
     assert smoke.default.stderr.startswith(f"{first}\n")
     for line in smoke.default.stderr.splitlines():
         assert line.startswith(("Recipe: ", "Training the teacher", "Stage (a): making")), line

@@ -25,7 +25,8 @@ from src.config.composition import (
 from src.config.value import shown
 
 # Groups whose option Hydra may miss without a word.
-_OPTIONAL = {"recipe": CONF / "recipe", "experiments": ROOT / "experiments"}
+_SWEEPS = "experiments"
+_OPTIONAL = {"recipe": CONF / "recipe", _SWEEPS: ROOT / "experiments"}
 # Groups of which every run has one option, which Hydra lets nobody remove in plain words.
 _REQUIRED = ("dataset", "baseline", "teacher", "student", "kdci", "trainer", "logger", "paths")
 _WITHIN = ("kdci/dictionary", "kdci/adjustment")
@@ -100,7 +101,7 @@ def _refuse_unknown(argument: str, folders: Sequence[Path]) -> None:
             raise UserError(unknown_option(group, name, sorted(known)))
         content = _usable(known[name])
         _refuse_wrong_header(known[name])
-        if several and _may_sweep(content):
+        if several and group == _SWEEPS and _may_sweep(content):
             raise UserError(
                 f"Cannot sweep over {group}: '{in_program(known[name])}' is a sweep of its own, "
                 f"whose points would be left out; give {group}={name} in a command of its own"
