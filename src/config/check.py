@@ -10,7 +10,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from src.common.device import has_native_bf16
 from src.common.errors import UserError
 from src.common.plugins import refuse_unfit_plugins
 from src.config.describe import describe
@@ -69,6 +68,9 @@ def _with_own_precision(config: Mapping[str, Any]) -> Mapping[str, Any]:
     options = config.get("trainer")
     if not isinstance(options, Mapping) or options.get("precision") != "auto":
         return config
+    # Brings torch, which must not look at GPUs before they have been given out.
+    from src.common.device import has_native_bf16
+
     precision = "bf16-mixed" if has_native_bf16(str(options.get("accelerator"))) else "32-true"
     return {**config, "trainer": {**options, "precision": precision}}
 

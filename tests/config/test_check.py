@@ -338,7 +338,7 @@ EPOCHWISE = "distill.scheduler_steps=null"
 def test_a_precision_of_the_machine(
     monkeypatch: pytest.MonkeyPatch, is_native: bool, precision: str
 ) -> None:
-    monkeypatch.setattr("src.config.check.has_native_bf16", lambda accelerator: is_native)
+    monkeypatch.setattr("src.common.device.has_native_bf16", lambda accelerator: is_native)
     found = check(changed(trainer__precision="auto"))
     assert found == check(changed(trainer__precision=precision))
 
