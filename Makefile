@@ -42,7 +42,7 @@ soak: $(READY)  ## A parallel sweep, killed again and again: it ends as in peace
 lint: $(READY)  ## Ruff, mypy, import contracts, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --package src --package benchmarks
+	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -117,11 +117,16 @@ def alternate(
 
 def _row(found: dict[str, list[list[float]]]) -> list[str]:
     medians = [1000 * statistics.median(side) for side in zip(*found["wall"], strict=True)]
-    ratios = [here / base for base, here in found["wall"]]
-    low, middle, high = statistics.quantiles(ratios, n=4)
+    ratio = with_quartiles(here / base for base, here in found["wall"])
     cpu = statistics.median(here / max(base, 1e-9) for base, here in found["cpu"])
     shown = [f"{median:.1f}" for median in medians]
-    return [*shown, f"{middle:.3f} ({low:.3f} to {high:.3f})", f"{cpu:.3f}", str(len(ratios))]
+    return [*shown, ratio, f"{cpu:.3f}", str(len(found["wall"]))]
+
+
+def with_quartiles(ratios: Iterable[float]) -> str:
+    """Median, and in brackets the quartiles."""
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
 def where() -> str:

@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks import literal
-from benchmarks.against import where
+from benchmarks.against import where, with_quartiles
 from benchmarks.work import CLASSES, SIZE, composed, method_of, network_of_width, student_step
 from src.common.allocator import keep_freed_memory
 from src.common.augment import Augmentation
@@ -223,12 +223,10 @@ def _bare(name: str) -> Action:
 
 def _row(found: Sequence[Sequence[float]]) -> list[str]:
     first, ours, bare = zip(*found, strict=True)
-    low, middle, high = statistics.quantiles(
-        [a / b for a, b in zip(first, ours, strict=True)], n=4
-    )
+    ratio = with_quartiles(a / b for a, b in zip(first, ours, strict=True))
     over = statistics.median(a / b for a, b in zip(ours, bare, strict=True))
     shown = [f"{1000 * statistics.median(side):.1f}" for side in (first, ours)]
-    return [*shown, f"{middle:.2f} ({low:.2f} to {high:.2f})", f"{over:.2f}", str(len(found))]
+    return [*shown, ratio, f"{over:.3f}", str(len(found))]
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 How the published codes work, written from the methods' equations: float32, contiguous tensors, a
 hook on every BatchNorm layer that copies and reduces its input, plain optimisers, views drawn
-image by image, PNG files. Values are those of the CIFAR scripts; the networks, which are not what
-is compared, are this program's. Kinder than they are: neither network takes gradients of its own
-in a synthesis, no worker processes are started for every round, and Fast never starts anew.
+image by image, PNG files. Values are those of the CIFAR scripts; the networks and their first
+weights, which are not what is compared, are this program's. Kinder than they are: neither network
+takes gradients of its own in a synthesis, no loader and its workers are started for every round,
+and Fast never starts anew.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from src.baseline.cmi import reinitialise
 from src.dataset.contract import ImageSpec
 from src.network.classifier import Classifier
 from src.network.generator import Generator
@@ -40,14 +42,16 @@ class Statistics:
 
     def __init__(self, network: nn.Module, pools: bool = False, momentum: float = 0.0) -> None:
         self.pools, self.momentum = pools, momentum
-        self.distances: list[Tensor] = []
-        self.pooled: list[Tensor] = []
-        self.moments: list[tuple[Tensor, Tensor]] = []
-        self.last: list[tuple[Tensor, Tensor]] = []
         self.older: list[tuple[Tensor, Tensor]] = []
+        network.register_forward_pre_hook(self._begin)
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.register_forward_hook(self._hear)
+
+    def _begin(self, *_: Any) -> None:
+        self.distances: list[Tensor] = []
+        self.pooled: list[Tensor] = []
+        self.moments: list[tuple[Tensor, Tensor]] = []
 
     def _hear(self, layer: nn.BatchNorm2d, inputs: tuple[Tensor, ...], _: Tensor) -> None:
         (maps,) = inputs
@@ -66,19 +70,15 @@ class Statistics:
 
     def distance(self) -> Tensor:
         """Sum over the layers, of the pass that was last."""
-        found = torch.stack(self.distances).sum()
-        self.distances, self.last, self.moments = [], self.moments, []
-        return found
+        return torch.stack(self.distances).sum()
 
     def features(self) -> Tensor:
         """Pooled inputs of all layers ``[B, D]``, of the pass that was last."""
-        found = torch.cat(self.pooled, dim=1)
-        self.distances, self.moments, self.pooled = [], [], []
-        return found
+        return torch.cat(self.pooled, dim=1)
 
     def remember(self) -> None:
         """Mix the statistics of the pass that was last into those of the next ones."""
-        self.older = self.last
+        self.older = self.moments
 
 
 class Files:
@@ -233,7 +233,6 @@ def deepinv(
             optimizer.step()
             images.data = torch.minimum(torch.maximum(images.data, -mean / std), (1 - mean) / std)
         files.append(images * std + mean)
-        files.batches()
 
     return refresh
 
@@ -266,12 +265,7 @@ def cmi(
     def refresh() -> None:
         nonlocal place
         network.eval()
-        for layer in generator.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
-                centre = 1.0 if isinstance(layer, nn.BatchNorm2d) else 0.0
-                nn.init.normal_(layer.weight, centre, 0.02)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        reinitialise(generator)
         latents = torch.randn(batch, 256, requires_grad=True)
         labels = torch.randint(spec.num_classes, (batch,))
         optimizer = Adam([*generator.parameters(), latents], lr=1e-3, betas=_BETAS)
@@ -280,10 +274,9 @@ def cmi(
             images = generator(latents)
             view = normalise(global_view(images), spec)
             logits = teacher(view)
-            whole = torch.cat(statistics.pooled, dim=1)
+            whole = statistics.features()
             loss = statistics.distance() + F.cross_entropy(logits, labels)
             loss = loss + 0.5 * disagreement(network(view), logits)
-            statistics.pooled = []
             teacher(normalise(local_view(images), spec))
             local = statistics.features()
             drawn = bank[torch.randperm(len(bank))[:_NEGATIVES]]
@@ -305,7 +298,6 @@ def cmi(
         bank[place : place + batch] = kept_features
         place = (place + batch) % len(bank)
         files.append(kept)
-        files.batches()
 
     return refresh
 
@@ -347,6 +339,5 @@ def fast(
         statistics.remember()
         outer.step()
         files.append(kept)
-        files.batches()
 
     return refresh

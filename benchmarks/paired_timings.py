@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from benchmarks.against import with_quartiles
 from src.common.allocator import keep_freed_memory
 from src.common.augment import Augmentation
 from src.common.seeding import generator
@@ -94,8 +95,7 @@ def paired(
     for action in (first, second):
         milliseconds(action)
     times = [(milliseconds(first), milliseconds(second)) for _ in range(repeats)]
-    low, middle, high = statistics.quantiles([b / a for a, b in times], n=4)
-    ratio = f"{middle:.3f} ({low:.3f} to {high:.3f})"
+    ratio = with_quartiles(b / a for a, b in times)
     first_median, second_median = (statistics.median(side) for side in zip(*times, strict=True))
     return f"{first_median:.1f}", f"{second_median:.1f}", ratio
 

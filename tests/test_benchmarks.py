@@ -123,7 +123,7 @@ def test_a_literal_round_keeps_its_images(
     assert len({(tmp_path / name).read_bytes() for name in files}) == 4
 
 
-def test_every_inner_step_works_on_new_weights_in_bf16(tmp_path: Path) -> None:
+def test_every_inner_step_works_on_new_weights_in_bf16() -> None:
     seen = []
     linear = torch.nn.Linear(4, 4)
 
