@@ -18,7 +18,7 @@ from src.common.package import CONF, ROOT
 from src.common.sealed import digest_file, read_sealed
 from src.kdci.clustering import KMeans
 from tests.smoke import LIMIT, Smoke, on_two_ranks
-from tests.two_ranks import network, rows
+from tests.two_ranks import maps, network, normalised, norms, rows
 
 pytestmark = [pytest.mark.ddp, pytest.mark.xdist_group("ranks")]
 DDP = ["trainer=ddp_cpu", "trainer.progress=false", "pool.num_images=300"]
@@ -83,6 +83,34 @@ def test_a_difference_between_ranks_is_found_on_both(found: list[dict[str, Any]]
         assert "Expected equal things on all ranks" in message
 
 
+@pytest.mark.parametrize("kind", [0, 1], ids=["rows", "maps"])
+def test_synced_batch_norm_is_that_of_one_process_on_all_images(
+    found: list[dict[str, Any]], kind: int
+) -> None:
+    both = torch.cat([maps(0)[kind].double(), maps(1)[kind].double()])
+    (expected,) = normalised([norms()[kind].double()], [both])
+    parts = [rank["norms"][kind] for rank in found]
+    for name in ("result", "gradient", "plain"):
+        value = torch.cat([part[name] for part in parts])
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-4, atol=1e-5)
+    for first, second, whole in zip(
+        parts[0]["scales"], parts[1]["scales"], expected["scales"], strict=True
+    ):
+        torch.testing.assert_close((first + second).double(), whole, rtol=1e-4, atol=1e-5)
+    for part in parts:
+        assert part["format"] is not False
+        for name, tensor in expected["state"].items():
+            torch.testing.assert_close(part["state"][name].to(tensor.dtype), tensor)
+
+
+def test_other_kinds_of_batch_norm_are_not_synced(found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        assert rank["kinds"] == ["SyncBatchNorm1d", "SyncBatchNorm2d"]
+        kind, message = rank["odd_norm"]
+        assert kind == "UserError"
+        assert "trainer.sync_batch_norm, but Sequential has a BatchNorm3d" in message
+
+
 def test_the_dictionary_is_that_of_all_predictions(found: list[dict[str, Any]]) -> None:
     expected = KMeans(3).fit(torch.cat([rows(0), rows(1)]))
     for rank in found:
@@ -109,6 +137,7 @@ def test_every_method_runs_in_two_processes(
 ) -> None:
     """The run itself compares the ranks' students, and fails where they differ."""
     options = [f"baseline={baseline}", f"substitution.mode={mode}", "kdci=weighting"]
+    options.append(f"trainer.sync_batch_norm={str(mode == 'online').lower()}")
     finished = smoke.command(tmp_path, *options, *DDP)
     assert finished.exit_code == 0, finished.stderr
     assert (finished.summary["status"], finished.summary["world_size"]) == ("finished", 2)

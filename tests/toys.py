@@ -152,7 +152,7 @@ def kdci_student(
     )
 
 
-def job(folder: Path, precision: Any = "32-true") -> Job:
+def job(folder: Path, precision: Any = "32-true", sync_batch_norm: bool = False) -> Job:
     """Runs fits as the program does."""
     options = TrainerOptions(
         accelerator="cpu",
@@ -160,6 +160,7 @@ def job(folder: Path, precision: Any = "32-true") -> Job:
         nodes=1,
         precision=precision,
         channels_last=False,
+        sync_batch_norm=sync_batch_norm,
         deterministic=False,
         progress=False,
     )

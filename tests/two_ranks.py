@@ -19,6 +19,7 @@ from src.common.errors import UserError
 from src.common.measure import Measurement
 from src.common.resume import ResumeCallback
 from src.common.sealed import digest_file, write_sealed
+from src.common.sync_batch_norm import sync_batch_norm
 from src.kdci.builder import DictionaryBuilder
 from src.kdci.clustering import KMeans
 from src.substitution.image_bank import ImageBank
@@ -97,6 +98,62 @@ def agreement(rank: int) -> dict[str, Any]:
     }
 
 
+def norms() -> list[nn.Module]:
+    """BatchNorm layers that have seen and learned something: of rows, and of maps, unscaled."""
+    torch.manual_seed(7)
+    layers = [nn.BatchNorm1d(4), nn.BatchNorm2d(4, momentum=None, affine=False)]
+    for layer in layers:
+        for tensor in layer.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 2.0)
+    return layers
+
+
+def maps(rank: int) -> list[Tensor]:
+    """What :func:`norms` are shown: values far from 0, ``[COUNTS[rank], 4]`` and maps of 3 x 2."""
+    draws = torch.Generator().manual_seed(20 + rank)
+    n = COUNTS[rank]
+    flat = 30 + torch.randn(n, 4, generator=draws)
+    wide = -50 + torch.randn(n, 4, 3, 2, generator=draws)
+    return [flat, wide.contiguous(memory_format=torch.channels_last)]
+
+
+def normalised(layers: list[nn.Module], shown: list[Tensor]) -> list[dict[str, Any]]:
+    """Results, state and gradients of a loss that is a sum over images."""
+    found = []
+    for layer, value in zip(layers, shown, strict=True):
+        given = value.clone().requires_grad_()
+        result = layer(given)
+        (result * value.sin()).sum().backward()
+        scales = [p.grad for p in layer.parameters()]
+        state = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+        plain = layer.eval()(value)
+        found.append(
+            {
+                "result": result.detach(),
+                "gradient": given.grad,
+                "scales": scales,
+                "state": state,
+                "plain": plain.detach(),
+                "format": result.is_contiguous(memory_format=torch.channels_last)
+                if value.dim() == 4
+                else None,
+            }
+        )
+    return found
+
+
+def synced(rank: int) -> dict[str, Any]:
+    """BatchNorm over both ranks, and a kind that cannot be."""
+    layers = norms()
+    sync_batch_norm(nn.ModuleList(layers))
+    return {
+        "norms": normalised(layers, maps(rank)),
+        "kinds": [type(layer).__name__ for layer in layers],
+        "odd_norm": outcome(lambda: sync_batch_norm(nn.Sequential(nn.BatchNorm3d(2)))),
+    }
+
+
 def dictionary(rank: int, folder: Path) -> dict[str, Any]:
     """The confounder dictionary of both ranks' predictions, and one that cannot be."""
 
@@ -148,6 +205,7 @@ def main(folder: Path) -> None:
         **gathering(rank),
         **decisions(rank),
         **agreement(rank),
+        **synced(rank),
         **dictionary(rank, folder),
         **resuming(rank, folder),
     }

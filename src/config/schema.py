@@ -122,6 +122,7 @@ class TrainerOptions(_Model):
     nodes: int = Field(gt=0, le=4096)
     precision: Literal["32-true", "bf16-mixed"]
     channels_last: bool
+    sync_batch_norm: bool
     deterministic: bool
     progress: bool
 

@@ -17,6 +17,7 @@ from src.common.errors import UserError
 from src.common.files import lock
 from src.common.measure import Measurement
 from src.common.resume import FileBacked, ResumeCallback
+from src.common.sync_batch_norm import sync_batch_norm
 from src.config.node import Node, build
 from src.config.schema import RunConfig
 from src.dataset.contract import Dataset, Pool
@@ -101,8 +102,10 @@ class Job:
         on_rank_zero(check)
 
     def to_device(self, module: nn.Module) -> None:
-        """Move ``module`` to the device and into the memory format of the run."""
+        """Move ``module`` to the device, into the memory format and BatchNorm of the run."""
         module.to(self.device)
+        if self.config.trainer.sync_batch_norm:
+            sync_batch_norm(module)
         if self.config.trainer.channels_last:
             module.to(memory_format=torch.channels_last)
 

@@ -33,18 +33,13 @@ from tests.chaos.traces import (
 from tests.chaos.verdict import Outcome, crash_of, leftovers
 
 # A point works for as long as it imports: else few mishaps would meet it at work.
-_LONG = (
-    "teacher.fit.epochs=20",
-    "substitution.rounds=200",
-    "substitution.log_every=5",
-    "substitution.num_images=128",
-    "distill.epochs=120",
-)
+_LENGTHS = {"teacher.fit.epochs": 20, "substitution.rounds": 200, "distill.epochs": 120}
+_OTHERS = "substitution.log_every=5", "substitution.num_images=128"
 _LAUNCHER = ("hydra/launcher=machine", "hydra.launcher.n_jobs=2")
 _BASELINES = "dafl", "dfnd"  # a generator, and a sampler of a pool
 _POLL = 0.2  # seconds
 _GRACE = 60.0  # seconds in which what belongs to a sweep has to be gone after it
-_A_POINT = 120.0  # seconds that no point takes on a machine at rest
+_A_POINT = 120.0  # seconds that no point of length 1 takes on a machine at rest
 
 
 @dataclass(frozen=True)
@@ -53,9 +48,11 @@ class Grid:
 
     Attributes:
         points: How many; a multiple of six, or of four.
+        length: How long each works, in units of about half a minute.
     """
 
     points: int
+    length: int = 1
 
     @property
     def adjustments(self) -> tuple[str, ...]:
@@ -71,7 +68,13 @@ class Grid:
         seeds = map(str, range(self.stages // len(_BASELINES)))
         names = (_BASELINES, self.adjustments, seeds)
         axes = zip(("baseline", "kdci", "seed"), names, strict=True)
-        return (*DIGITS, *_LONG, *(f"{key}={','.join(values)}" for key, values in axes))
+        lengths = (f"{key}={value * self.length}" for key, value in _LENGTHS.items())
+        return (
+            *DIGITS,
+            *_OTHERS,
+            *lengths,
+            *(f"{key}={','.join(values)}" for key, values in axes),
+        )
 
 
 def number_of_points(text: str) -> int:
@@ -178,7 +181,7 @@ class Soak:
         """Wait for one start of a sweep, and see to it that it is not left in peace."""
         assert running.process is not None
         before, due = len(self.happened), self._due()
-        limit = time.monotonic() + _GRACE + _A_POINT * self.grid.points
+        limit = time.monotonic() + _GRACE + _A_POINT * self.grid.points * self.grid.length
         while running.process.poll() is None:
             time.sleep(_POLL)
             if not quiet and time.monotonic() > due and self._befall(running):
@@ -257,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     heed_all_signals()
     folder = Path(tempfile.mkdtemp(prefix="kdci-soak-"))
     _say(f"seed {arguments.seed}, in {folder}")
-    with closing(Soak(folder, Grid(arguments.points), planned)) as soak:
+    with closing(Soak(folder, Grid(arguments.points, arguments.length), planned)) as soak:
         soak.run()
         checks = soak.checks()
     _say(soak.story())
@@ -269,6 +272,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _length(text: str) -> int:
+    length = int(text)
+    if length < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, but got {text}")
+    return length
+
+
 def _say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
@@ -277,6 +287,7 @@ def _say(line: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak", description=__doc__)
     parser.add_argument("--points", type=number_of_points, default=24, help="of the sweep")
+    parser.add_argument("--length", type=_length, default=1, help="of a point, in half minutes")
     parser.add_argument("--kills", type=int, default=24, help="and stops, and pauses")
     parser.add_argument("--minutes", type=float, default=8, help="over which they are spread")
     parser.add_argument("--seed", type=int, default=0, help="of all that is left to chance")
