@@ -22,6 +22,7 @@ from src.report.console import console
 from src.report.discard import discard_failed
 from src.report.latex import latex_table
 from src.report.page.anonymous import anonymous
+from src.report.record import Record, records
 from src.report.summary import FILE_NAME, Summary
 from src.report.table import (
     csv_table,
@@ -96,10 +97,13 @@ def _report(arguments: argparse.Namespace) -> int:
     console().print(terminal_table(rows, open_, damaged))
     if arguments.markdown:
         _write(arguments.markdown, markdown_table(rows, open_, damaged))
-    for path, table in ((arguments.csv, csv_table), (arguments.latex, latex_table)):
-        if path:
-            _write(path, table(rows))
-            _warn_of_left_out(path, damaged)
+    if arguments.csv:
+        lines = csv_table(records(summaries), Record) if arguments.runs else csv_table(rows)
+        _write(arguments.csv, lines)
+        _warn_of_left_out(arguments.csv, damaged)
+    if arguments.latex:
+        _write(arguments.latex, latex_table(rows))
+        _warn_of_left_out(arguments.latex, damaged)
     if page is not None:
         _write_page(page, arguments, found)
     return 0

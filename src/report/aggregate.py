@@ -93,28 +93,38 @@ def aggregate(summaries: Iterable[Summary], by_seed: bool = False) -> list[Row]:
         UserError: If two runs are the same in everything, seed included, but their results.
     """
     runs = tell_apart(summary for summary in summaries if summary["status"] == "finished")
+    groups: defaultdict[tuple[Any, ...], list[tuple[Run, float | None]]] = defaultdict(list)
+    pairs = zip(runs, paired_gains(runs), strict=True)
+    for run, gain in sorted(pairs, key=lambda pair: pair[0].summary["seed"]):
+        seed = (run.summary["seed"],) if by_seed else ()
+        groups[(*order(run), seed)].append((run, gain))
+    rows = []
+    for key in sorted(groups):
+        gains = [gain for _, gain in groups[key] if gain is not None]
+        seed_label = tuple(f"seed={seed}" for seed in key[-1])
+        rows.append(_row([run for run, _ in groups[key]], gains, seed_label))
+    return rows
+
+
+def paired_gains(runs: Sequence[Run]) -> list[float | None]:
+    """Of each run, ``last`` less that of the vanilla run of its seed; ``None`` without one."""
     vanilla = {
         (run.shared, run.summary["seed"]): run.summary["acc1"]["last"]
         for run in runs
         if run.kind == VANILLA
     }
-    groups: defaultdict[tuple[Any, ...], list[Run]] = defaultdict(list)
-    for run in sorted(runs, key=lambda run: run.summary["seed"]):
-        seed = (run.summary["seed"],) if by_seed else ()
-        groups[(*_order(run), seed)].append(run)
-    rows = []
-    for key in sorted(groups):
-        gains = [
-            run.summary["acc1"]["last"] - vanilla[pair]
-            for run in groups[key]
-            if run.kind != VANILLA and (pair := (run.shared, run.summary["seed"])) in vanilla
-        ]
-        seed_label = tuple(f"seed={seed}" for seed in key[-1])
-        rows.append(_row(groups[key], gains, seed_label))
-    return rows
+
+    def gain(run: Run) -> float | None:
+        other = vanilla.get((run.shared, run.summary["seed"]))
+        if run.kind == VANILLA or other is None:
+            return None
+        return run.summary["acc1"]["last"] - other
+
+    return [gain(run) for run in runs]
 
 
-def _order(run: Run) -> tuple[Any, ...]:
+def order(run: Run) -> tuple[Any, ...]:
+    """Where a run stands in tables, seeds apart."""
     summary = run.summary
     try:
         number = float(run.num_prototypes)
@@ -148,7 +158,7 @@ def _row(runs: Sequence[Run], gains: Sequence[float], seed_label: tuple[str, ...
         compensated_mean=_mean(summary["acc1"].get("compensated") for summary in summaries),
         stage_a_mean=_mean(summary["acc1"].get("stage_a") for summary in summaries),
         gain=gain_of(gains),
-        unevenness=_mean(map(_unevenness, summaries)),
+        unevenness=_mean(map(unevenness_of, summaries)),
         stage_a=cost_of("stage_a", summaries),
         dictionary=cost_of("dictionary", summaries),
         stage_b=cost_of("stage_b", summaries),
@@ -159,7 +169,8 @@ def _row(runs: Sequence[Run], gains: Sequence[float], seed_label: tuple[str, ...
     )
 
 
-def _unevenness(summary: Summary) -> float | None:
+def unevenness_of(summary: Summary) -> float | None:
+    """Divergence of the predicted classes from equal shares, nats; ``None`` if not recorded."""
     shares = summary.get("class_proportions")
     return divergence_from_uniform(shares) if shares else None
 

@@ -47,7 +47,12 @@ def parser(experiments: Collection[str]) -> argparse.ArgumentParser:
         help="print what this experiment shows, from the runs that belong to it, instead of all "
         "tables; of the other experiments these are the tables",
     )
-    made.add_argument("--runs", action="store_true", help="one row per run instead of means")
+    made.add_argument(
+        "--runs",
+        action="store_true",
+        help="one row per run instead of means; --csv then holds what to publish: commit, "
+        "identity, date and device of each, no folder and no host",
+    )
     made.add_argument(
         "--discard-failed",
         action="store_true",

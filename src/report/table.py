@@ -98,14 +98,18 @@ def left_out(damaged: Sequence[Damaged]) -> str:
     return f"{number} left out; run {cure}"
 
 
-def csv_table(rows: Iterable[Row]) -> str:
+def csv_table(rows: Iterable[Any], kind: type = Row) -> str:
     """One CSV line per row, numbers in full, empty where there is none; lists are `;`-joined.
 
     What is said of the gain or of a stage's cost is a column of its own, such as ``gain_t_low``.
+
+    Args:
+        rows: Rows of ``kind``.
+        kind: A dataclass, such as :class:`Row` or :class:`src.report.record.Record`.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(_csv_names(Row))
+    writer.writerow(_csv_names(kind))
     writer.writerows(map(_csv_cells, rows))
     return stream.getvalue()
 

@@ -85,7 +85,9 @@ def test_writes_latex_and_says_what_it_lacks(
 
 def test_runs_keeps_seeds_apart(outputs: Path, tmp_path: Path) -> None:
     assert main([str(outputs), "--runs", "--csv", str(tmp_path / "runs.csv")]) == 0
-    assert len((tmp_path / "runs.csv").read_text(encoding="utf-8").splitlines()) == 4
+    lines = (tmp_path / "runs.csv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 4
+    assert lines[0].endswith("device,ranks,commit,run,started")
 
 
 @pytest.mark.parametrize("kind", ["empty", "missing", "broken", "another file"])

@@ -8,6 +8,7 @@ from rich.console import Console, RenderableType
 
 from src.report.aggregate import aggregate
 from src.report.collection import Damaged
+from src.report.record import Record, records
 from src.report.table import csv_table, markdown_table, run_table, terminal_table
 
 MARKDOWN = """\
@@ -84,6 +85,33 @@ def test_csv_reads_back_as_one_record_per_row(runs: list[Any]) -> None:
     records = list(csv.DictReader(io.StringIO(csv_table(aggregate(runs, by_seed=True)))))
     assert [float(record["last_mean"]) for record in records] == [80.0, 82.0, 83.5]
     assert [record["settings"] for record in records] == ["seed=0", "seed=1", "seed=0"]
+
+
+def test_published_lines_hold_where_a_run_is_from_and_no_folder(
+    runs: list[Any], failed: Any, make_kdci: Any
+) -> None:
+    known = {"git_revision": "abc", "started": "2026-01-02", "precision": "bf16-mixed"}
+    for run in runs:
+        run.update(known | {"recipe": "dafl_digits", "world_size": 2})
+    runs[2]["adjustment"] = {"strength": 0.5, "size": 2.0}
+    alone = make_kdci(70.0, seed=5)
+    text = csv_table(records([*runs, failed, alone]), Record)
+    first, second, paired, unpaired = csv.DictReader(io.StringIO(text))
+    assert [first["seed"], second["seed"]] == ["0", "1"]
+    assert [r["gain"] for r in (first, second, paired, unpaired)] == ["", "", "3.5", ""]
+    assert [r["last"] for r in (first, second, paired)] == ["80.0", "82.0", "83.5"]
+    assert (first["stage_a_made"], first["stage_a_seconds"]) == ("1", "20.0")
+    assert (paired["stage_a_made"], paired["stage_a_seconds"]) == ("0", "")
+    assert (paired["adjustment"], first["adjustment"]) == ("strength=0.5;size=2.0", "")
+    assert (first["commit"], first["started"], first["run"]) == ("abc", "2026-01-02", "c0ffee")
+    assert (first["recipe"], first["precision"], first["ranks"]) == (
+        "dafl_digits",
+        "bf16-mixed",
+        "2",
+    )
+    assert (unpaired["commit"], unpaired["ranks"]) == ("", "1")
+    assert float(first["unevenness"]) == pytest.approx(0.130812, abs=1e-6)
+    assert "outputs" not in text
 
 
 def test_terminal_holds_rows_and_failures_with_markup_left_alone(
