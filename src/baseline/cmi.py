@@ -244,9 +244,9 @@ class Contrast(nn.Module):
         """Contrastive term of local and global views ``[N, D]``, scalar, against the bank."""
         banked = self.bank.draw(self.num_negatives, global_generator(self.bank.rows.device))
         banked_local, banked_global = banked.chunk(2, dim=1)
-        anchors = self.head(torch.cat([local_features, banked_local]))
+        anchors = self.head(local_features, banked_local)
         with torch.no_grad():
-            candidates = self.head(torch.cat([global_features, banked_global]))
+            candidates = self.head(global_features, banked_global)
         return contrastive_loss(anchors, candidates, len(local_features), self.temperature)
 
 

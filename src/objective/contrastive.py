@@ -25,9 +25,17 @@ class ContrastiveHead(nn.Module):
             nn.Linear(feature_dim, projection_dim),
         )
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map ``features [R, D]`` to ``[R, projection_dim]`` of length 1, at least float32."""
-        return F.normalize(at_least_float32(self.layers(features)), dim=1)
+    def forward(self, *features: Tensor) -> Tensor:
+        """Map rows ``[R_i, D]``, in order, to ``[sum R_i, projection_dim]`` of length 1.
+
+        The result is at least float32. Rows that need a gradient are best given apart from those
+        that need none: then the first layer computes none for these.
+        """
+        first, *others = self.layers
+        hidden = torch.cat([first(rows) for rows in features])
+        for layer in others:
+            hidden = layer(hidden)
+        return F.normalize(at_least_float32(hidden), dim=1)
 
 
 def info_nce(anchors: Tensor, candidates: Tensor, temperature: float) -> Tensor:
