@@ -18,6 +18,7 @@ _PLUGINS = "plugins"
 _ONE_PLUGIN = re.compile(r"(\+*plugins)=(\w+)")
 # Hydra's own option of that name minimises, and none of ours can have it.
 _SWEEPERS = {"hydra/sweeper=optuna": "hydra/sweeper=search"}
+_COMMANDS = "run", "multirun", "cfg", "info", "shell_completion"  # of which Hydra heeds one
 _MULTIRUN = {"-m", "--multirun"}
 _KEY = r"[\w.@/]+"
 _REPLACED = re.compile(rf"({_KEY}\.\w+)=(\{{.*\b_target_\b.*)", re.DOTALL)
@@ -128,7 +129,10 @@ def _refuse_unknown_flags(arguments: Sequence[str]) -> None:
         raise UserError(f"Cannot read the command line: {message}")
 
     parser.error = refuse  # type: ignore[method-assign]
-    _, unknown = parser.parse_known_args(list(arguments))
+    given, unknown = parser.parse_known_args(list(arguments))
+    asked = [f"--{name}" for name in _COMMANDS if getattr(given, name) not in (None, False)]
+    if len(asked) > 1:
+        raise UserError(f"Expected one of the flags {' and '.join(asked)}; leave the others out")
     for flag in unknown:
         if not flag.startswith("-"):  # an override, which the composition will judge
             continue

@@ -89,7 +89,9 @@ def refuse_unknown_options(arguments: Sequence[str], plugins: Sequence[Path] = (
             folders = [_OPTIONAL[group], *(folder / group for folder in plugins)]
             _refuse_unknown(argument, folders)
         else:
-            _refuse_no_option(group, names if "=" in argument else None, plugins)
+            several: list[str | None] = [*_chosen(argument, [])]
+            for name in several or [names if "=" in argument else None]:
+                _refuse_no_option(group, name, plugins)
 
 
 def _refuse_unknown(argument: str, folders: Sequence[Path]) -> None:

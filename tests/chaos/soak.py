@@ -1,4 +1,4 @@
-"""``python -m tests.chaos.soak``: a week of a lab: one parallel sweep, killed again and again."""
+"""``python -m tests.chaos.soak``: a week of a lab: a parallel sweep, killed again and again."""
 
 import argparse
 import shutil
@@ -92,6 +92,8 @@ def number_of_points(text: str) -> int:
 class Soak:
     """One sweep that is disturbed, and taken up by the same command until it has finished.
 
+    It begins anew, in a folder of its own, until all that was planned has been done to it.
+
     Args:
         folder: Empty folder for everything.
         grid: Its points.
@@ -104,6 +106,7 @@ class Soak:
         self.happened: list[str] = []
         self.faults: list[str] = []
         self.starts: list[Running] = []
+        self.shaken: list[str] = []
         self.seconds: dict[str, float] = {}
         self.half_done = 0
         self._wiped: set[int] = set()
@@ -116,13 +119,19 @@ class Soak:
         self.seconds["quiet"] = time.monotonic() - began
         if self.faults:
             return
-        began, limit = time.monotonic(), len(self.planned) + 3
+        began = time.monotonic()
+        while not self.faults and (self.planned or not self.shaken):
+            self.shaken.append(f"shaken{len(self.shaken) + 1}")
+            self._shake(self.shaken[-1])
+        self.seconds[f"{len(self.shaken)} shaken"] = time.monotonic() - began
+
+    def _shake(self, name: str) -> None:
+        """One sweep, from its first start to its end."""
+        limit = len(self.planned) + 3
         for _ in range(limit):
-            if self._follow(self._start("shaken"), quiet=False) == 0:
-                break
-        else:
-            self.faults.append(f"not finished after {limit} starts")
-        self.seconds["shaken"] = time.monotonic() - began
+            if self._follow(self._start(name), quiet=False) == 0:
+                return
+        self.faults.append(f"{name}: not finished after {limit} starts")
 
     def close(self) -> None:
         """Kill what is left of what was started."""
@@ -138,21 +147,29 @@ class Soak:
         counts = Counter(self.happened).items()
         lines = [f"{number} x {kind}" for kind, number in sorted(counts)]
         times = ", ".join(f"{name} sweep {spent:.0f} s" for name, spent in self.seconds.items())
-        late = f", {len(self.planned)} more came too late" if self.planned else ""
         half = f"{self.half_done} left something half done"
-        return "\n".join([f"{len(self.starts) - 1} starts, {half}; {times}{late}", *lines])
+        return "\n".join([f"{len(self.starts) - 1} starts, {half}; {times}", *lines])
 
     def checks(self) -> list[Check]:
         """What there should be after all that, and what should not."""
-        shaken, quiet = self.folder / "shaken", self.folder / "quiet"
-        found, expected = contents(shaken), contents(quiet)
-        facts = accuracies(shaken)
-        unfinished = [name for name, fact in facts.items() if '"finished"' not in fact]
         alive = self._outlived()
         # Joblib's helper tidies up after everybody else, and has been killed there itself.
         tidied = {running.pid for running in self.starts} - self._wiped
         return [
             none_of("starts that went wrong", self.faults),
+            *(check for name in self.shaken for check in self._checks_of(name)),
+            none_of("processes left", alive),
+            none_of("locks held", held_locks(self.folder)),
+            none_of("shared memory", in_shared_memory(tidied)),
+        ]
+
+    def _checks_of(self, name: str) -> list[Check]:
+        """Of one sweep."""
+        shaken, quiet = self.folder / name, self.folder / "quiet"
+        found, expected = contents(shaken), contents(quiet)
+        facts = accuracies(shaken)
+        unfinished = [name for name, fact in facts.items() if '"finished"' not in fact]
+        checks = [
             count_of("run folders", facts, self.grid.points),
             none_of("unfinished runs", unfinished),
             compare("accuracies as in the quiet sweep", facts, accuracies(quiet)),
@@ -161,11 +178,9 @@ class Soak:
             count_of(
                 "stages (a)", made(found, r"cache/substitution/[^/]*/[^/]*"), self.grid.stages
             ),
-            none_of("processes left", alive),
-            none_of("locks held", held_locks(self.folder)),
             none_of("temporary files", leftovers(shaken)),
-            none_of("shared memory", in_shared_memory(tidied)),
         ]
+        return [check._replace(what=f"{name}: {check.what}") for check in checks]
 
     def _start(self, name: str) -> Running:
         folder = self.folder / name

@@ -8,8 +8,16 @@ from tests.compose import composed
 
 
 def test_flags_come_first_with_their_values() -> None:
-    given = ["baseline=cmi", "-m", "seed=0,1", "--cfg", "job", "~distill.scheduler"]
-    expected = ["-m", "--cfg", "job", "baseline=cmi", "seed=0,1", "~distill.scheduler"]
+    given = ["baseline=cmi", "--package", "kdci", "seed=0,1", "--cfg", "job", "~distill.scheduler"]
+    expected = [
+        "--package",
+        "kdci",
+        "--cfg",
+        "job",
+        "baseline=cmi",
+        "seed=0,1",
+        "~distill.scheduler",
+    ]
     assert arguments.understood(given) == expected
 
 
@@ -29,6 +37,11 @@ def test_an_unknown_flag_is_refused_with_its_cure(flag: str, expected: str) -> N
     with pytest.raises(UserError) as caught:
         arguments.understood([flag])
     assert expected in str(caught.value)
+
+
+def test_flags_of_which_hydra_heeds_one_are_refused_together() -> None:
+    with pytest.raises(UserError, match="Expected one of the flags --multirun and --cfg; leave"):
+        arguments.understood(["-m", "seed=0,1", "--cfg", "job"])
 
 
 PATHS = [

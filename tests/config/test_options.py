@@ -111,6 +111,7 @@ def test_an_experiment_that_hydra_would_misread_is_refused(
         ("kdci/adjustment=null", "Unknown option 'kdci/adjustment=null' (one of: "),
         ("kdci=[none]", "Unknown option 'kdci=[none]'"),
         ("kdci=", "Unknown option 'kdci='"),
+        ("dataset=null,digits", "Unknown option 'dataset=null' (one of: cifar10, "),
         ("dataset=null", "Unknown option 'dataset=null' (one of: cifar10, "),
         ("dataset=3", "Unknown option 'dataset=3'"),
         ("dataset@pool=null", "Unknown option 'dataset@pool=null'"),
