@@ -18,7 +18,7 @@ _OUT_OF_MEMORY = re.compile("not enough memory|out of memory|can't allocate memo
 # Packages of launchers, which have errors of their own for points that ended without a word.
 _LAUNCHERS = ("submitit.", "joblib.")
 # Optuna's words where all points of a search failed; it has no class of its own for them.
-NO_VALUE = "No trials are completed yet."
+_NO_VALUE = "No trials are completed yet."
 _STDOUT = 1
 _PATIENCE = 10  # seconds
 
@@ -72,15 +72,15 @@ def _line(error: BaseException, arguments: Sequence[str]) -> tuple[str, int] | N
         return f"Cannot use {where} ({error.strerror or error}); mend that and run again", 2
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
         return f"Out of memory ({error}); lower the batch sizes", 1
-    return _of_sweep(error) or _unforeseen(error)
+    return of_sweep(error) or _unforeseen(error)
 
 
-def _of_sweep(error: BaseException) -> tuple[str, int] | None:
-    """What launchers and sweepers make of points that ended badly."""
+def of_sweep(error: BaseException) -> tuple[str, int] | None:
+    """What launchers and sweepers make of points that ended badly: one line, and an exit code."""
     if type(error).__module__.startswith(_LAUNCHERS):
         said = " ".join(str(error).splitlines()[:2])  # the rest is the point's own log
         return f"The launcher lost a point of the sweep ({said}); the same command goes on", 1
-    if str(error) == NO_VALUE:
+    if str(error) == _NO_VALUE:
         return "No point of the search has ended with a value; each has said why", 1
     return None
 

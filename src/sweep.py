@@ -19,7 +19,7 @@ from src.common.errors import UserError
 from src.common.parent import PARENT, follow, leave
 from src.common.sealed import write_sealed
 from src.common.signals import interruptible
-from src.complaint import NO_VALUE, complaints
+from src.complaint import complaints, of_sweep
 from src.config.launchers import SEARCH
 from src.launch import TOLD
 from src.report.sweep import Failure, point_name, report_sweep, result_of
@@ -100,14 +100,15 @@ def _follow_sweep() -> None:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Show the table also of a search of which every point has failed.
+    """Show the table also of a sweep that sweeper or launcher end by an error of their own.
 
-    Optuna raises then, and Hydra tells no callback that the sweep has ended.
+    Optuna raises where no point has a value, launchers where a point was lost; Hydra then tells
+    no callback that the sweep has ended.
     """
     try:
         yield
-    except ValueError as error:
-        if str(error) == NO_VALUE:
+    except Exception as error:
+        if of_sweep(error) is not None and _FOLDER in os.environ:
             folder = Path(os.environ[_FOLDER])
             report_sweep(folder, _records(folder))
         raise
@@ -116,8 +117,9 @@ def reported() -> Iterator[None]:
 def _records(folder: Path) -> list[Path]:
     """Where each point of a sweep is recorded."""
     folders = (path for path in folder.iterdir() if path.is_dir())
-    # Launchers keep what is theirs in hidden ones.
-    return [path / POINT for path in sorted(folders) if not path.name.startswith(".")]
+    # Launchers keep what is theirs in hidden ones. 10 comes after 9.
+    shown = sorted(folders, key=lambda path: (len(path.name), path.name))
+    return [path / POINT for path in shown if not path.name.startswith(".")]
 
 
 class SweepReport(Callback):

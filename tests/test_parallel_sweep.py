@@ -74,8 +74,9 @@ def test_nothing_outlives_what_was_killed_of_a_sweep(
             _, alive = psutil.wait_procs(started, timeout=60)
             assert alive == []
             if killed == WORKER:
-                _, stderr = process.communicate(timeout=60)
+                stdout, stderr = process.communicate(timeout=60)
                 assert process.returncode == 1
+                assert " points, 2 failed; table in" in stdout
                 assert "Error: The launcher lost a point of the sweep" in stderr
         finally:
             for each in started:

@@ -9,7 +9,7 @@ import pytest
 from src.common.sealed import write_sealed
 from src.report.summary import write_summary
 from src.report.sweep import point_name
-from src.sweep import POINT, SweepReport, _mention_other_images, reported, value_of
+from src.sweep import POINT, SweepReport, _mention_other_images, _records, reported, value_of
 from tests.compose import composed
 from tests.report.conftest import make_summary as make_summary
 from tests.smoke import Finished, Smoke
@@ -93,15 +93,31 @@ def test_a_search_among_teachers_is_refused(capsys: pytest.CaptureFixture[str]) 
     assert "but got task=teacher" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("said", ["No trials are completed yet.", "something else"])
-def test_a_search_without_a_value_ends_with_the_table_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], said: str
+def test_points_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for name in ("10", "0", "9", ".submitit"):
+        (tmp_path / name).mkdir()
+    assert [record.parent.name for record in _records(tmp_path)] == ["0", "9", "10"]
+
+
+_LOST = type("TerminatedWorkerError", (RuntimeError,), {"__module__": "joblib.externals.loky"})
+
+
+@pytest.mark.parametrize(
+    ("error", "is_shown"),
+    [
+        (ValueError("No trials are completed yet."), True),
+        (_LOST("a worker was killed"), True),
+        (ValueError("something else"), False),
+    ],
+    ids=["no value", "lost point", "else"],
+)
+def test_a_sweep_that_ends_by_an_error_of_its_engine_ends_with_the_table_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception, is_shown: bool
 ) -> None:
     folder = ended(tmp_path, exit_code=2).parent
     start(f"hydra.sweep.dir={folder}")
-    with pytest.raises(ValueError, match=said), reported():
-        raise ValueError(said)
-    is_shown = said.startswith("No trials")
+    with pytest.raises(type(error), match=str(error)), reported():
+        raise error
     assert ("1 points, 1 failed" in capsys.readouterr().out) == is_shown
     assert (folder / "table.md").exists() == is_shown
 
