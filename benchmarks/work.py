@@ -102,16 +102,17 @@ def student_step(
 ) -> Callable[[], object]:
     """A step of the student on a batch of images."""
     optimizer = build_partial(config.distill.optimizer)(student.parameters())
-    kl = torch.nn.KLDivLoss(reduction="batchmean", log_target=True)
+    kl, temperature = torch.nn.KLDivLoss(reduction="batchmean", log_target=True), 20.0
 
     def step() -> None:
         images = batch()
         with torch.no_grad():
-            target = teacher(images).logits.log_softmax(1)
+            target = (teacher(images).logits / temperature).log_softmax(1)
         logits = student_logits(student, images)
         output = StudentOutput(logits, logits)
         optimizer.zero_grad()
-        kl(output.logits.log_softmax(1), target).backward()
+        loss = kl((output.logits / temperature).log_softmax(1), target)
+        (temperature**2 * loss).backward()
         optimizer.step()
 
     return step
