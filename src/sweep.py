@@ -110,7 +110,10 @@ def reported() -> Iterator[None]:
     except Exception as error:
         if of_sweep(error) is not None and _FOLDER in os.environ:
             folder = Path(os.environ[_FOLDER])
-            report_sweep(folder, _records(folder))
+            try:
+                report_sweep(folder, _records(folder))
+            except (UserError, OSError) as trouble:  # how the sweep ended is what counts
+                _log.warning("No table: %s", trouble)
         raise
 
 

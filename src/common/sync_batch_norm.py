@@ -40,8 +40,8 @@ class _SyncForward:
         wide = maps.float()
         dims = [0, *range(2, maps.dim())]
         shape = [1, -1] + [1] * (maps.dim() - 2)
-        count = wide.new_tensor(float(maps.numel() // maps.shape[1]))
-        total = _SumOverRanks.apply(torch.cat([wide.sum(dims), count[None]]))
+        count = wide.new_full((1,), maps.numel() // maps.shape[1])
+        total = _SumOverRanks.apply(torch.cat([wide.sum(dims), count]))
         mean, count = total[:-1] / total[-1], total[-1].detach()
         # From the mean of all: E[x^2] - E[x]^2 would cancel.
         centred = wide - mean.view(shape)
@@ -76,28 +76,39 @@ class SyncBatchNorm2d(_SyncForward, nn.BatchNorm2d):
     """:class:`torch.nn.BatchNorm2d` over all ranks."""
 
 
-_SYNCED: dict[type[_BatchNorm], type[_BatchNorm]] = {
+_SYNCED: dict[type[nn.Module], type[_BatchNorm]] = {
     nn.BatchNorm1d: SyncBatchNorm1d,
     nn.BatchNorm2d: SyncBatchNorm2d,
 }
 
 
-def sync_batch_norm(module: nn.Module) -> None:
-    """Make every BatchNorm layer of ``module`` one over all ranks, in place; nothing on one rank.
+def sync_batch_norm(network: nn.Module) -> None:
+    """Make every BatchNorm layer of ``network`` one over all ranks, in place; nothing on one rank.
 
-    Layers stay the objects that they are, so that whoever holds or hears one goes on to.
+    Layers stay the objects that they are, so that whoever holds or hears one goes on to. The
+    network has to be the same one on all ranks, and to see as many batches of training on each.
 
     Raises:
-        UserError: If a layer is a BatchNorm of another kind, whose ``forward`` does more.
+        UserError: See :func:`require_syncable`.
     """
     if world_size() == 1:
         return
-    for layer in module.modules():
-        if not isinstance(layer, _BatchNorm) or isinstance(layer, _SyncForward):
-            continue
-        if type(layer) not in _SYNCED:
+    require_syncable(network)
+    for layer in network.modules():
+        if type(layer) in _SYNCED:
+            layer.__class__ = _SYNCED[type(layer)]
+
+
+def require_syncable(network: nn.Module) -> None:
+    """Refuse a network with a BatchNorm layer of another kind, whose ``forward`` does more.
+
+    Raises:
+        UserError: For the first of them.
+    """
+    for layer in network.modules():
+        is_known = type(layer) in _SYNCED or isinstance(layer, _SyncForward)
+        if isinstance(layer, _BatchNorm) and not is_known:
             raise UserError(
                 "Expected torch's own BatchNorm layers for trainer.sync_batch_norm, but "
-                f"{type(module).__name__} has a {type(layer).__name__}; set it to false"
+                f"{type(network).__name__} has a {type(layer).__name__}; set it to false"
             )
-        layer.__class__ = _SYNCED[type(layer)]

@@ -131,7 +131,7 @@ def _refuse_unknown_flags(arguments: Sequence[str]) -> None:
     parser.error = refuse  # type: ignore[method-assign]
     given, unknown = parser.parse_known_args(list(arguments))
     asked = [f"--{name}" for name in _COMMANDS if getattr(given, name) not in (None, False)]
-    if len(asked) > 1:
+    if len(asked) > 1 and not (given.help or given.hydra_help):  # these come before all
         raise UserError(f"Expected one of the flags {' and '.join(asked)}; leave the others out")
     for flag in unknown:
         if not flag.startswith("-"):  # an override, which the composition will judge

@@ -102,18 +102,18 @@ class Job:
         on_rank_zero(check)
 
     def to_device(self, module: nn.Module) -> None:
-        """Move ``module`` to the device, into the memory format and BatchNorm of the run."""
+        """Move ``module`` to the device and into the memory format of the run."""
         module.to(self.device)
-        if self.config.trainer.sync_batch_norm:
-            sync_batch_norm(module)
         if self.config.trainer.channels_last:
             module.to(memory_format=torch.channels_last)
 
     def network(self, node: Node) -> Classifier:
-        """An untrained classifier for this data set, on the device."""
+        """A classifier for this data set that will be trained, on the device."""
         # Not of the spec, for which a folder of images may have to be read.
         network: Classifier = build(node, num_classes=len(self.dataset.class_names))
         self.to_device(network)
+        if self.config.trainer.sync_batch_norm:
+            sync_batch_norm(network)
         return network
 
     def test_batches(self) -> LabelledBatches:

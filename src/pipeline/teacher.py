@@ -14,6 +14,7 @@ from src.common.errors import UserError
 from src.common.files import remove_leftovers
 from src.common.sealed import DamagedError
 from src.common.seeding import derive_seed, seed_all
+from src.common.sync_batch_norm import require_syncable
 from src.config.node import build, build_partial
 from src.config.schema import RunConfig, Student, Teacher
 from src.config.trial import check_size
@@ -102,9 +103,13 @@ def _tried(
     job: Job, role: str, chosen: Teacher | Student, with_maps: bool = False
 ) -> tuple[Classifier, list[Tensor] | None]:
     """A network after a pass without memory, and its stage maps; None if there is no such pass."""
+    options = job.config.trainer
+    is_trained = role == "student" or job.config.teacher.checkpoint is None
     size = job.dataset.geometry.size  # of the spec, images had to be read
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         network: Classifier = build(chosen.network, num_classes=len(job.dataset.class_names))
+        if options.sync_batch_norm and options.ranks > 1 and is_trained:
+            require_syncable(network)
         try:
             with heard(network, network.stage_names if with_maps else ()) as maps:
                 network.eval()(torch.empty(2, 3, size, size))

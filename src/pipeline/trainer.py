@@ -120,7 +120,8 @@ def _strategy(stage: str, options: TrainerOptions) -> Any:
         return "auto"
     if stage == "stage_a":
         return UnwrappedDDPStrategy()
-    # BN statistics stay local while training and are taken from rank 0 where they are used.
+    # BN statistics stay local while training, unless the layers themselves are synchronised, and
+    # are taken from rank 0 where they are used.
     return DDPStrategy(forward_sync_buffers=False)
 
 

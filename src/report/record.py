@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from src.report.aggregate import order, paired_gains, unevenness_of
 from src.report.apart import tell_apart
+from src.report.collection import Found
 from src.report.cost import Cost, cost_of
+from src.report.page.anonymous import anonymous
 from src.report.summary import Summary
 
 
@@ -80,10 +82,13 @@ class Record:
 def records(summaries: Iterable[Summary]) -> list[Record]:
     """Every finished run once, in the order of the tables, then of seeds.
 
+    Settings that are paths are shown as hashes.
+
     Raises:
         UserError: If two runs are the same in everything, seed included, but their results.
     """
-    runs = tell_apart(summary for summary in summaries if summary["status"] == "finished")
+    finished = [summary for summary in summaries if summary["status"] == "finished"]
+    runs = tell_apart(anonymous(Found(finished, [])).summaries)
     pairs = zip(runs, paired_gains(runs), strict=True)
     found = []
     for run, gain in sorted(pairs, key=lambda pair: (order(pair[0]), pair[0].summary["seed"])):

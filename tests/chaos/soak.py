@@ -110,6 +110,7 @@ class Soak:
         self.seconds: dict[str, float] = {}
         self.half_done = 0
         self._wiped: set[int] = set()
+        self._due = float("inf")
         (folder / "tmp").mkdir()
 
     def run(self) -> None:
@@ -120,6 +121,7 @@ class Soak:
         if self.faults:
             return
         began = time.monotonic()
+        self._wait()
         while not self.faults and (self.planned or not self.shaken):
             self.shaken.append(f"shaken{len(self.shaken) + 1}")
             self._shake(self.shaken[-1])
@@ -195,12 +197,12 @@ class Soak:
     def _follow(self, running: Running, *, quiet: bool) -> int:
         """Wait for one start of a sweep, and see to it that it is not left in peace."""
         assert running.process is not None
-        before, due = len(self.happened), self._due()
+        before = len(self.happened)
         limit = time.monotonic() + _GRACE + _A_POINT * self.grid.points * self.grid.length
         while running.process.poll() is None:
             time.sleep(_POLL)
-            if not quiet and time.monotonic() > due and self._befall(running):
-                due = self._due()
+            if not quiet and time.monotonic() > self._due and self._befall(running):
+                self._wait()
             if time.monotonic() > limit:
                 self.faults.append(f"start {running.number} hangs")
                 running.send(signal.SIGKILL, group=True)
@@ -209,8 +211,9 @@ class Soak:
         self._judge(running, code, self.happened[before:])
         return code
 
-    def _due(self) -> float:
-        return time.monotonic() + self.planned[0].after if self.planned else float("inf")
+    def _wait(self) -> None:
+        """For the next mishap, over ends and starts: some waits are longer than a sweep."""
+        self._due = time.monotonic() + self.planned[0].after if self.planned else float("inf")
 
     def _befall(self, running: Running) -> bool:
         """Let the next mishap happen, if it can yet."""

@@ -1,11 +1,13 @@
 """Which layers become what; ``tests/test_ddp.py`` compares what they compute on two ranks."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from torch import nn
 
-from src.common.sync_batch_norm import SyncBatchNorm2d, sync_batch_norm
+from src.common.errors import UserError
+from src.common.sync_batch_norm import SyncBatchNorm2d, require_syncable, sync_batch_norm
 from tests.toys import job
 
 
@@ -32,7 +34,18 @@ def test_one_process_has_its_own() -> None:
 
 @pytest.mark.usefixtures("two_ranks")
 @pytest.mark.parametrize("asked", [False, True])
-def test_every_network_of_a_run_has_what_is_asked_for(tmp_path: Path, asked: bool) -> None:
-    layer = nn.BatchNorm2d(2)
-    job(tmp_path, sync_batch_norm=asked).to_device(nn.Sequential(layer))
-    assert (type(layer) is SyncBatchNorm2d) == asked
+def test_classifiers_that_are_trained_have_what_is_asked_for(tmp_path: Path, asked: bool) -> None:
+    made = job(tmp_path, sync_batch_norm=asked)
+    made.dataset = SimpleNamespace(class_names=["a", "b"])  # type: ignore[assignment]
+    network = made.network({"_target_": "src.network.convnet.ConvNet", "widths": [4, 8]})
+    kinds = {type(layer) for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)}
+    assert kinds == {SyncBatchNorm2d if asked else nn.BatchNorm2d}
+    generator = nn.Sequential(nn.BatchNorm2d(2))
+    made.to_device(generator)
+    assert type(generator[0]) is nn.BatchNorm2d  # another network on each rank, of some methods
+
+
+def test_layers_that_do_more_are_refused() -> None:
+    odd = type("BatchNormAct2d", (nn.BatchNorm2d,), {})
+    with pytest.raises(UserError, match="but Sequential has a BatchNormAct2d"):
+        require_syncable(nn.Sequential(odd(2)))

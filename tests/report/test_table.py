@@ -92,7 +92,7 @@ def test_published_lines_hold_where_a_run_is_from_and_no_folder(
 ) -> None:
     known = {"git_revision": "abc", "started": "2026-01-02", "precision": "bf16-mixed"}
     for run in runs:
-        run.update(known | {"recipe": "dafl_digits", "world_size": 2})
+        run.update(known | {"recipe": "dafl_digits", "world_size": 2, "host": "lab7"})
     runs[2]["adjustment"] = {"strength": 0.5, "size": 2.0}
     alone = make_kdci(70.0, seed=5)
     text = csv_table(records([*runs, failed, alone]), Record)
@@ -112,6 +112,16 @@ def test_published_lines_hold_where_a_run_is_from_and_no_folder(
     assert (unpaired["commit"], unpaired["ranks"]) == ("", "1")
     assert float(first["unevenness"]) == pytest.approx(0.130812, abs=1e-6)
     assert "outputs" not in text
+    assert "lab7" not in text
+
+
+def test_published_lines_show_settings_that_are_paths_as_hashes(make_summary: Any) -> None:
+    lists = [{"pool.list": f"/home/jane/{name}.txt"} for name in ("one", "two")]
+    text = csv_table(records(make_summary(80.0, settings=each) for each in lists), Record)
+    first, second = csv.DictReader(io.StringIO(text))
+    assert first["settings"].startswith("pool.list=path-")
+    assert first["settings"] != second["settings"]
+    assert "jane" not in text
 
 
 def test_terminal_holds_rows_and_failures_with_markup_left_alone(
