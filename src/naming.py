@@ -110,10 +110,20 @@ def memory_of(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Path | No
     cache = paths.get("cache") if isinstance(paths, Mapping) else None
     if not isinstance(cache, str):  # which the check of the configuration will refuse
         return None
-    here = [platform.node(), os.getcwd(), os.environ.get("CUDA_VISIBLE_DEVICES")]
+    # Machines of one name, such as containers, may have processors of unlike precision=auto.
+    here = [platform.node(), _processor(), os.getcwd(), os.environ.get("CUDA_VISIBLE_DEVICES")]
     here += [str(folder) for name in plain["plugins"] for folder in folders_of(name)]
     key = content_hash([plain, choices, here, library_versions()])
     return Path(cache) / "identity" / f"{key[:20]}.json"
+
+
+def _processor() -> str | None:
+    """The instructions that the first processor has, as Linux lists them; None elsewhere."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+            return next((line for line in lines if line.startswith(("flags", "Features"))), None)
+    except OSError:
+        return None
 
 
 def name_sweep(arguments: Sequence[str]) -> None:

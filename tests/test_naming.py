@@ -37,8 +37,10 @@ def test_an_identity_is_remembered_for_one_configuration(monkeypatch: pytest.Mon
     assert first.parent == Path("cache/identity")
     assert memory_of("kdci.N=3") != first
     assert memory_of("paths.outputs=elsewhere") != first
-    monkeypatch.setattr(naming, "library_versions", lambda: {"torch": "99"})
-    assert memory_of() != first
+    for name, value in (("library_versions", {"torch": "99"}), ("_processor", "flags: few")):
+        with monkeypatch.context() as patch:
+            patch.setattr(naming, name, lambda value=value: value)
+            assert memory_of() != first
 
 
 def test_without_a_cache_nothing_is_remembered() -> None:
