@@ -29,7 +29,7 @@ from src.objective.distillation import reads_maps
 from src.pipeline.job import build
 from src.student.step import meet, plain_output
 from src.substitution.contract import Baseline, Extent, advance
-from src.substitution.image_bank import banks_of, files_of
+from src.substitution.image_bank import banks_of, files_of, stores_of
 from src.substitution.module import predict
 from src.teacher.frozen import FrozenTeacher
 from tests.smoke import on_two_ranks
@@ -102,6 +102,17 @@ def copied(tensors) -> dict[str, Tensor]:
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
+
+
+def test_rounds_are_recorded_and_sampled_in_bfloat16(make, student):
+    baseline = make()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (terms,) = play(baseline, student, 1)
+        batch = baseline.sample(2)
+    assert all(term.isfinite() for term in terms.values())
+    assert batch.isfinite().all()
+    for store in stores_of(baseline).values():
+        store.require_finite("images")
 
 
 def test_rounds_return_finite_detached_scalars_with_and_without_a_student(make, student):

@@ -62,7 +62,9 @@ def _all_finite(values: Tensor) -> Tensor:
     """
     if not values.numel():
         return torch.ones((), dtype=torch.bool, device=values.device)
-    return torch.stack(torch.aminmax(values)).isfinite().all()
+    # Not stacked: that refuses float16, which banks may keep, in autocast on CPUs.
+    low, high = torch.aminmax(values)
+    return low.isfinite() & high.isfinite()
 
 
 class FiniteWatch:
