@@ -39,6 +39,7 @@ def trainer(devices: int = 1, nodes: int = 1) -> TrainerOptions:
         nodes=nodes,
         precision="32-true",
         channels_last=True,
+        sync_batch_norm=False,
         deterministic=False,
         progress=False,
     )
