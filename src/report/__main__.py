@@ -15,13 +15,13 @@ from src.common.errors import MissingExtraError, UserError
 from src.common.files import atomic_write
 from src.report import ablation, dictionary_size, shift, variance
 from src.report.aggregate import aggregate
+from src.report.anonymous import anonymous
 from src.report.arguments import parser
 from src.report.block import Block
 from src.report.collection import Damaged, Found, read_summaries, unfinished
 from src.report.console import console
 from src.report.discard import discard_failed
 from src.report.latex import latex_table
-from src.report.page.anonymous import anonymous
 from src.report.record import Record, records
 from src.report.summary import FILE_NAME, Summary
 from src.report.table import (

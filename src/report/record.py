@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from src.report.aggregate import order, paired_gains, unevenness_of
+from src.report.anonymous import anonymous
 from src.report.apart import tell_apart
 from src.report.collection import Found
 from src.report.cost import Cost, cost_of
-from src.report.page.anonymous import anonymous
 from src.report.summary import Summary
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from src.report.__main__ import main
+from src.report.anonymous import without_paths, without_values
 from src.report.collection import read_summaries
-from src.report.page.anonymous import without_paths, without_values
 from src.report.page.provenance import command_of
 from src.report.page.render import sections_of
 from tests.report.conftest import MakeSummary

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from src.report.anonymous import run_name
 from src.report.block import EMPTY, Part, number, part_of
 from src.report.collection import Damaged
-from src.report.page.anonymous import run_name
 from src.report.page.model import Topic
 from src.report.summary import Summary
 from src.report.table import first_line, left_out

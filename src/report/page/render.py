@@ -8,9 +8,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from src.report.aggregate import aggregate
+from src.report.anonymous import run_name
 from src.report.block import blocks
 from src.report.collection import Damaged, unfinished
-from src.report.page.anonymous import run_name
 from src.report.page.draw import inline_svg, save, style
 from src.report.page.inside import insides
 from src.report.page.model import Plot, Section, Topic
