@@ -21,10 +21,9 @@ from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from src.baseline.cmi import reinitialise
 from src.dataset.contract import ImageSpec
 from src.network.classifier import Classifier
-from src.network.generator import Generator
+from src.network.generator import Generator, reinitialise
 
 _BETAS = (0.5, 0.999)
 _BANK, _NEGATIVES = 40_960, 4096  # of CMI

@@ -17,7 +17,7 @@ from src.common.distributed import average_gradients, rank, world_size
 from src.common.errors import UserError
 from src.common.seeding import global_generator
 from src.dataset.contract import ImageSpec
-from src.network.generator import ImageGenerator
+from src.network.generator import ImageGenerator, reinitialise
 from src.objective.adversarial import decision_disagreement_loss
 from src.objective.contrastive import ContrastiveHead, contrastive_loss
 from src.objective.inversion import bn_statistics_loss, class_loss
@@ -248,16 +248,6 @@ class Contrast(nn.Module):
         with torch.no_grad():
             candidates = self.head(global_features, banked_global)
         return contrastive_loss(anchors, candidates, len(local_features), self.temperature)
-
-
-def reinitialise(network: nn.Module) -> None:
-    """Weights ~ N(0, 0.02), scales of BatchNorm ~ N(1, 0.02), biases 0; in place."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
-            centre = 1.0 if isinstance(layer, nn.BatchNorm2d) else 0.0
-            nn.init.normal_(layer.weight, centre, 0.02)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
 
 
 def feature_layers_of(teacher: FrozenTeacher, choice: str) -> tuple[str, ...]:

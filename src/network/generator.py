@@ -1,6 +1,7 @@
 """Image generators of the baselines."""
 
 from abc import ABC, abstractmethod
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -19,6 +20,16 @@ class ImageGenerator(nn.Module, ABC):
     @abstractmethod
     def forward(self, latents: Tensor) -> Tensor:
         """Images ``[B, C, H, W]`` of latents ``[B, *latent_shape]``."""
+
+
+def reinitialise(network: nn.Module) -> None:
+    """Weights ~ N(0, 0.02), scales of BatchNorm ~ N(1, 0.02), biases 0; in place."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+            centre = 1.0 if isinstance(layer, nn.BatchNorm2d) else 0.0
+            nn.init.normal_(layer.weight, centre, 0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def _grid_size(image_size: int, factor: int) -> int:
@@ -52,24 +63,28 @@ def _conv(
 class Generator(ImageGenerator):
     """Generator of CMI, Fast and MosaicKD, and of DAFL as CMI and Fast run it.
 
-    | method | latent_dim | initial_multiplier |
-    |---|---|---|
-    | CMI, Fast | 256 | 2 |
-    | DAFL in CMI | 512 | 4 |
-    | DAFL in Fast | 512 | 2 |
-    | MosaicKD | 100 | 4 |
+    | method | latent_dim | initial_multiplier | blocks |
+    |---|---|---|---|
+    | CMI, Fast | 256 | 2 | 2 |
+    | DAFL in CMI | 512 | 4 | 2 |
+    | DAFL in Fast | 512 | 2 | 2 |
+    | MosaicKD | 100 | 4 | 2 |
+    | CuDFKD, images of 32 pixels | 512 | 4 | 2 |
+    | CuDFKD, images of 64 pixels | 1024 | 8 | 3 |
 
     Its images are pixels in [0, 1]: normalise them before they reach a classifier.
 
     Args:
-        image_size: Height and width of the images, pixels, a multiple of 4.
+        image_size: Height and width of the images, pixels, a multiple of 2^blocks.
         latent_dim: Length of a latent vector.
         base_width: Channels of the last hidden layer.
         initial_multiplier: Channels of the first feature map, in units of ``base_width``.
+        blocks: Convolutions that each follow a doubling of the sides; the width halves from one
+            to the next.
         channels: Channels of the images.
 
     Raises:
-        UserError: If ``image_size`` is not a multiple of 4.
+        UserError: If ``image_size`` is not such a multiple.
 
     Source: Fang et al., Contrastive Model Inversion for Data-Free Knowledge Distillation,
     IJCAI 2021, arXiv:2105.08584.
@@ -82,18 +97,21 @@ class Generator(ImageGenerator):
         latent_dim: int = 256,
         base_width: int = 64,
         initial_multiplier: int = 2,
+        blocks: int = 2,
         channels: int = 3,
     ) -> None:
         super().__init__()
-        initial_width = initial_multiplier * base_width
         self.latent_shape = (latent_dim,)
-        self.l1 = _projection(latent_dim, initial_width, _grid_size(image_size, 4))
+        widths = [initial_multiplier * base_width]
+        widths += [2**left * base_width for left in reversed(range(blocks))]
+        self.l1 = _projection(latent_dim, widths[0], _grid_size(image_size, 2**blocks))
         self.conv_blocks = nn.Sequential(
-            nn.BatchNorm2d(initial_width),
-            nn.Upsample(scale_factor=2),
-            *_conv(initial_width, 2 * base_width),
-            nn.Upsample(scale_factor=2),
-            *_conv(2 * base_width, base_width),
+            nn.BatchNorm2d(widths[0]),
+            *(
+                layer
+                for pair in pairwise(widths)
+                for layer in (nn.Upsample(scale_factor=2), *_conv(*pair))
+            ),
             nn.Conv2d(base_width, channels, 3, padding=1),
             nn.Sigmoid(),
         )

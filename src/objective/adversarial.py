@@ -25,7 +25,9 @@ def disagreement_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return -kl_divergence(student_logits, teacher_logits, temperature=1.0)
 
 
-def decision_disagreement_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+def decision_disagreement_loss(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0
+) -> Tensor:
     """Reward for differing while the decisions agree, ``-1/B sum_i m_i KL_i(T || S)``.
 
     ``m_i = 1`` where both networks have the same argmax. The divisor is B, not the mask's sum.
@@ -33,14 +35,15 @@ def decision_disagreement_loss(student_logits: Tensor, teacher_logits: Tensor) -
     Args:
         student_logits: ``[B, K]``, floating.
         teacher_logits: ``[B, K]``, floating.
+        temperature: tau > 0 of the divergence.
 
     Returns:
-        Scalar <= 0, nats.
+        Scalar <= 0, nats times tau^2.
 
     Source: Fang et al., Contrastive Model Inversion, IJCAI 2021, arXiv:2105.08584; Fang et al., Up
     to 100x Faster Data-free Knowledge Distillation, AAAI 2022, arXiv:2112.06253.
     """
-    divergence = kl_per_sample(student_logits, teacher_logits, temperature=1.0)
+    divergence = kl_per_sample(student_logits, teacher_logits, temperature)
     agree = student_logits.argmax(dim=1) == teacher_logits.argmax(dim=1)
     return -(agree * divergence).mean()
 

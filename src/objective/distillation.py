@@ -90,6 +90,12 @@ def logit_distance(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return F.l1_loss(at_least_float32(student_logits), at_least_float32(teacher_logits))
 
 
+def logit_distance_per_sample(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """The same of each sample, ``[B]``: over the classes alone."""
+    gap = at_least_float32(student_logits) - at_least_float32(teacher_logits)
+    return gap.abs().mean(dim=1)
+
+
 class DistillationObjective(nn.Module):
     """The default objective of stage (b): temperature-scaled KL, the teacher held constant.
 

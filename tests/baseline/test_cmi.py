@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from src.baseline.cmi import CMI, feature_dim, feature_layers_of, reinitialise
+from src.baseline.cmi import CMI, feature_dim, feature_layers_of
 from src.common.augment import Augmentation, random_crop_flip, random_resized_crop
 from src.common.errors import UserError
 from src.dataset.contract import ImageSpec
 from src.network.convnet import ConvNet
-from src.network.generator import Generator
+from src.network.generator import Generator, reinitialise
 from src.network.resnet import ResNet
 from src.network.vgg import VGG
 from src.network.wide_resnet import WideResNet
