@@ -203,7 +203,7 @@ def code_of(config: Mapping[str, Any], traits: Traits) -> dict[str, str]:
     """
     hashed = partial(source_hash, plugins=config["plugins"])
     loading = "src.teacher.module" if traits.trains_teacher else "src.teacher.checkpoint"
-    teacher = ["src.teacher.evaluate", "src.dataset.loader", loading]
+    teacher = ["src.teacher.evaluate", "src.dataset.loader", "src.common.sync_batch_norm", loading]
     teacher += _targets(config["dataset"], config["teacher"])
     stage_a = ["src.substitution.module", *_targets(config["baseline"])]
     if traits.reads_pool:
@@ -212,11 +212,13 @@ def code_of(config: Mapping[str, Any], traits: Traits) -> dict[str, str]:
         stage_a += ["src.student.companion", *_targets(config["student"])]
     stage_b = ["src.student.module", "src.substitution.batches"]
     stage_b += _targets(config["student"], config["distill"])
+    stage_a_alone = ["src.pipeline.stage_a"]
+    stage_a_alone += ["src.substitution.artifact", "src.substitution.strategy"]
     stage_b_alone = ("src.pipeline.stage_b", "src.pipeline.evaluation", "src.pipeline.held_out")
     always = tuple(f"src.pipeline.{name}" for name in ("teacher", "job", "trainer", "share"))
     hashes = {
         "teacher": hashed(teacher, always),
-        "stage_a": hashed(stage_a, ("src.pipeline.stage_a",)),
+        "stage_a": hashed(stage_a, stage_a_alone),
         "stage_b": hashed(stage_b, stage_b_alone),
     }
     if traits.is_compensated:

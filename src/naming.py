@@ -3,7 +3,9 @@
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +112,10 @@ def memory_of(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Path | No
     cache = paths.get("cache") if isinstance(paths, Mapping) else None
     if not isinstance(cache, str):  # which the check of the configuration will refuse
         return None
-    # Machines of one name, such as containers, may have processors of unlike precision=auto.
-    here = [platform.node(), _processor(), os.getcwd(), os.environ.get("CUDA_VISIBLE_DEVICES")]
+    # Machines of one name, such as containers, may have processors of unlike precision=auto, and
+    # GPUs or none.
+    here: list[object] = [platform.node(), _processor(), os.getcwd()]
+    here += [os.environ.get("CUDA_VISIBLE_DEVICES"), _gpus()]
     here += [str(folder) for name in plain["plugins"] for folder in folders_of(name)]
     key = content_hash([plain, choices, here, library_versions()])
     return Path(cache) / "identity" / f"{key[:20]}.json"
@@ -124,6 +128,14 @@ def _processor() -> str | None:
             return next((line for line in lines if line.startswith(("flags", "Features"))), None)
     except OSError:
         return None
+
+
+def _gpus() -> list[str]:
+    """What tells of NVIDIA's GPUs without loading torch: their device files and the driver."""
+    driver = Path("/proc/driver/nvidia/version")
+    with suppress(OSError):
+        return [*sorted(glob("/dev/nvidia[0-9]*")), driver.read_text(encoding="utf-8")]
+    return []
 
 
 def name_sweep(arguments: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Any
+from uuid import uuid4
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -26,7 +27,8 @@ from src.report.sweep import Failure, point_name, report_sweep, result_of
 
 _log = logging.getLogger(__name__)
 POINT, SWEEP_PROCESS = "point.json", "KDCI_SWEEP_PROCESS"
-_FOLDER = "KDCI_SWEEP_FOLDER"
+_FOLDER, _CALL = "KDCI_SWEEP_FOLDER", "KDCI_SWEEP_CALL"
+_CALL_FILE = "call.txt"
 
 
 def run_point(overrides: Sequence[str], record: Path) -> None:
@@ -39,11 +41,15 @@ def run_point(overrides: Sequence[str], record: Path) -> None:
     command = [sys.executable, "-m", "src.run", *overrides, "hydra.mode=RUN"]
     _log.info("%s", " ".join(overrides))
     told = record / "folder.txt"
-    told.unlink(missing_ok=True)
+    for stale in (told, record / POINT):
+        stale.unlink(missing_ok=True)
+    (record / _CALL_FILE).write_text(os.environ.get(_CALL, ""))
     environment = os.environ | {TOLD: str(told), PARENT: str(os.getpid())}
     with (
         interruptible(),
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as child,
+        subprocess.Popen(
+            command, stderr=subprocess.PIPE, encoding="utf-8", errors="replace", env=environment
+        ) as child,
     ):
         try:
             last_line = ""
@@ -118,11 +124,20 @@ def reported() -> Iterator[None]:
 
 
 def _records(folder: Path) -> list[Path]:
-    """Where each point of a sweep is recorded."""
-    folders = (path for path in folder.iterdir() if path.is_dir())
+    """Where each point of this call of a sweep is recorded.
+
+    The same command may have had other points before an experiment's file was edited.
+    """
+    folders = (path for path in folder.iterdir() if path.is_dir() and _is_of_this_call(path))
     # Launchers keep what is theirs in hidden ones. 10 comes after 9.
     shown = sorted(folders, key=lambda path: (len(path.name), path.name))
     return [path / POINT for path in shown if not path.name.startswith(".")]
+
+
+def _is_of_this_call(record: Path) -> bool:
+    """Whether a point has begun in this call, or was lost before it could."""
+    begun = record / _CALL_FILE
+    return not begun.exists() or begun.read_text() == os.environ.get(_CALL, "")
 
 
 class SweepReport(Callback):
@@ -146,6 +161,7 @@ class SweepReport(Callback):
                 )
         # For a search of which every point fails: Optuna then raises without a word of it.
         os.environ[_FOLDER] = str(config.hydra.sweep.dir)
+        os.environ[_CALL] = uuid4().hex
         if "joblib" in config.hydra.launcher._target_:
             _let_workers_follow()
 

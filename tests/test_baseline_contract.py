@@ -104,6 +104,24 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
 
 
+@pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter")
+def test_what_a_saved_state_holds_goes_to_the_device_of_the_method(make, student):
+    first, second = make(), make().to("meta")
+    play(first, student, 1)
+    before = held(second)
+    second.load_state_dict(first.state_dict())  # as it was read from a file, onto the CPU
+    new = [tensor for tensor in held(second) if not any(tensor is each for each in before)]
+    assert {tensor.device.type for tensor in new} <= {"meta"}
+
+
+def held(baseline: Baseline) -> list[Tensor]:
+    """What is computed with, in attributes and tuples in them; indices stay on the CPU."""
+    values = vars(baseline).values()
+    groups = [value if isinstance(value, tuple | list) else [value] for value in values]
+    tensors = [each for group in groups for each in group if isinstance(each, Tensor)]
+    return [tensor for tensor in tensors if tensor.is_floating_point()]
+
+
 def test_rounds_are_recorded_and_sampled_in_bfloat16(make, student):
     baseline = make()
     with torch.autocast("cpu", dtype=torch.bfloat16):

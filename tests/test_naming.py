@@ -37,7 +37,8 @@ def test_an_identity_is_remembered_for_one_configuration(monkeypatch: pytest.Mon
     assert first.parent == Path("cache/identity")
     assert memory_of("kdci.N=3") != first
     assert memory_of("paths.outputs=elsewhere") != first
-    for name, value in (("library_versions", {"torch": "99"}), ("_processor", "flags: few")):
+    here = [("library_versions", {"torch": "99"}), ("_processor", "flags: few")]
+    for name, value in (*here, ("_gpus", ["/dev/nvidia0", "driver"])):
         with monkeypatch.context() as patch:
             patch.setattr(naming, name, lambda value=value: value)
             assert memory_of() != first

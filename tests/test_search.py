@@ -1,15 +1,24 @@
 """Sweeps that choose their own points, and what they are told of each."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from src.common.sealed import write_sealed
+from src.common.sealed import read_own, write_sealed
 from src.report.summary import write_summary
 from src.report.sweep import point_name
-from src.sweep import POINT, SweepReport, _mention_other_images, _records, reported, value_of
+from src.sweep import (
+    POINT,
+    SweepReport,
+    _mention_other_images,
+    _records,
+    reported,
+    run_point,
+    value_of,
+)
 from tests.compose import composed
 from tests.report.conftest import make_summary as make_summary
 from tests.smoke import Finished, Smoke
@@ -66,6 +75,7 @@ def test_nor_has_one_that_left_no_result(tmp_path: Path, make_summary: Any) -> N
 def put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a sweep that starts leaves in the environment is gone after a test."""
     monkeypatch.setenv("KDCI_SWEEP_FOLDER", "")
+    monkeypatch.setenv("KDCI_SWEEP_CALL", "")
 
 
 def start(*overrides: str) -> None:
@@ -97,6 +107,42 @@ def test_points_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for name in ("10", "0", "9", ".submitit"):
         (tmp_path / name).mkdir()
     assert [record.parent.name for record in _records(tmp_path)] == ["0", "9", "10"]
+
+
+def test_a_table_is_of_the_points_of_one_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, call in (("0", "this"), ("1", "that"), ("2", None)):
+        (tmp_path / name).mkdir()
+        if call is not None:
+            (tmp_path / name / "call.txt").write_text(call)
+    monkeypatch.setenv("KDCI_SWEEP_CALL", "this")
+    assert [record.parent.name for record in _records(tmp_path)] == ["0", "2"]
+
+
+def test_a_point_forgets_how_it_ended_before(
+    tmp_path: Path, make_summary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = ended(tmp_path, summary=make_summary(80.0))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError):  # lost before it could say so
+        run_point([], record)
+    assert value_of(record, "acc1") is None
+
+
+def test_a_word_that_is_no_utf_8_ends_no_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nprintf 'caf\\351\\nlast\\n' >&2\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    record = tmp_path / "sweep" / "0"
+    record.mkdir(parents=True)
+    run_point([], record)
+    point = read_own(record / POINT, point_name(record))
+    assert (point["exit_code"], point["error"]) == (3, "last")
+    assert "caf\ufffd" in capfd.readouterr().err
 
 
 _LOST = type("TerminatedWorkerError", (RuntimeError,), {"__module__": "joblib.externals.loky"})

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -55,7 +55,7 @@ class DAFL(GeneratorBaseline):
         one_hot_weight: NonNegativeFloat,
         balance_weight: NonNegativeFloat,
         activation_weight: NonNegativeFloat,
-        balance_log_base: float = math.e,
+        balance_log_base: Annotated[float, Field(gt=1)] = math.e,
         protocol: Literal["shared_batch", "fresh_batch"] = "fresh_batch",
         sampling_mode: Literal["train", "eval"] = "eval",
         whitened: bool = False,

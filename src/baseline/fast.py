@@ -241,4 +241,5 @@ class Fast(Baseline):
         """Load them."""
         super().set_extra_state(state["optimizers"])
         self.round = state["round"]
-        self.smoothed = None if state["smoothed"] is None else BNStatistics(*state["smoothed"])
+        saved = state["smoothed"]  # on the CPU, whatever computes
+        self.smoothed = saved and BNStatistics(*(each.to(self.device) for each in saved))

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -86,7 +86,7 @@ class MosaicKD(GeneratorBaseline):
         align_weight: NonNegativeFloat,
         adversarial_weight: NonNegativeFloat,
         balance_weight: NonNegativeFloat,
-        balance_log_base: PositiveFloat = 2.0,
+        balance_log_base: Annotated[float, Field(gt=1)] = 2.0,
         subset: PoolShare | None = None,
         statistics: Literal["pool", "teacher"] = "pool",
         augment: bool = True,

@@ -204,7 +204,8 @@ class NAYER(Baseline):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Load them."""
         self.round = state["round"]
-        self.smoothed = None if state["smoothed"] is None else BNStatistics(*state["smoothed"])
+        saved = state["smoothed"]  # on the CPU, whatever computes
+        self.smoothed = saved and BNStatistics(*(each.to(self.device) for each in saved))
 
 
 def _embeddings(choice: str, teacher: FrozenTeacher, num_classes: int) -> Tensor:

@@ -42,7 +42,8 @@ def global_generator(device: torch.device) -> torch.Generator:
 def rng_state() -> dict[str, Any]:
     """State of all global generators as tensors, numbers and strings only.
 
-    Such a state can be saved and loaded with weights-only loading.
+    Such a state can be saved and loaded with weights-only loading. Of several GPUs it holds the
+    current one, which a process computes on: another machine may show it fewer.
     """
     version, internal, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
@@ -56,7 +57,7 @@ def rng_state() -> dict[str, Any]:
             float(cached),
         ],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
 
 
@@ -69,5 +70,5 @@ def restore_rng_state(state: dict[str, Any]) -> None:
         (kind, keys.numpy().astype(np.uint32), position, has_gauss, cached)
     )
     torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+from omegaconf import OmegaConf
 
 from src.common.errors import UserError
 from src.config.composition import headers, in_program
@@ -37,8 +37,9 @@ def refuse_hydra_settings(folders: Sequence[Path]) -> None:
 def _reached(path: Path) -> Iterator[str]:
     try:
         yield from (line for line in headers(path) if _HYDRA in line)
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):  # said where the file is chosen
+        # By the reader that Hydra has: another one may refuse what that takes.
+        content: Any = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception:  # noqa: BLE001 - what Hydra cannot read sets nothing; said where it is chosen
         return
     if not isinstance(content, dict):
         return

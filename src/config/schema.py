@@ -206,7 +206,9 @@ class RunConfig(_Model):
     def _batches_can_be_shared(self) -> "RunConfig":
         ranks = self.trainer.ranks
         for name, size in self._batch_sizes():
-            if ranks > 1 and (size % ranks or size < 2 * ranks):
+            if ranks == 1 and size < 2:
+                raise ValueError(f"{name}={size}: BatchNorm needs two images at least")
+            if size % ranks or size < 2 * ranks:
                 raise ValueError(
                     f"{name}={size} is of all {ranks} ranks together, each of which takes an "
                     f"equal share, of two images at least; the nearest that can be shared is "

@@ -2,8 +2,8 @@
 
 ``<cache_dir>/dataset/<key>/`` holds ``images.npy`` ``[N, 3, H, W]`` uint8, ``labels.npy`` ``[N]``
 int64 and ``meta.json``, a sealed card with the checksums of both. The key hashes names, labels and
-content of all source files, so a changed source gets a new entry and an equal copy does not; the
-source folder itself is only read.
+content of all source files, and what decodes them, so a changed source gets a new entry and an
+equal copy does not; the source folder itself is only read.
 """
 
 import logging
@@ -20,12 +20,14 @@ from torch import Tensor
 
 from src.common.errors import UserError
 from src.common.files import atomic_folder, content_hash, lock, remove_leftovers, writing
+from src.common.provenance import source_hash
 from src.common.sealed import DamagedError, digests, read_own, verify, write_sealed
 from src.dataset.decode import Geometry, Pixels, decode_files
 from src.dataset.listing import ImageFiles, some
 
 _log = logging.getLogger(__name__)
 _FORMAT = 4
+DECODER = "src.dataset.decode"
 _ARRAYS, _CARD = ("images.npy", "labels.npy"), "meta.json"
 MAP_ABOVE_BYTES = 2**30
 
@@ -69,7 +71,7 @@ def load_decoded(
         UserError: If images cannot be decoded or the cache cannot be written.
     """
     content = content_of(files, cache_dir, name)
-    version = [_FORMAT, asdict(geometry), skip_corrupt, content]
+    version = [_FORMAT, asdict(geometry), skip_corrupt, content, source_hash([DECODER])]
     folder = cache_dir / "dataset" / f"{name}-{geometry.size}-{content_hash(version)[:16]}"
     found = _read(folder, files)
     if found is not None:

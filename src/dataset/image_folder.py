@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 
 from src.common.errors import UserError
 from src.common.files import content_hash, sha256_tensors
-from src.dataset.cache import Decoded, remember
+from src.common.provenance import source_hash
+from src.dataset.cache import DECODER, Decoded, remember
 from src.dataset.contract import ImageSpec, Split
 from src.dataset.decode import Geometry
 from src.dataset.folder_dataset import FolderDataset, SplitName
@@ -138,7 +139,8 @@ class ImageFolder(FolderDataset):
                 f"Expected `mean` and `std` to be given, since '{self.root}' has no train split "
                 "to measure them on; set both to those of the teacher's training data"
             )
-        source = [asdict(self.geometry), self.skip_corrupt, self._fingerprint("train")]
+        code = source_hash([DECODER, "src.dataset.statistics"])
+        source = [asdict(self.geometry), self.skip_corrupt, self._fingerprint("train"), code]
         key = f"{self.name}-train-statistics-{content_hash(source)[:16]}"
         decode = partial(self._decode, "train", self.geometry)
         mean, std = remember(self.cache_dir, key, lambda: measure(decode().images))

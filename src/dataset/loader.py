@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from src.common.distributed import rank, world_size
+from src.common.errors import UserError
 from src.common.seeding import generator
 from src.dataset.contract import ImageSpec, Split
 from src.dataset.normalisation import Normalisation
@@ -23,6 +24,9 @@ class LabelledBatches:
         device: Where the batches go.
         training: Shuffle, augment, and drop the incomplete last batch.
         seed: Seed of order and augmentation.
+
+    Raises:
+        UserError: If a rank would have no image.
     """
 
     def __init__(
@@ -35,6 +39,12 @@ class LabelledBatches:
         training: bool = False,
         seed: int = 0,
     ) -> None:
+        if len(split.labels) < world_size():
+            raise UserError(
+                f"Expected an image for each of {world_size()} ranks, but got a "
+                f"{'train' if training else 'test'} split of {len(split.labels)}; take fewer "
+                "trainer.devices"
+            )
         self.split, self.spec = split, spec
         self.batch_size, self.device = batch_size, device
         self.training, self.seed = training, seed

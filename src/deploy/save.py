@@ -30,7 +30,8 @@ def save_student(
         fuse = fuse.detach().cpu()
         for part in ("weight", "bias"):
             key = f"{network.head_name}.{part}"
-            state[key] = (fuse @ state[key]).contiguous()
+            if key in state:  # a last layer may have no bias
+                state[key] = (fuse @ state[key]).contiguous()
     with atomic_write(folder / WEIGHTS) as temporary:
         save_tensors(state, temporary)
     write_sealed(folder / CARD, card | {"checksums": digests(folder, [WEIGHTS])})

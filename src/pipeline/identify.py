@@ -36,6 +36,7 @@ def find(config: RunConfig, name: RunName, memory: Path | None) -> dict[str, Any
             Inception distance do not fit, or data is missing.
     """
     device = device_of(config.trainer.accelerator, config.trainer.devices)
+    computes = [device.type, config.trainer.precision]
 
     def compute() -> dict[str, Any]:
         refuse_misfit(config)
@@ -45,7 +46,7 @@ def find(config: RunConfig, name: RunName, memory: Path | None) -> dict[str, Any
         own = identity.run if config.task == "distill" else identity.teacher[:12]
         folder = Path(config.paths.outputs, name.folder, own)
         mention_others(folder, identity)
-        return {"folder": str(folder), "contents": dict(identity.contents)}
+        return {"folder": str(folder), "contents": dict(identity.contents), "on": computes}
 
     def rests_on() -> list[str | Path]:
         files = source_files(config.plugins)
@@ -54,6 +55,9 @@ def find(config: RunConfig, name: RunName, memory: Path | None) -> dict[str, Any
         return [*files, *folders, *sources_of(config)]
 
     found: dict[str, Any] = compute() if memory is None else remember(memory, rests_on, compute)
+    if memory is not None and found["on"] != computes:  # a driver that has come or gone since
+        memory.unlink(missing_ok=True)
+        found = remember(memory, rests_on, compute)
     return found
 
 

@@ -92,11 +92,12 @@ class Job:
 
         def check() -> None:
             now = contents_of(self.config)
-            changed = [name for name, was in self.identity.contents.items() if now[name] != was]
+            contents = self.identity.contents
+            changed = [name for name, was in contents.items() if now.get(name) != was]
             if changed:
                 raise UserError(
-                    f"Expected the content of {', '.join(changed)} to stay as it was, but it "
-                    "changed while this run was reading it; nothing was kept: run again"
+                    f"Expected the content of {', '.join(changed)} to stay as it was, but it was "
+                    "changed or removed while this run was reading it; nothing was kept: run again"
                 )
 
         on_rank_zero(check)

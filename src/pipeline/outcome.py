@@ -1,5 +1,6 @@
 """What a finished run leaves in its folder."""
 
+import logging
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -21,6 +22,8 @@ from src.report.summary import Summary, write_summary
 from src.student.module import StudentModule
 from src.teacher.frozen import FrozenTeacher
 
+_log = logging.getLogger(__name__)
+NO_COPY = "W&B has no whole copy of this run, whose files here are the record"
 _GRID_IMAGES, _GRID_COLUMNS = 64, 16
 _CHECKED = ("student", "card", "images")
 
@@ -49,7 +52,10 @@ def write_outcome(
     written = cast("Summary", finished)
     write_summary(written, job.folder)
     names = job.dataset.class_names
-    log_summary(job.wandb_run, written, names, job.folder / "substitution.png")
+    try:
+        log_summary(job.wandb_run, written, names, job.folder / "substitution.png")
+    except Exception as error:  # noqa: BLE001 - the local files are the record, W&B has a copy
+        _log.warning("%s: %s: %s", NO_COPY, type(error).__name__, error)
 
 
 def _results(

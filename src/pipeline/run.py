@@ -35,7 +35,7 @@ from src.pipeline.held_out import agreement
 from src.pipeline.identify import identify, plain
 from src.pipeline.job import Job, locked, remove
 from src.pipeline.log import written_down
-from src.pipeline.outcome import write_outcome
+from src.pipeline.outcome import NO_COPY, write_outcome
 from src.pipeline.share import of_a_rank
 from src.pipeline.software import git_revision, versions
 from src.pipeline.stage_a import make_substitution_data
@@ -225,7 +225,8 @@ def _recorded(summary: Summary, folder: Path) -> Iterator[None]:
         status = "interrupted" if isinstance(error, Interrupted) else "failed"
         # Where not even this can be written, the free lock tells that the run is over.
         with suppress(UserError, OSError):
-            if is_first:
+            # W&B comes last, and a result that is written stands whatever becomes of its copy.
+            if is_first and not is_finished(folder, summary["identity"]["run"]):
                 write_summary({**summary, "status": status, "error": reason}, folder)  # type: ignore[typeddict-item]
             _keep_traceback(error, folder, "" if is_first else f"_rank{rank()}")
         raise
@@ -255,5 +256,12 @@ def _mirrored(config: RunConfig, summary: Summary, folder: Path) -> "Iterator[Ru
         entity=options.entity,
         goes_on=not config.force,
     )
-    with finished(run_):
-        yield run_
+    has_result = False
+    try:
+        with finished(run_):
+            yield run_
+            has_result = True
+    except Exception as error:
+        if not has_result:
+            raise
+        _log.warning("%s: %s: %s", NO_COPY, type(error).__name__, error)

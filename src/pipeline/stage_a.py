@@ -6,7 +6,7 @@ from typing import cast
 
 from hydra.utils import get_class
 
-from src.common.distributed import on_rank_zero, rank, world_size
+from src.common.distributed import broadcast_buffers, on_rank_zero, rank, world_size
 from src.common.files import remove_leftovers
 from src.common.seeding import derive_seed, seed_all
 from src.config.node import build, build_partial
@@ -160,4 +160,6 @@ def _companion(job: Job, baseline: Baseline) -> CompanionStudent:
 def _companion_accuracy(job: Job, module: SubstitutionModule) -> float | None:
     if module.companion is None:
         return None
-    return accuracy(cast("CompanionStudent", module.companion).network, job.test_batches())
+    network = cast("CompanionStudent", module.companion).network
+    broadcast_buffers(network)  # one network, not one of each rank
+    return accuracy(network, job.test_batches())

@@ -88,7 +88,7 @@ class ReplayBatches:
         size, needed = len(self.banks[position]), self.steps * share
         draws = generator("cpu", self.seed, "order", rank(), position, self.epoch)
         offsets = generator("cpu", self.seed, "thinning", rank(), position, self.epoch)
-        taken: list[Tensor] = []
+        taken = [torch.empty(0, dtype=torch.int64)]  # a share may be empty
         while sum(map(len, taken)) < needed:
             visited = torch.randperm(size, generator=draws)
             if self.inclusion is not None:

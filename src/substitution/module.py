@@ -1,5 +1,6 @@
 """Stage (a): one fit in which a training step is one round of a baseline."""
 
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -70,7 +71,8 @@ def predict(
             f"Predictions of the teacher {type(teacher.network).__name__} on images of {source} "
             "are NaN or infinite; check the teacher's checkpoint, or use trainer.precision=32-true"
         )
-    return Recording(banks, logits, features)
+    # As they are now: online, those of the method grow on.
+    return Recording([copy(bank) for bank in banks], logits, features)
 
 
 class SubstitutionModule(LightningModule):

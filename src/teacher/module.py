@@ -88,6 +88,10 @@ class TeacherModule(LightningModule):
         values |= {"teacher/acc": self.acc1, "teacher/epoch": float(self.epochs_done)}
         self.log_dict(values, sync_dist=True)
 
+    def on_validation_start(self) -> None:
+        """Measure the network that would be saved: with rank 0's BN statistics on every rank."""
+        broadcast_buffers(self)
+
     def on_train_end(self) -> None:
         """Leave the same BN statistics on every rank."""
         broadcast_buffers(self)

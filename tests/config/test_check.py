@@ -548,6 +548,8 @@ WRONG_NUMBERS: list[tuple[tuple[tuple[str, Any], ...], str]] = [
     ((("pool.seed", 2**63),), "'pool.seed': expected <= 9223372036854775807"),
     ((("trainer.devices", 4097),), "less than or equal to 4096"),
     ((("trainer.devices", 3),), "of all 3 ranks together, each of which takes an equal share"),
+    ((("distill.batch_size", 1),), "distill.batch_size=1: BatchNorm needs two images at least"),
+    ((("baseline.balance_log_base", 1.0),), "'baseline.balance_log_base': expected"),
     (
         (("trainer.nodes", 2), ("distill.batch_size", 1)),
         "distill.batch_size=1 is of all 2 ranks together, each of which takes an equal share, of "

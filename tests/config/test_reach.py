@@ -23,6 +23,9 @@ def test_our_experiments_set_no_more_than_the_points_of_a_sweep() -> None:
         ("defaults:\n  - /paths@hydra.help: default\n", "hydra.help"),
         ("# @package hydra.job\nname: mine\n", "@package hydra.job"),
         ('"\\x68ydra":\n  verbose: true\n', "the key 'hydra'"),
+        # What another reader of YAML refuses.
+        ("hydra:\n  verbose: true\nwhen: 2024-13-45\n", "the key 'hydra'"),
+        ("x: &x\n  hydra: {verbose: true}\n<<: *x\n", "the key 'hydra'"),
     ],
 )
 def test_a_file_that_reaches_hydra_is_refused(tmp_path: Path, text: str, said: str) -> None:

@@ -40,6 +40,15 @@ def decoding(monkeypatch):
     return counts
 
 
+def test_another_decoder_decodes_again(source, tmp_path, decoding, monkeypatch):
+    load(source, tmp_path)
+    load(source, tmp_path)
+    assert len(decoding) == 1
+    monkeypatch.setattr(cache, "source_hash", lambda roots: f"edited {roots}")
+    load(source, tmp_path)
+    assert len(decoding) == 2
+
+
 def load(source, tmp_path, **options):
     geometry = options.pop("geometry", SIZE)
     files = files_by_class(source, CLASSES)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from src.common.errors import UserError
 from src.dataset import loader
 from src.dataset.contract import ImageSpec, Split
 from src.dataset.loader import LabelledBatches
@@ -27,6 +28,13 @@ def labels(batches: LabelledBatches) -> list[int]:
 
 def images(batches: LabelledBatches) -> Tensor:
     return torch.cat([batch for batch, _ in batches])
+
+
+def test_every_rank_needs_an_image(tiny_spec: ImageSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "world_size", lambda: 4)
+    make(tiny_spec, 4)
+    with pytest.raises(UserError, match="each of 4 ranks, but got a test split of 3"):
+        make(tiny_spec, 3)
 
 
 def test_evaluation_sees_every_image_once_in_order(tiny_spec: ImageSpec) -> None:

@@ -70,6 +70,17 @@ def test_linear_fusion_is_folded_into_the_last_layer(
     torch.testing.assert_close(load_student(tmp_path)(images), logits @ fuse.T)
 
 
+def test_it_is_folded_into_a_last_layer_without_a_bias(
+    tmp_path: Path, tiny_spec: ImageSpec, network: ConvNet
+) -> None:
+    network.fc.register_parameter("bias", None)
+    fuse = torch.randn(4, 4)
+    save_student(tmp_path, network, card(tiny_spec), fuse)
+    saved = load_file(tmp_path / "student.safetensors")
+    assert "fc.bias" not in saved
+    torch.testing.assert_close(saved["fc.weight"], fuse @ network.fc.weight.detach())
+
+
 def test_the_trained_student_is_not_changed(
     tmp_path: Path, tiny_spec: ImageSpec, network: ConvNet
 ) -> None:

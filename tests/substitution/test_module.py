@@ -54,6 +54,15 @@ def logged(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_what_is_recorded_does_not_grow_with_the_banks(toy: Toy, tmp_path: Path) -> None:
+    recording = fit(make(toy), tmp_path).recording()
+    before = [bank.images.clone() for bank in recording.banks]
+    for bank in toy.substitution_data():
+        bank.append(bank.images[:3])
+    assert [len(bank) for bank in toy.substitution_data()] == [28]
+    torch.testing.assert_close([bank.images for bank in recording.banks], before)
+
+
 def test_runs_every_round_and_no_more(toy: Toy, tmp_path: Path) -> None:
     module = fit(make(toy), tmp_path)
     assert (module.round, module.epochs_done) == (7, 3)
@@ -96,7 +105,8 @@ def test_the_recording_holds_all_images_and_what_the_teacher_says(
 ) -> None:
     module = fit(make(toy), tmp_path)
     recording = module.recording()
-    assert recording.banks == [toy.bank]
+    (bank,) = recording.banks
+    assert torch.equal(bank.images, toy.bank.images)
     assert len(toy.bank) == 25
     output = tiny_teacher(toy.bank.batch(torch.arange(25)))
     torch.testing.assert_close(recording.logits, output.logits)

@@ -11,6 +11,7 @@ from src.dataset.contract import ImageSpec
 from src.dataset.loader import LabelledBatches
 from src.dataset.normalisation import Normalisation
 from src.network.convnet import ConvNet
+from src.teacher import module as teacher_module
 from src.teacher.evaluate import accuracy
 from src.teacher.module import TeacherModule
 from tests.toys import SGD, convnet, job, labelled
@@ -68,6 +69,18 @@ def test_the_accuracy_is_that_of_the_final_weights(tiny_spec: ImageSpec, tmp_pat
     test = labelled(tiny_spec, 20)
     module = fit(tiny_spec, convnet(tiny_spec), tmp_path, test=test)
     assert module.acc1 == pytest.approx(accuracy(module.network, test))
+
+
+def test_the_measured_statistics_are_those_of_rank_0(
+    tiny_spec: ImageSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they are saved: each rank has statistics of its own while it trains."""
+    shared: list[int] = []
+    monkeypatch.setattr(
+        teacher_module, "broadcast_buffers", lambda trained: shared.append(trained.epochs_done)
+    )
+    fit(tiny_spec, convnet(tiny_spec), tmp_path, epochs=2)
+    assert shared == [0, 1, 2]  # before each measurement, and at the end
 
 
 def test_an_epoch_and_its_accuracy_are_one_row(tiny_spec: ImageSpec, tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""What stands in a run's folder when W&B, which comes last, does not end well."""
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from src.common.errors import UserError
+from src.common.signals import Interrupted
+from src.pipeline import run
+from src.report.summary import FILE_NAME, is_finished, read_summary, write_summary
+from tests.report.conftest import make_summary as make_summary
+
+WANDB: Any = SimpleNamespace(
+    logger=SimpleNamespace(
+        wandb=SimpleNamespace(project="p", mode="offline", tags=(), entity=None)
+    ),
+    force=False,
+)
+
+
+@pytest.mark.parametrize("error", [ConnectionError("gone"), Interrupted(15), UserError("no")])
+def test_a_result_that_is_written_stands(
+    tmp_path: Path, make_summary: Any, error: BaseException
+) -> None:
+    def work() -> None:
+        with run._recorded(make_summary(status="running"), tmp_path):
+            assert read_summary(tmp_path / FILE_NAME)["status"] == "running"
+            write_summary(make_summary(81.0), tmp_path)
+            raise error
+
+    with pytest.raises(type(error)):
+        work()
+    assert is_finished(tmp_path)
+    assert read_summary(tmp_path / FILE_NAME)["acc1"]["last"] == 81.0
+
+
+def test_a_run_without_a_result_is_recorded_as_failed(tmp_path: Path, make_summary: Any) -> None:
+    with (
+        pytest.raises(UserError),
+        run._recorded(make_summary(status="running"), tmp_path),
+    ):
+        raise UserError("no")
+    assert read_summary(tmp_path / FILE_NAME)["status"] == "failed"
+
+
+class Gone:
+    """A W&B run that cannot be closed."""
+
+    def finish(self, exit_code: int) -> None:
+        raise ConnectionError("the service is gone")
+
+
+def test_a_mirror_that_cannot_be_closed_costs_a_warning(
+    tmp_path: Path,
+    make_summary: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(run, "start_wandb", lambda *_, **__: Gone())
+    with caplog.at_level(logging.WARNING), run._mirrored(WANDB, make_summary(), tmp_path):
+        pass
+    assert "no whole copy of this run" in caplog.text
+    assert "ConnectionError: the service is gone" in caplog.text
+    with pytest.raises(ConnectionError), run._mirrored(WANDB, make_summary(), tmp_path):
+        raise UserError("of the run itself")
