@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Glob
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
 from hydra.errors import HydraException
 
 from src.common.errors import UserError
@@ -96,6 +96,8 @@ def refuse_unknown_options(arguments: Sequence[str], plugins: Sequence[Path] = (
 
 def _refuse_unknown(argument: str, folders: Sequence[Path]) -> None:
     group, _, given = argument.partition("=")
+    if _parsed(argument) is None:  # Hydra says what it cannot read
+        return
     known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
     several = _chosen(argument, list(known))
     for name in several or [given.strip("'\"")]:
@@ -120,9 +122,8 @@ def _may_sweep(content: Mapping[str, Any]) -> bool:
 
 def _chosen(argument: str, known: list[str]) -> list[str]:
     """The options that a sweep goes through, in any of Hydra's words; none if it is no sweep."""
-    try:
-        override = OverridesParser.create().parse_override(argument)
-    except HydraException:
+    override = _parsed(argument)
+    if override is None:
         return []
     several = override.value()
     if isinstance(several, Glob):
@@ -130,6 +131,14 @@ def _chosen(argument: str, known: list[str]) -> list[str]:
     if isinstance(several, ChoiceSweep):
         return [name.strip("'\"") for name in override.sweep_string_iterator()]
     return []
+
+
+def _parsed(argument: str) -> Override | None:
+    """What Hydra makes of an argument; None where it cannot read it."""
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None
 
 
 def _usable(path: Path) -> dict[str, Any]:

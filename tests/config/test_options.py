@@ -52,6 +52,10 @@ def test_a_sweep_over_options_is_read_in_any_of_hydra_s_words(sweep: str) -> Non
         options.refuse_unknown_options([f"recipe={sweep.format('dafk')}"])
 
 
+def test_what_hydra_cannot_read_is_left_to_it() -> None:
+    options.refuse_unknown_options(["recipe=choice(null,dafl_cifar10)"])
+
+
 def test_an_option_may_stand_in_quotes() -> None:
     options.refuse_unknown_options(["recipe='dafl_cifar10'"])
     with pytest.raises(UserError, match="Unknown option 'recipe=dafk'"):
