@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Any
-from uuid import uuid4
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -27,8 +26,8 @@ from src.report.sweep import Failure, point_name, report_sweep, result_of
 
 _log = logging.getLogger(__name__)
 POINT, SWEEP_PROCESS = "point.json", "KDCI_SWEEP_PROCESS"
-_FOLDER, _CALL = "KDCI_SWEEP_FOLDER", "KDCI_SWEEP_CALL"
-_CALL_FILE = "call.txt"
+_FOLDER, _START = "KDCI_SWEEP_FOLDER", "KDCI_SWEEP_START"
+_BEGUN = ".begun"  # its time of modification tells when a sweep, or a point of it, began
 
 
 def run_point(overrides: Sequence[str], record: Path) -> None:
@@ -43,7 +42,7 @@ def run_point(overrides: Sequence[str], record: Path) -> None:
     told = record / "folder.txt"
     for stale in (told, record / POINT):
         stale.unlink(missing_ok=True)
-    (record / _CALL_FILE).write_text(os.environ.get(_CALL, ""))
+    (record / _BEGUN).touch()
     environment = os.environ | {TOLD: str(told), PARENT: str(os.getpid())}
     with (
         interruptible(),
@@ -135,9 +134,12 @@ def _records(folder: Path) -> list[Path]:
 
 
 def _is_of_this_call(record: Path) -> bool:
-    """Whether a point has begun in this call, or was lost before it could."""
-    begun = record / _CALL_FILE
-    return not begun.exists() or begun.read_text() == os.environ.get(_CALL, "")
+    """Whether a point has begun since this sweep has, or was lost before it could.
+
+    One that an equal sweep begins beside this one counts for both.
+    """
+    begun = record / _BEGUN
+    return not begun.exists() or begun.stat().st_mtime_ns >= int(os.environ.get(_START) or 0)
 
 
 class SweepReport(Callback):
@@ -160,8 +162,11 @@ class SweepReport(Callback):
                     "chooses by test accuracy"
                 )
         # For a search of which every point fails: Optuna then raises without a word of it.
-        os.environ[_FOLDER] = str(config.hydra.sweep.dir)
-        os.environ[_CALL] = uuid4().hex
+        folder = Path(config.hydra.sweep.dir)
+        os.environ[_FOLDER] = str(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _BEGUN).touch()  # by the clock of the disk, which is that of the points'
+        os.environ[_START] = str((folder / _BEGUN).stat().st_mtime_ns)
         if "joblib" in config.hydra.launcher._target_:
             _let_workers_follow()
 

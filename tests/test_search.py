@@ -1,5 +1,6 @@
 """Sweeps that choose their own points, and what they are told of each."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -75,31 +76,34 @@ def test_nor_has_one_that_left_no_result(tmp_path: Path, make_summary: Any) -> N
 def put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a sweep that starts leaves in the environment is gone after a test."""
     monkeypatch.setenv("KDCI_SWEEP_FOLDER", "")
-    monkeypatch.setenv("KDCI_SWEEP_CALL", "")
+    monkeypatch.setenv("KDCI_SWEEP_START", "")
 
 
-def start(*overrides: str) -> None:
-    SweepReport().on_multirun_start(composed("hydra.sweep.dir=sweep", *overrides))
+def start(folder: Path, *overrides: str) -> None:
+    SweepReport().on_multirun_start(composed(f"hydra.sweep.dir={folder}/sweep", *overrides))
 
 
 def test_a_search_by_agreement_needs_images_that_are_held_out(
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip(PLUGIN)
     search = "hydra/sweeper=search"
     with pytest.raises(SystemExit) as caught:
-        start(search)
+        start(tmp_path, search)
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("Error: Expected one distill.held_out above 0 for all points")
-    start(search, "distill.held_out=0.1")
-    start(search, "search.objective=acc1")
+    start(tmp_path, search, "distill.held_out=0.1")
+    start(tmp_path, search, "search.objective=acc1")
 
 
-def test_a_search_among_teachers_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_among_teachers_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip(PLUGIN)
     with pytest.raises(SystemExit):
-        start("hydra/sweeper=search", "task=teacher", "search.objective=acc1")
+        start(tmp_path, "hydra/sweeper=search", "task=teacher", "search.objective=acc1")
     assert "but got task=teacher" in capsys.readouterr().err
 
 
@@ -112,11 +116,12 @@ def test_points_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 def test_a_table_is_of_the_points_of_one_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, call in (("0", "this"), ("1", "that"), ("2", None)):
+    for name, second in (("0", 101), ("1", 99), ("2", None)):
         (tmp_path / name).mkdir()
-        if call is not None:
-            (tmp_path / name / "call.txt").write_text(call)
-    monkeypatch.setenv("KDCI_SWEEP_CALL", "this")
+        if second is not None:
+            (tmp_path / name / ".begun").touch()
+            os.utime(tmp_path / name / ".begun", (second, second))
+    monkeypatch.setenv("KDCI_SWEEP_START", str(100 * 10**9))
     assert [record.parent.name for record in _records(tmp_path)] == ["0", "2"]
 
 
@@ -161,7 +166,7 @@ def test_a_sweep_that_ends_by_an_error_of_its_engine_ends_with_the_table_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception, is_shown: bool
 ) -> None:
     folder = ended(tmp_path, exit_code=2).parent
-    start(f"hydra.sweep.dir={folder}")
+    start(tmp_path)
     with pytest.raises(type(error), match=str(error)), reported():
         raise error
     assert ("1 points, 1 failed" in capsys.readouterr().out) == is_shown
@@ -182,8 +187,8 @@ def test_points_of_other_images_are_not_compared_in_silence(
     assert ("images of 2 stages (a)" in caplog.text) == (stages == 2)
 
 
-def test_other_sweeps_need_none() -> None:
-    start()
+def test_other_sweeps_need_none(tmp_path: Path) -> None:
+    start(tmp_path)
 
 
 def test_the_option_fits_the_sweeper() -> None:
