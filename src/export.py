@@ -20,7 +20,7 @@ from src.common.sealed import DamagedError, digests, read_sealed, write_sealed
 from src.dataset.walk import walk
 from src.deploy import program, verify
 from src.deploy.command import add_plugins, ended, own_cure
-from src.deploy.student import WEIGHTS, DeployedStudent, load_student
+from src.deploy.student import WEIGHTS, DeployedStudent, here, load_student
 
 _CARD = "export.json"
 _TORCH, _ONNX, _INT8 = "student.pt2", "student.onnx", "student.int8.onnx"
@@ -143,16 +143,44 @@ def _images(arguments: argparse.Namespace, student: DeployedStudent) -> verify.I
 
 
 def _images_of(run: Path, plugins: Sequence[str]) -> verify.Images:
-    """The test split of the run's data set."""
+    """The test split of the run's data set.
+
+    Raises:
+        UserError: If the summary names no data set, or its data is not what the run has read.
+    """
     # Imported here: these bring Hydra, which a student that is verified on a folder does not need.
     from src.config.node import build, refuse_foreign_targets
+    from src.config.trial import check_node
     from src.report.summary import FILE_NAME, read_summary
 
     summary = read_summary(run / FILE_NAME)
-    node = summary["config"]["dataset"]
+    node = _here(summary["config"].get("dataset") or {}, plugins)
     refuse_foreign_targets("dataset", node, plugins)
-    split = build(node).test()
+    check_node("dataset", node, "dataset")
+    dataset = build(node)
+    if dataset.fingerprint() != summary["identity"]["contents"].get("dataset"):
+        raise UserError(
+            f"Expected the data that the run has read, but {_named(summary['dataset'], node)} "
+            "holds other data now; bring it back, or give images with --images FOLDER"
+        )
+    split = dataset.test()
     return verify.Images(split.images, split.labels, f"test split of {summary['dataset']}")
+
+
+def _here(value: Any, plugins: Sequence[str]) -> Any:
+    """A node with our classes as they are called here, those within it too."""
+    if isinstance(value, list):
+        return [_here(each, plugins) for each in value]
+    if not isinstance(value, dict):
+        return value
+    target = value.get("_target_")
+    named = {"_target_": here(target, plugins)} if isinstance(target, str) else {}
+    return {key: _here(inner, plugins) for key, inner in value.items()} | named
+
+
+def _named(name: str, node: dict[str, Any]) -> str:
+    """A data set, with the folder that it lies in, where it has one."""
+    return f"{name} in '{node['root']}'" if "root" in node else name
 
 
 def _images_in(folder: Path, student: DeployedStudent) -> verify.Images:

@@ -152,7 +152,7 @@ def build_network(
             must not choose what runs.
     """
     options = dict(architecture)
-    module, _, name = _here(str(options.pop("_target_", "")), plugins).rpartition(".")
+    module, _, name = here(str(options.pop("_target_", "")), plugins).rpartition(".")
     allowed = ("src.network", *plugins)
     found = None
     if is_within(f"{module}.{name}", allowed):
@@ -165,7 +165,7 @@ def build_network(
     return found(num_classes=num_classes, **options)
 
 
-def _here(target: str, plugins: Sequence[str]) -> str:
+def here(target: str, plugins: Sequence[str]) -> str:
     """A class of ours as it is called here: a clone and a wheel read each other's cards."""
     package, _, rest = target.partition(".")
     is_ours = package in _NAMES and package not in plugins

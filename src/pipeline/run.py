@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import shutil
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -46,6 +47,7 @@ from src.report.summary import (
     FILE_NAME,
     Summary,
     is_finished,
+    why_not_finished,
     write_summary,
 )
 
@@ -92,7 +94,7 @@ def run(
         if on_rank_zero(lambda: is_finished(folder, identity.run)) and not config.force:
             return
         on_rank_zero(lambda: remove_leftovers(folder))
-        on_rank_zero(lambda: _set_aside(folder))
+        on_rank_zero(lambda: _set_aside(folder, identity.run))
         summary = _opening(config, name, device, identity)
         summary["command"] = command
         with (
@@ -140,9 +142,17 @@ def _begun(
             yield device, identity
 
 
-def _set_aside(folder: Path) -> None:
-    """Keep the result of a finished run that is made again, until the new one replaces it."""
-    if (folder / FILE_NAME).is_file() and is_finished(folder):
+def _set_aside(folder: Path, run: str) -> None:
+    """Keep the result of a finished run that is made again, until the new one replaces it.
+
+    Its live run in W&B, also of one that is damaged, begins anew: curves would hold every epoch
+    twice.
+    """
+    is_whole = is_finished(folder)
+    if is_whole or why_not_finished(folder) is not None:
+        for live in (folder / "wandb").glob(f"run-*-{run}"):
+            shutil.rmtree(live, ignore_errors=True)
+    if is_whole:
         os.replace(folder / FILE_NAME, folder / _PREVIOUS)
 
 

@@ -16,6 +16,7 @@ from src.common.files import atomic_write
 from src.report import ablation, dictionary_size, shift, variance
 from src.report.aggregate import aggregate
 from src.report.anonymous import anonymous
+from src.report.apart import without_contradictions
 from src.report.arguments import parser
 from src.report.block import Block
 from src.report.collection import Damaged, Found, read_summaries, unfinished
@@ -87,7 +88,7 @@ def _asked_for(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], 
 def _report(arguments: argparse.Namespace) -> int:
     _require_files(arguments)
     page = _page_of(arguments)
-    found = read_summaries(arguments.paths)
+    found = without_contradictions(read_summaries(arguments.paths))
     summaries, damaged = found
     if not summaries:
         return _complain_of_nothing(arguments.paths, damaged)
@@ -184,7 +185,7 @@ def _complain_of_nothing(paths: Sequence[Path], damaged: Sequence[Damaged]) -> i
         for each in damaged:
             sys.stderr.write(f"Left out: {each.reason}\n")
         return _complain(f"No summary can be used; {left_out(damaged)}")
-    if damaged[0].path.name != FILE_NAME:
+    if damaged[0].path.name != FILE_NAME and not damaged[0].is_closed:
         return _complain(f"{damaged[0].reason}; give a run folder or a {FILE_NAME}")
     return _complain(f"{damaged[0].reason}; {left_out(damaged)}")
 

@@ -108,19 +108,29 @@ def aggregate(summaries: Iterable[Summary], by_seed: bool = False) -> list[Row]:
 
 def paired_gains(runs: Sequence[Run]) -> list[float | None]:
     """Of each run, ``last`` less that of the vanilla run of its seed; ``None`` without one."""
-    vanilla = {
-        (run.shared, run.summary["seed"]): run.summary["acc1"]["last"]
-        for run in runs
-        if run.kind == VANILLA
+    return [
+        None if other is None else run.summary["acc1"]["last"] - other.summary["acc1"]["last"]
+        for run, other in zip(runs, _vanilla_of(runs), strict=True)
+    ]
+
+
+def vanilla_folders(summaries: Iterable[Summary]) -> dict[str, str]:
+    """Of each finished run with a vanilla run of its seed, as gains pair them, both folders."""
+    runs = tell_apart(summary for summary in summaries if summary["status"] == "finished")
+    return {
+        folder_of(run.summary): folder_of(other.summary)
+        for run, other in zip(runs, _vanilla_of(runs), strict=True)
+        if other is not None
     }
 
-    def gain(run: Run) -> float | None:
-        other = vanilla.get((run.shared, run.summary["seed"]))
-        if run.kind == VANILLA or other is None:
-            return None
-        return run.summary["acc1"]["last"] - other
 
-    return [gain(run) for run in runs]
+def _vanilla_of(runs: Sequence[Run]) -> list[Run | None]:
+    """Of each run with compensation the vanilla one of the same seed and all else, if any."""
+    vanilla = {(run.shared, run.summary["seed"]): run for run in runs if run.kind == VANILLA}
+    return [
+        None if run.kind == VANILLA else vanilla.get((run.shared, run.summary["seed"]))
+        for run in runs
+    ]
 
 
 def order(run: Run) -> tuple[Any, ...]:

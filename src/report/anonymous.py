@@ -1,4 +1,4 @@
-"""Runs as strangers may see them: without host, folders and paths."""
+"""Runs as strangers may see them: without host, folders, paths and names of a group."""
 
 import re
 import shlex
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from src.common.files import content_hash
-from src.report.collection import Damaged, Found
+from src.report.collection import Found
 from src.report.summary import Summary
 
 _HIDDEN = "..."
@@ -16,6 +16,11 @@ _END = r"""[^\s,;:'"`)\]}>|]"""
 _CLIMBING = rf"""[\w./-]*\.\./{_END}*"""
 _BARE = rf"(?<![\w./-]){_START}{_END}+|(?<=-[A-Z])/{_END}+|(?<!\w)(?:~\w+|\$\{{?\w+)"
 _PATH = re.compile(f"{_QUOTED}|{_CLIMBING}|{_BARE}")
+# Options whose values may name a group: its accounts and projects, packages, files and folders.
+_NAMING = re.compile(
+    r"[+~]*(?:plugins|fid\.weights|(?:hydra|paths|logger\.wandb)(?:\..+)?"
+    r"|.+\.(?:root|cache_dir|checkpoint|class_map))"
+)
 
 
 def without_paths(text: str) -> str:
@@ -28,7 +33,10 @@ def without_paths(text: str) -> str:
 
 def anonymous(found: Found) -> Found:
     """The same runs; the ``folder`` of each is kept, to read from, and is nothing to be shown."""
-    damaged = [Damaged(Path(_HIDDEN), without_paths(each.reason)) for each in found.damaged]
+    damaged = [
+        each._replace(path=Path(_HIDDEN), reason=without_paths(each.reason))
+        for each in found.damaged
+    ]
     return Found([_anonymous(each) for each in found.summaries], damaged)
 
 
@@ -46,7 +54,10 @@ def _anonymous(summary: Summary) -> Summary:
 
 
 def without_values(command: str) -> str:
-    """A command line; of each word that holds a path, the name before its ``=`` stays."""
+    """A command line; of each word that holds a path, the name before its ``=`` stays.
+
+    So it does of options that may name a group, such as ``logger.wandb.entity``.
+    """
     try:
         words = [word.partition("=") for word in shlex.split(command)]
     except ValueError:  # it never was one
@@ -54,7 +65,8 @@ def without_values(command: str) -> str:
     shown = []
     for key, equals, value in words:
         name = _HIDDEN if _PATH.search(key) else key
-        shown.append(name + equals + (_HIDDEN if _PATH.search(value) else value))
+        is_hidden = _PATH.search(value) or (equals and _NAMING.fullmatch(key))
+        shown.append(name + equals + (_HIDDEN if is_hidden else value))
     return shlex.join(shown)
 
 

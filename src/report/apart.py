@@ -4,11 +4,13 @@ import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from src.common.errors import UserError
 from src.common.files import content_hash
-from src.report.summary import Summary
+from src.report.collection import Damaged, Found
+from src.report.summary import FILE_NAME, Summary
 
 VANILLA = "none"  # `kdci.name` of a run without compensation
 
@@ -94,6 +96,34 @@ def kdci_settings(summary: Summary) -> dict[str, Any]:
     return {key: value for key, value in settings if key.startswith(_KDCI)}
 
 
+def without_contradictions(found: Found) -> Found:
+    """Runs that are the same in everything but their results stand among the damaged.
+
+    Which of them is right is not known: all are left out.
+    """
+    groups: defaultdict[tuple[str, str, int], list[Summary]] = defaultdict(list)
+    for summary in found.summaries:
+        if summary["status"] == "finished":
+            groups[_key(_run(summary))].append(summary)
+    damaged = {}
+    for group in groups.values():
+        for summary in group:
+            other = next((each for each in group if each["acc1"] != summary["acc1"]), None)
+            if other is not None:
+                damaged[id(summary)] = _contradiction(summary, other)
+    kept = [summary for summary in found.summaries if id(summary) not in damaged]
+    return Found(kept, sorted([*found.damaged, *damaged.values()]))
+
+
+def _contradiction(summary: Summary, other: Summary) -> Damaged:
+    folder = folder_of(summary)
+    reason = (
+        f"'{folder}' and '{folder_of(other)}' hold different results of seed {summary['seed']}, "
+        "the same settings, data and code"
+    )
+    return Damaged(Path(folder, FILE_NAME), reason)
+
+
 def tell_apart(summaries: Iterable[Summary]) -> list[Run]:
     """Every finished run once, with labels of what differs.
 
@@ -119,14 +149,23 @@ def tell_apart(summaries: Iterable[Summary]) -> list[Run]:
 def _distinct(summaries: Iterable[Summary]) -> list[Run]:
     runs: dict[tuple[str, str, int], Run] = {}
     for summary in summaries:
-        shared = content_hash([shared_hash(summary), summary["teacher"]["sha256"]])
-        run = Run(summary, shared, kdci_hash(summary))
-        first = runs.setdefault((run.shared, run.kdci, summary["seed"]), run)
+        run = _run(summary)
+        first = runs.setdefault(_key(run), run)
         if first is not run:
             _require_equal(first.summary, summary)
             copies = (*first.copies, folder_of(summary))
-            runs[(run.shared, run.kdci, summary["seed"])] = replace(first, copies=copies)
+            runs[_key(run)] = replace(first, copies=copies)
     return list(runs.values())
+
+
+def _run(summary: Summary) -> Run:
+    shared = content_hash([shared_hash(summary), summary["teacher"]["sha256"]])
+    return Run(summary, shared, kdci_hash(summary))
+
+
+def _key(run: Run) -> tuple[str, str, int]:
+    """The same for copies of one run only."""
+    return run.shared, run.kdci, run.summary["seed"]
 
 
 def _require_equal(first: Summary, second: Summary) -> None:

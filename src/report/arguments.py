@@ -9,8 +9,9 @@ _EPILOG = """\
 Runs that differ in a setting, in the data or checkpoint that they read, or in the source that
 computed them are separate rows; only seeds are averaged over. An unfinished run is listed until
 a run of the same settings is finished or begun later; "interrupted" means that the same command
-goes on with it. A damaged summary is named and left out. Exit code: 0, or 2 if nothing could be
-shown, written, discarded or mirrored as asked.
+goes on with it. A damaged summary is named and left out, and so are a folder that cannot be read,
+and finished runs that are the same in everything, seed included, but their results. Exit code: 0,
+or 2 if nothing could be shown, written, discarded or mirrored as asked.
 """
 
 
@@ -39,7 +40,8 @@ def parser(experiments: Collection[str]) -> argparse.ArgumentParser:
     made.add_argument(
         "--anonymous",
         action="store_true",
-        help="with a page that names no host and no folder, for a review or a web site",
+        help="with a page that names no host, folder, account or project, for a review or a web "
+        "site; commit hashes, dates, devices, classes of plug-ins and the words of errors stay",
     )
     made.add_argument(
         "--experiment",

@@ -10,6 +10,7 @@ from src.report.gain import LEAST_FOR_INTERVAL, LEAST_FOR_TEST, Gain
 
 EMPTY = "-"
 TOO_SMALL = "n too small"
+_EQUAL = "all equal"  # gains, of which no interval can be told
 ACCURACIES, GAINS, COST = "Accuracies", "Gains", "Cost"  # names of the tables
 
 NAMES = ("baseline", "KDCI", "N", "settings")
@@ -24,9 +25,10 @@ _NOTE = (
 )
 _GAIN_NOTE = (
     "Gain: last minus that of the vanilla run of the same seed, mean ± sample standard deviation "
-    "over pairs, Student's t interval of the mean, and two-sided p of the sign-flip test; not "
-    "corrected for the number of rows. n for 1 point: to see 1 point (power 0.8, 5%) you need "
-    "about n pairs, if they deviate as these do; from few pairs that is a rough guess."
+    "over pairs, Student's t interval of the mean, which equal gains cannot tell, and two-sided p "
+    "of the sign-flip test; not corrected for the number of rows. n for 1 point: to see 1 point "
+    "(power 0.8, 5%) you need about n pairs, if they deviate as these do; from few pairs that is "
+    "a rough guess."
 )
 _COST_NOTE = (
     "Cost of stage (a), dictionary and stage (b): mean seconds and peak memory over the runs that "
@@ -160,7 +162,7 @@ def gain_cells(gain: Gain) -> tuple[str, ...]:
 def _interval(gain: Gain) -> str:
     if gain.pairs < LEAST_FOR_INTERVAL:
         return TOO_SMALL
-    return f"[{signed(gain.t_low)}, {signed(gain.t_high)}]"
+    return _EQUAL if gain.t_low is None else f"[{signed(gain.t_low)}, {signed(gain.t_high)}]"
 
 
 def _cost(row: Row) -> tuple[str, ...]:

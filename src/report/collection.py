@@ -17,15 +17,21 @@ _KILLED = "killed; the same command goes on"
 
 
 class Damaged(NamedTuple):
-    """A summary that cannot be used.
+    """A summary that cannot be used, or a folder that cannot be read.
 
     Attributes:
-        path: The file.
-        reason: What is wrong with it; names the file.
+        path: The file, or the folder.
+        reason: What is wrong with it; names it.
+        is_closed: Whether it is a folder: how many runs lie below is not known.
     """
 
     path: Path
     reason: str
+    is_closed: bool = False
+
+    def with_cure(self, cure: str) -> str:
+        """The reason and the way out; a closed folder, whose runs nobody has seen, has its own."""
+        return f"{self.reason}; {'ask for the right to read it' if self.is_closed else cure}"
 
 
 class Found(NamedTuple):
@@ -44,26 +50,44 @@ def read_summaries(paths: Iterable[Path]) -> Found:
     """Read every ``summary.json`` among and below ``paths``, each once.
 
     A run that says that it is running while no process holds its lock was killed; it is given
-    as interrupted. The files beside the summaries are not looked at.
+    as interrupted. The files beside the summaries are not looked at. A folder that cannot be
+    read is among the damaged.
 
     Raises:
         UserError: If a path does not exist.
     """
     found: set[Path] = set()
+    closed: dict[Path, Damaged] = {}
     for path in paths:
         if not path.exists():
             raise UserError(f"Expected a run folder or a {FILE_NAME}, but '{path}' does not exist")
-        found.update(path.rglob(FILE_NAME) if path.is_dir() else [path])
+        found.update(_below(path, closed) if path.is_dir() else [path])
     unique: dict[Path, Path] = {}
     for path in sorted(found):
         unique.setdefault(path.resolve(), path)
-    result = Found([], [])
+    result = Found([], [*closed.values()])
     for path in unique.values():
         try:
             result.summaries.append(_read(path))
         except DamagedError as damage:
             result.damaged.append(Damaged(path, str(damage)))
+    result.damaged.sort()
     return result
+
+
+def _below(path: Path, closed: dict[Path, Damaged]) -> Iterator[Path]:
+    """Every summary below a folder; what is closed, by its real path, is added to ``closed``."""
+
+    def add(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # that one has gone in between
+            folder = Path(error.filename)
+            reason = f"'{folder}' cannot be read ({error.strerror})"
+            closed.setdefault(folder.resolve(), Damaged(folder, reason, is_closed=True))
+
+    # Path.rglob passes over such folders without a word.
+    for folder, folders, files in os.walk(path, onerror=add):
+        if FILE_NAME in (*folders, *files):
+            yield Path(folder, FILE_NAME)
 
 
 def _read(path: Path) -> Summary:

@@ -1,5 +1,6 @@
 """Weights & Biases as a mirror of the run; the local files stay the record."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,14 +35,16 @@ def start_wandb(
     """Open one run that is about to begin, on rank 0 only; the other ranks get ``None``.
 
     Args:
-        summary: What is known of it.
+        summary: What is known of it; its configuration is told which entity was taken, by which
+            the mirror knows the run again.
         folder: Run folder; W&B keeps its files in ``folder/wandb``.
         project: Project to log into.
         mode: ``offline`` and ``disabled`` need neither account nor network.
         tags: Labels to filter by.
-        entity: Team or user; ``None`` is the account's default.
-        goes_on: Whether a later call goes on with the same run. It does online only: offline
-            runs under one identity do not merge when they are synchronised.
+        entity: Team or user; ``None`` is that of WANDB_ENTITY, or else the account's default.
+        goes_on: Whether a later call in the same folder goes on with the same run. It does online
+            only: offline runs under one identity do not merge when they are synchronised. In a
+            folder without an earlier call the run begins anew, in place of one of its identity.
 
     Raises:
         DashboardError: If W&B refuses to start, for instance without an account in online mode.
@@ -49,7 +52,11 @@ def start_wandb(
     if rank() != 0:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    resumable = mode == "online" and goes_on
+    entity = entity or os.environ.get("WANDB_ENTITY") or None
+    summary["config"]["logger"]["wandb"]["entity"] = entity
+    name = summary["identity"]["run"] if mode == "online" and goes_on else None
+    # Of a run that is made again, in a new folder, curves would hold every epoch twice.
+    has_begun = name is not None and any((folder / "wandb").glob(f"run-*-{name}"))
     return _start(
         summary,
         folder,
@@ -58,8 +65,8 @@ def start_wandb(
         mode=mode,
         tags=tags,
         entity=entity,
-        id=summary["identity"]["run"] if resumable else None,
-        resume="allow" if resumable else None,
+        id=name,
+        resume="allow" if has_begun else None,
     )
 
 

@@ -41,7 +41,8 @@ def discard_failed(paths: Sequence[Path]) -> Discarded:
         raise UserError(
             f"Expected a {FILE_NAME} below {', '.join(map(str, paths))}, but found none"
         )
-    result = Discarded([], [f"{damage.reason}; look, then remove it" for damage in found.damaged])
+    cure = "look, then remove it"
+    result = Discarded([], [damage.with_cure(cure) for damage in found.damaged])
     for summary in found.summaries:
         folder = Path(summary["folder"])
         if summary["status"] != "failed":

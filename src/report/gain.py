@@ -30,7 +30,8 @@ class Gain:
     Attributes:
         pairs: Number of seeds for which both runs exist.
         mean: Mean gain; ``None`` without pairs.
-        std: Sample standard deviation; ``None`` below two pairs, as are the intervals.
+        std: Sample standard deviation; ``None`` below two pairs, as are the intervals, which
+            equal gains cannot tell either.
         t_low: Lower end of the 95% confidence interval of the mean by Student's t.
         t_high: Upper end.
         bootstrap_low: Lower end of the same by the bootstrap.
@@ -57,15 +58,11 @@ def gain_of(gains: Sequence[float]) -> Gain:
     if pairs < LEAST_FOR_INTERVAL:
         return Gain(pairs, fmean(gains) if gains else None)
     std = stdev(gains)
-    return Gain(
-        pairs,
-        fmean(gains),
-        std,
-        *t_interval(gains),
-        *bootstrap_interval(gains),
-        sign_flip_p(gains) if pairs >= LEAST_FOR_TEST else None,
-        pairs_needed(1.0, std) if std > _TIE else None,
-    )
+    p = sign_flip_p(gains) if pairs >= LEAST_FOR_TEST else None
+    if std <= _TIE:  # an interval of no width would claim certainty
+        return Gain(pairs, fmean(gains), std, p=p)
+    intervals = (*t_interval(gains), *bootstrap_interval(gains))
+    return Gain(pairs, fmean(gains), std, *intervals, p, pairs_needed(1.0, std))
 
 
 def t_interval(gains: Sequence[float]) -> tuple[float, float]:

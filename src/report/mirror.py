@@ -31,6 +31,7 @@ from src.report.page.leftover import read_picture
 from src.report.summary import FILE_NAME, Summary, read_whole
 
 RECORD = "mirrored.json"
+_MEND = "mend or remove it"
 _STAGES = ("teacher", "stage_a", "stage_b")
 _LONGEST, _RESERVED = 128, "/\\#?%:"  # what W&B says of a project's name
 
@@ -133,7 +134,8 @@ def mirror(paths: Sequence[Path], to: Target, tell: Callable[[Path], None]) -> M
     if find_spec("wandb") is None:
         raise MissingExtraError("wandb", "train")
     found = read_summaries(paths)
-    result = Mirrored([], [], [], [], [_mend(damage.reason) for damage in found.damaged], [])
+    refused = [damage.with_cure(_MEND) for damage in found.damaged]
+    result = Mirrored([], [], [], [], refused, [])
     for summary in found.summaries:
         folder = Path(summary["folder"])
         if summary["status"] != "finished":
@@ -159,7 +161,7 @@ def _mirror(folder: Path, to: Target, tell: Callable[[Path], None], result: Mirr
     except DashboardError:  # it would say the same of every run
         raise
     except DamagedError as damage:
-        result.refused.append(_mend(str(damage)))
+        result.refused.append(f"{damage}; {_MEND}")
     except UserError as error:
         result.refused.append(str(error))
     else:
@@ -273,7 +275,3 @@ def _log(folder: Path, summary: Summary, left: _Left, to: Target) -> None:
         raise DashboardError(
             f"Weights & Biases stopped at '{folder}' ({error}); the same command goes on"
         ) from error
-
-
-def _mend(reason: str) -> str:
-    return f"{reason}; mend or remove it"

@@ -16,7 +16,9 @@ from wandb_workspaces import expr
 
 from src.common.errors import UserError
 from src.report.aggregate import Row, aggregate
+from src.report.apart import without_contradictions
 from src.report.block import Block
+from src.report.collection import Found
 from src.report.dashboard import NAMES, DashboardError
 from src.report.dictionary_size import NOTE, dictionary_size
 from src.report.metrics import STEPS
@@ -51,10 +53,8 @@ def panels(summaries: Sequence[Summary], identity: Callable[[Summary], str | Non
     Args:
         summaries: Finished runs that are in the project.
         identity: What a run is called there; None where that is not known.
-
-    Raises:
-        UserError: If two runs are the same in everything, seed included, but their results.
     """
+    summaries, damaged = without_contradictions(Found([*summaries], []))
     rows = aggregate(summaries)
     identities = {summary["folder"]: identity(summary) for summary in summaries}
     return [
@@ -62,7 +62,7 @@ def panels(summaries: Sequence[Summary], identity: Callable[[Summary], str | Non
         wr.H2("Sweep"),
         _grid([_bars("Test accuracy, last epoch", ["acc1/last"])]),
         wr.H2("Accuracies, gains with 95% intervals, and cost"),
-        wr.MarkdownBlock(markdown_table(rows, [])),
+        wr.MarkdownBlock(markdown_table(rows, [], damaged)),
         *_over_size(rows, identities),
         wr.H2("Learning curves"),
         _grid([_curve("student")]),

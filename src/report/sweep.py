@@ -10,7 +10,7 @@ from src.common.sealed import DamagedError, read_own
 from src.report.aggregate import aggregate
 from src.report.console import console
 from src.report.summary import FILE_NAME, Summary, read_summary
-from src.report.table import csv_table, markdown_table, terminal_table
+from src.report.table import csv_table, markdown_table, markdown_text, terminal_table
 
 _TEACHER_FOLDER = "teacher_"  # how folders of points begin that only train a teacher
 
@@ -47,7 +47,7 @@ def report_sweep(folder: Path, records: Sequence[Path]) -> int:
     screen.print(terminal_table(rows, []))
     for point, reason in failed:
         screen.print(f"failed: {point}: {reason}", markup=False)
-    lines = [f"- failed: `{point}`: {reason}" for point, reason in failed]
+    lines = [f"- failed: `{point}`: {markdown_text(reason)}" for point, reason in failed]
     _write(folder / "table.md", "\n".join([markdown_table(rows, []), *lines]) + "\n")
     _write(folder / "table.csv", csv_table(rows))
     screen.print(f"{len(records)} points, {len(failed)} failed; table in {folder}", markup=False)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import groupby
@@ -18,6 +19,15 @@ from src.report.block import TOO_SMALL, Block, Part, blocks, notes, number
 from src.report.collection import Damaged
 from src.report.summary import FILE_NAME, Summary
 
+_DAMAGED = (
+    "1 summary left out; run the same command again, or remove the folder",
+    "{} summaries left out; run the same commands again, or remove the folders",
+)
+_CLOSED = (
+    "1 folder left out; ask for the right to read it, or name other folders",
+    "{} folders left out; ask for the right to read them, or name other folders",
+)
+_MARKS = re.compile(r"[\\`*<]|(?<![^\W_])_|_(?![^\W_])")  # of Markdown; `_` within a word is none
 _STAGES = ("teacher", "stage_a", "dictionary", "stage_b", "inside", "total")
 
 
@@ -59,9 +69,10 @@ def markdown_table(
     """The same tables as Markdown."""
     lines = markdown_blocks(blocks(rows), notes(rows) if rows else [])
     if unfinished:
-        lines += ["### Not finished", "", *(f"- {_failure(run)}" for run in unfinished), ""]
+        failures = [f"- {markdown_text(_failure(run))}" for run in unfinished]
+        lines += ["### Not finished", "", *failures, ""]
     if damaged:
-        reasons = [f"- {each.reason}" for each in damaged]
+        reasons = [f"- {markdown_text(each.reason)}" for each in damaged]
         lines += ["### Left out", "", f"{left_out(damaged)}:", "", *reasons, ""]
     return "\n".join(lines)
 
@@ -86,16 +97,16 @@ def markdown_blocks(shown: Iterable[Block], remarks: Iterable[str]) -> list[str]
     return [*lines, *(line for remark in remarks for line in (remark, ""))]
 
 
+def markdown_text(text: str) -> str:
+    """What somebody else has written, such as an error, in one line that is shown as it is."""
+    return _MARKS.sub(r"\\\g<0>", " ".join(text.split()))
+
+
 def left_out(damaged: Sequence[Damaged]) -> str:
     """How many summaries a table lacks, and what can be done."""
-    one = len(damaged) == 1
-    number = "1 summary" if one else f"{len(damaged)} summaries"
-    cure = (
-        "the same command again, or remove the folder"
-        if one
-        else "the same commands again, or remove the folders"
-    )
-    return f"{number} left out; run {cure}"
+    closed = sum(each.is_closed for each in damaged)
+    counts = ((len(damaged) - closed, _DAMAGED), (closed, _CLOSED))
+    return "; ".join(one if n == 1 else many.format(n) for n, (one, many) in counts if n)
 
 
 def csv_table(rows: Iterable[Any], kind: type = Row) -> str:
@@ -161,9 +172,8 @@ def _broken(cell: str) -> str:
 
 
 def _markdown_part(part: Part) -> list[str]:
-    header = [name.replace("\n", " ") for name in part.header]
-    rule = ["---" if n < part.text_columns else "--:" for n in range(len(header))]
-    return [_markdown_line(cells) for cells in (header, rule, *part.lines)]
+    rule = ["---" if n < part.text_columns else "--:" for n in range(len(part.header))]
+    return [_markdown_line(cells) for cells in (part.header, rule, *part.lines)]
 
 
 def _accuracy_table(summary: Summary) -> Table:
@@ -225,7 +235,10 @@ def first_line(error: str | None) -> str:
 
 
 def _markdown_line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    lines = (" ".join(cell.split()) for cell in cells)
+    # The backslash first: one that stands before a bar would end the cell.
+    shown = (line.replace("\\", r"\\").replace("|", r"\|") for line in lines)
+    return f"| {' | '.join(shown)} |"
 
 
 def _csv_value(value: Any) -> str:

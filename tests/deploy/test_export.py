@@ -1,19 +1,24 @@
+import copy
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from src import export
+from src.common.errors import UserError
 from src.common.sealed import read_sealed, verify
+from src.dataset.image_folder import ImageFolder
 from src.deploy import program
 from src.deploy.student import DeployedStudent, load_student
 from src.export import main
 from src.network.convnet import ConvNet
+from src.report.summary import Summary, write_summary
 from tests.deploy.students import CLASSES, card, image_folder, run_folder
+from tests.report.conftest import FINISHED
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +176,67 @@ def test_the_run_s_images_without_its_data_or_the_training_part(
     line = complaint(capsys)
     assert "Expected hydra to be installed; run `pip install -e '.[train]'`" in line
     assert line.endswith(", or give images with --images FOLDER")
+
+
+@pytest.fixture
+def measured_on(tmp_path: Path) -> Callable[..., Path]:
+    """A run with a summary; keyword arguments change the node of its data set."""
+    for split in ("train", "test"):
+        image_folder(tmp_path / "data" / split)
+
+    def make(**changes: Any) -> Path:
+        node: dict[str, Any] = {
+            "_target_": "src.dataset.image_folder.ImageFolder",
+            "root": str(tmp_path / "data"),
+            "cache_dir": str(tmp_path / "cache"),
+            "image_size": 8,
+        }
+        summary = copy.deepcopy(FINISHED)
+        content = ImageFolder(node["root"], node["cache_dir"], image_size=8).fingerprint()
+        summary["identity"]["contents"]["dataset"] = content
+        summary["config"]["dataset"] = node | changes
+        folder = run_folder(tmp_path / "run")
+        write_summary(cast("Summary", summary), folder)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("package", ["src", "kdci"])
+def test_the_test_split_of_the_run_as_a_clone_and_a_wheel_name_it(
+    package: str, echo: dict[str, Any], measured_on: Callable[..., Path]
+) -> None:
+    run = measured_on(_target_=f"{package}.dataset.image_folder.ImageFolder")
+    assert main([str(run), "--torch-export"]) == 0
+    verified = read_sealed(run / "export/export.json")["verified_on"]
+    assert verified == {"images": 9, "source": "test split of digits"}
+
+
+def test_nodes_within_a_data_set_are_named_as_here_too() -> None:
+    node = {"_target_": "kdci.A", "of": [{"_target_": "src.B", "x": 1}], "_partial_": True}
+    named = {"_target_": "src.A", "of": [{"_target_": "src.B", "x": 1}], "_partial_": True}
+    assert export._here(node, []) == named
+    assert export._here(node, ["kdci"]) == node
+
+
+def test_other_data_where_the_run_s_lay_is_refused(
+    tmp_path: Path, measured_on: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = measured_on()
+    (tmp_path / "data/test/dark/0.png").unlink()
+    assert main([str(run), "--torch-export"]) == 2
+    line = complaint(capsys)
+    assert f"digits in '{tmp_path / 'data'}' holds other data now" in line
+    assert line.endswith("give images with --images FOLDER")
+    assert not (run / "export").exists()
+
+
+@pytest.mark.parametrize("target", ["src.network.convnet.ConvNet", "torch.optim.SGD"])
+def test_a_summary_chooses_no_class_but_a_data_set(
+    target: str, measured_on: Callable[..., Path]
+) -> None:
+    with pytest.raises(UserError, match="expected a data set, a subclass of"):
+        export._images_of(measured_on(_target_=target), [])
 
 
 def test_too_few_images_to_calibrate(

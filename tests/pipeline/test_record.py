@@ -66,3 +66,21 @@ def test_a_mirror_that_cannot_be_closed_costs_a_warning(
     assert "ConnectionError: the service is gone" in caplog.text
     with pytest.raises(ConnectionError), run._mirrored(WANDB, make_summary(), tmp_path):
         raise UserError("of the run itself")
+
+
+@pytest.mark.parametrize(
+    ("status", "is_damaged", "begins_anew"),
+    [("finished", False, True), ("finished", True, True), ("interrupted", False, False)],
+)
+def test_a_result_that_is_made_again_begins_anew_in_wandb(
+    tmp_path: Path, make_summary: Any, status: str, is_damaged: bool, begins_anew: bool
+) -> None:
+    summary = make_summary(status=status)
+    write_summary(summary, tmp_path)
+    if is_damaged:
+        (tmp_path / FILE_NAME).write_text("{")
+    live = tmp_path / "wandb" / f"run-20260101_000000-{summary['identity']['run']}"
+    live.mkdir(parents=True)
+    run._set_aside(tmp_path, summary["identity"]["run"])
+    assert live.exists() != begins_anew
+    assert (tmp_path / "summary.previous.json").exists() == (begins_anew and not is_damaged)

@@ -1,4 +1,6 @@
 import copy
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,23 @@ def make_kdci(make_summary: MakeSummary) -> MakeSummary:
         return make_summary(last, kdci=kdci, **changes)
 
     return make
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Close a folder, to root too, whom a mode would not stop."""
+
+    def close(folder: Path) -> None:
+        scandir = os.scandir
+
+        def refusing(path: Any) -> Any:
+            if Path(path) == folder:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refusing)
+
+    return close
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,24 @@ def test_damaged_summaries_stand_apart_and_a_pipe_is_not_opened(
     os.mkfifo(tmp_path / "pipe/summary.json")
     found = read_summaries([tmp_path])
     assert len(found.summaries) == 1
-    ((path, reason),) = found.damaged
-    assert path == tmp_path / "pipe/summary.json"
-    assert reason == f"'{path}' is no regular file"
+    path = tmp_path / "pipe/summary.json"
+    assert found.damaged == [(path, f"'{path}' is no regular file", False)]
+
+
+def test_a_folder_that_cannot_be_read_stands_among_the_damaged_once(
+    tmp_path: Path, make_summary: Any, closed: Callable[[Path], None]
+) -> None:
+    write(tmp_path / "a/open", make_summary(1.0))
+    write(tmp_path / "a/closed/run", make_summary(2.0))
+    write(tmp_path / "b", make_summary(3.0))
+    (tmp_path / "b/summary.json").write_text("{")
+    closed(tmp_path / "a/closed")
+    found = read_summaries([tmp_path, tmp_path / "a"])
+    assert [summary["acc1"]["last"] for summary in found.summaries] == [1.0]
+    folder, damaged = found.damaged
+    reason = f"'{folder.path}' cannot be read (Permission denied)"
+    assert folder == (tmp_path / "a/closed", reason, True)
+    assert damaged.path == tmp_path / "b/summary.json"
 
 
 HOLD = """
@@ -121,6 +137,15 @@ def test_only_failed_runs_are_discarded(tmp_path: Path, make_summary: Any) -> No
         "interrupted",
         "running",
     ]
+
+
+def test_a_closed_folder_is_left_and_nobody_is_told_to_remove_it(
+    tmp_path: Path, make_summary: Any, closed: Callable[[Path], None]
+) -> None:
+    write(tmp_path / "closed/run", make_summary(status="failed"))
+    closed(tmp_path / "closed")
+    (line,) = discard_failed([tmp_path]).refused
+    assert line.startswith(f"'{tmp_path / 'closed'}' cannot be read (Permission denied); ask")
 
 
 @pytest.mark.parametrize("what", ["finished", "damaged", "empty", "other file"])

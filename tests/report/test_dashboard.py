@@ -36,9 +36,19 @@ def _isolated(isolated_wandb: None) -> None: ...
 
 
 @pytest.fixture
-def start(make_summary: Any) -> Any:
+def beginning(make_summary: Any) -> Any:
+    """A summary with the options of W&B, as those of runs that are logged live have."""
+
+    def make(**changes: Any) -> Any:
+        return make_summary(config={"logger": {"wandb": {"entity": None}}}, **changes)
+
+    return make
+
+
+@pytest.fixture
+def start(beginning: Any) -> Any:
     def start(folder: Path, mode: Any, **options: Any) -> Any:
-        summary = make_summary(sweep="5eed5")
+        summary = beginning(sweep="5eed5")
         return start_wandb(summary, folder, "kdci", mode, ["tag"], **options)
 
     return start
@@ -115,22 +125,52 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_online_goes_on_under_the_same_identity(
     tmp_path: Path, start: Any, asked: dict[str, Any]
 ) -> None:
-    start(tmp_path / "dafl/c0ffee", "online", entity="team")
+    folder = tmp_path / "dafl/c0ffee"
+    (folder / "wandb/run-20260101_000000-c0ffee").mkdir(parents=True)
+    start(folder, "online", entity="team")
     assert (asked["id"], asked["resume"], asked["entity"]) == ("c0ffee", "allow", "team")
     assert (asked["project"], asked["tags"]) == ("kdci", ["tag"])
-    start(tmp_path / "dafl/c0ffee", "online", goes_on=False)
+    start(folder, "online", goes_on=False)
     assert (asked["id"], asked["resume"]) == (None, None)
 
 
+def test_in_a_folder_without_an_attempt_a_run_begins_anew(
+    tmp_path: Path, start: Any, asked: dict[str, Any]
+) -> None:
+    for other in ("offline-run-20260101_000000-c0ffee", "run-20260101_000000-mirrored"):
+        (tmp_path / "wandb" / other).mkdir(parents=True)
+    start(tmp_path, "online")
+    assert (asked["id"], asked["resume"]) == ("c0ffee", None)
+
+
+@pytest.mark.parametrize(
+    ("given", "variable", "taken"),
+    [(None, "team", "team"), ("they", "team", "they"), (None, "", None)],
+)
+def test_the_summary_is_told_which_entity_was_taken(
+    tmp_path: Path,
+    asked: dict[str, Any],
+    beginning: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    given: str | None,
+    variable: str,
+    taken: str | None,
+) -> None:
+    monkeypatch.setenv("WANDB_ENTITY", variable)
+    summary = beginning()
+    start_wandb(summary, tmp_path, "kdci", "online", entity=given)
+    assert asked["entity"] == summary["config"]["logger"]["wandb"]["entity"] == taken
+
+
 def test_a_run_is_called_by_its_choices_and_grouped_by_its_sweep(
-    tmp_path: Path, asked: dict[str, Any], make_summary: Any
+    tmp_path: Path, asked: dict[str, Any], beginning: Any
 ) -> None:
     folder = tmp_path / "digits_dafl_none/c0ffee"
-    start_wandb(make_summary(sweep="5eed5"), folder, "kdci", "offline")
+    start_wandb(beginning(sweep="5eed5"), folder, "kdci", "offline")
     assert (asked["name"], asked["group"]) == ("digits_dafl_none_c0ffee", "5eed5")
     names = {"dataset": "digits", "baseline": "dafl"}
-    assert asked["config"] == {**make_summary()["config"], "names": names}
-    for alone in (make_summary(), make_summary(sweep=None)):
+    assert asked["config"] == {**beginning()["config"], "names": names}
+    for alone in (beginning(), beginning(sweep=None)):
         start_wandb(alone, folder, "kdci", "offline")
         assert asked["group"] == "digits_dafl_none"
 

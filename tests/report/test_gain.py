@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 import pytest
 from scipy import stats
 
+from src.report.block import gain_cells
 from src.report.gain import (
     Gain,
     bootstrap_interval,
@@ -100,10 +101,16 @@ def test_too_few_pairs_say_no_more_than_they_can() -> None:
     assert None not in (two.t_low, two.bootstrap_low, two.pairs_for_one_point)
 
 
-def test_equal_gains_have_a_point_for_an_interval_and_tell_no_number_of_pairs() -> None:
-    gain = gain_of([80.1 - 80.0, 90.1 - 90.0, 70.1 - 70.0])
-    assert gain.t_high == pytest.approx(gain.bootstrap_low, abs=1e-9)
-    assert gain.pairs_for_one_point is None
+@pytest.mark.parametrize("gains", [[5 / 18] * 2, [80.1 - 80.0, 90.1 - 90.0, 70.1 - 70.0]])
+def test_equal_gains_tell_neither_an_interval_nor_a_number_of_pairs(gains: list[float]) -> None:
+    gain = gain_of(gains)
+    assert gain == Gain(len(gains), fmean(gains), stdev(gains))
+    assert gain_cells(gain)[1:3] == (f"{fmean(gains):+.2f} ± 0.00", "all equal")
+
+
+def test_one_image_apart_is_not_equal() -> None:
+    gain = gain_of([0.0, 0.002])  # of 50,000
+    assert None not in (gain.t_low, gain.bootstrap_low, gain.pairs_for_one_point)
 
 
 @pytest.mark.parametrize(

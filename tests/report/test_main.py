@@ -1,13 +1,15 @@
 import errno
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from src.report.__main__ import main
+from src.report.__main__ import _ELEMENTS, main
 from src.report.summary import write_summary
 
 
@@ -49,6 +51,14 @@ def test_an_experiment_goes_with_markdown_only(
 ) -> None:
     assert main([str(outputs), "--experiment", "ablation", more]) == 2
     assert capsys.readouterr().err.startswith("Error: Expected --")
+
+
+def test_experiments_are_named_as_their_files_say() -> None:
+    folder = Path(__file__).parents[2] / "experiments"
+    texts = [path.read_text(encoding="utf-8") for path in folder.glob("*.yaml")]
+    named = [name for text in texts for name in re.findall(r"--experiment (\w+)", text)]
+    assert "fig4_dictionary_size" in named
+    assert set(named) <= _ELEMENTS.keys()
 
 
 def test_an_experiment_that_did_not_run_is_said(
@@ -134,6 +144,49 @@ def test_one_damaged_summary_does_not_stop_the_report(
     assert captured.err.count("\n") == 1
     assert len(csv.read_text().splitlines()) == 3
     assert "left out" not in csv.read_text()
+
+
+def test_a_closed_folder_is_named_and_counted(
+    outputs: Path,
+    tmp_path: Path,
+    closed: Callable[[Path], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (outputs / "0/summary.json").write_text("{")
+    closed(outputs / "2")
+    files = [f"--markdown={tmp_path / 'rows.md'}", f"--html={tmp_path / 'page.html'}"]
+    assert main([str(outputs), *files]) == 0
+    text = (tmp_path / "rows.md").read_text()
+    assert "or remove the folder; 1 folder left out; ask for the right to read it" in text
+    assert f"'{outputs / '2'}' cannot be read (Permission denied)" in text
+    page = (tmp_path / "page.html").read_text()
+    assert "1 damaged summary left out" in page
+    assert "1 closed folder left out" in page
+    capsys.readouterr()
+    assert main([str(outputs / "2")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        f"Error: '{outputs / '2'}' cannot be read (Permission denied); 1 folder"
+    )
+    assert "remove" not in error
+
+
+def test_runs_that_contradict_each_other_are_named_and_left_out(
+    outputs: Path, tmp_path: Path, make_summary: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, last in (("4", 80.0), ("5", 80.5)):  # 0 and 4 are copies, which 5 contradicts
+        (outputs / name).mkdir()
+        write_summary(make_summary(last), outputs / name)
+    csv, markdown = tmp_path / "rows.csv", tmp_path / "rows.md"
+    assert main([str(outputs), "--csv", str(csv), "--markdown", str(markdown)]) == 0
+    text = markdown.read_text()
+    assert "3 summaries left out; run the same commands again, or remove the folders" in text
+    for one, other in (("0", "5"), ("4", "5"), ("5", "0")):
+        assert f"'{outputs / one}' and '{outputs / other}' hold different results of seed" in text
+    assert "3 summaries left out" in capsys.readouterr().err
+    assert "80.0" not in csv.read_text()
+    assert main([str(outputs / "0"), str(outputs / "5")]) == 2
+    assert capsys.readouterr().err.startswith(f"Left out: '{outputs / '0'}' and")
 
 
 def test_unwritable_targets_are_one_line_and_exit_code_2(

@@ -12,6 +12,7 @@ import pytest
 from src.report.__main__ import main
 from src.report.anonymous import without_paths, without_values
 from src.report.collection import read_summaries
+from src.report.page import tsne
 from src.report.page.provenance import command_of
 from src.report.page.render import sections_of
 from tests.report.conftest import MakeSummary
@@ -260,6 +261,25 @@ def test_commands_keep_their_words_only() -> None:
     assert without_values("kdci a='b") == "..."
 
 
+def test_commands_name_no_group() -> None:
+    hidden = [
+        "logger.wandb.entity",
+        "logger.wandb.project",
+        "plugins",
+        "+hydra.launcher.account",
+        "hydra.launcher.partition",
+        "++hydra.launcher.qos",
+        "dataset.root",
+        "substitution.pool.root",
+        "teacher.checkpoint",
+        "paths.outputs",
+    ]
+    for option in hidden:
+        assert without_values(f"kdci {option}=smithlab seed=1") == f"kdci {option}=... seed=1"
+    kept = "kdci logger=wandb hydra/launcher=slurm teacher.lr=0.1 dataset=cifar10 paths --multirun"
+    assert without_values(kept) == kept
+
+
 def test_anonymity_needs_a_page(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(outputs), "--anonymous"]) == 2
     assert "Expected --anonymous with --html" in capsys.readouterr().err
@@ -353,6 +373,19 @@ def test_every_figure_of_the_page_has_a_file_name_of_its_own(outputs: Path) -> N
         "gains", "over_n_dafl", "gain_over_n_dafl", "curves_dafl", "classes_dafl", "agreement",
         "prototypes_dafl",
     ]  # fmt: skip
+
+
+def test_tsne_sets_a_student_beside_the_vanilla_one_that_it_is_paired_with(
+    tmp_path: Path, make_summary: Any, make_kdci: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(tsne, "read_features", lambda folder: read.append(folder.name))
+    other = {"student.lr": 0.2}  # its vanilla run stands in the last row
+    root = write(
+        tmp_path / "outputs", make_summary(80.0), make_summary(70.0, settings=other), make_kdci(81)
+    )
+    sections_of(read_summaries([root]).summaries, with_tsne=True)
+    assert read == ["0", "2"]
 
 
 @pytest.mark.slow

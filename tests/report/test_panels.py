@@ -1,5 +1,6 @@
 """The report of a W&B project as its library would send it, and how it is saved."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -88,8 +89,22 @@ def test_the_sweep_is_a_table_grouped_by_what_runs_are_called(
 def test_gains_are_those_of_the_local_tables(module: Any, runs: list[Summary]) -> None:
     texts = [block["content"] for block in sent(module, runs) if block["type"] == "markdown-block"]
     assert texts[0] == markdown_table(aggregate(runs), [])
-    assert "| cmi | backdoor | 8 | 2 | +9.00 ± 0.00 | [+9.00, +9.00] |" in texts[0]
+    assert "| cmi | backdoor | 8 | 2 | +9.00 ± 0.00 | all equal |" in texts[0]
     assert "| dafl | backdoor | - | 70.50 ± 0.71 | 79.50 ± 0.71 | 87.50 ± 0.71* |" in texts[1]
+
+
+def test_runs_that_contradict_each_other_are_named_in_the_table(
+    module: Any, runs: list[Summary]
+) -> None:
+    other = copy.deepcopy(runs[0]) | {"folder": "outputs/other"}
+    other["acc1"]["last"] = 60.0
+    texts = [
+        block["content"]
+        for block in sent(module, [*runs, other])
+        if block["type"] == "markdown-block"
+    ]
+    assert "2 summaries left out" in texts[0]
+    assert "'outputs/other' and 'outputs/0' hold different results of seed 0" in texts[0]
 
 
 def test_accuracy_over_n_is_coloured_by_baseline(module: Any, runs: list[Summary]) -> None:

@@ -38,7 +38,7 @@ def sweep(tmp_path: Path, make_summary: Any) -> Sweep:
 
 def test_failures_are_named_and_counted(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     sweep.point()
-    sweep.point(exit_code=2, error="bad value")
+    sweep.point(exit_code=2, error="bad *value")
     (sweep.point() / "summary.json").write_text("{")  # damaged since
     (sweep.point() / "summary.json").unlink()
     write_summary(sweep.make(status="failed"), sweep.point())
@@ -57,7 +57,7 @@ def test_failures_are_named_and_counted(sweep: Sweep, capsys: pytest.CaptureFixt
     for line, said in zip(
         failed,
         [
-            "`seed=1`: bad value",
+            r"`seed=1`: bad \*value",
             f"`seed=2`: '{sweep.root}/runs/2/summary.json' cannot be read",
             f"`seed=3`: '{sweep.root}/runs/3/summary.json' is missing",
             f"`seed=4`: '{sweep.root}/runs/4/summary.json' says failed",

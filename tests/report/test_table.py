@@ -241,6 +241,21 @@ def test_damaged_summaries_are_counted_and_named(runs: list[Any]) -> None:
     assert "1 summary left out" in markdown_table([], [], damaged[:1])
 
 
+def test_markdown_cells_hold_any_text(make_summary: Any) -> None:
+    runs = [make_summary(settings={"name": name}, seed=0) for name in ("a\\|b\nc", "d")]
+    text = markdown_table(aggregate(runs), [])
+    assert r"| name=a\\\|b c |" in text
+
+
+def test_markdown_shows_errors_as_they_are(make_summary: Any) -> None:
+    error = "C.__init__ got <class 'a_b'>, not *.jpg or *.png of `x`"
+    shown = r"C.\_\_init\_\_ got \<class 'a_b'>, not \*.jpg or \*.png of \`x\`"
+    text = markdown_table([], [make_summary(status="failed", error=error)])
+    assert text.splitlines()[2].endswith(f": failed, {shown}")
+    damaged = [Damaged(Path("a"), f"{error}\n\n# and more")]
+    assert f"- {shown} # and more\n" in markdown_table([], [], damaged)
+
+
 def test_copies_are_noted(make_summary: Any) -> None:
     text = markdown_table(aggregate([make_summary(), make_summary()]), [])
     assert "Counted once, being copies: outputs/none_0_80.0." in text

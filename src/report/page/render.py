@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from src.report.aggregate import aggregate
+from src.report.aggregate import aggregate, vanilla_folders
 from src.report.anonymous import run_name
 from src.report.block import blocks
 from src.report.collection import Damaged, unfinished
@@ -39,12 +39,13 @@ def sections_of(
     if is_anonymous:
         rows = [replace(row, copies=tuple(map(run_name, row.copies))) for row in rows]
     singles = {row.folders[0]: row for row in aggregate(summaries, by_seed=True)}
+    vanilla = vanilla_folders(summaries) if with_tsne else {}
     sections = []
     with style():
         for place, block in enumerate(blocks(rows), start=1):
             topics = [*results(block, singles), *insides(block)]
             if with_tsne:
-                topics.append(tsne(block))
+                topics.append(tsne(block, vanilla))
             name = f"{place}_{_file_name(block.title)}"
             sections.append(Section(block.title, name, _filled([*topics, cost(block)])))
     return sections
@@ -59,6 +60,7 @@ def html(
     """The page: one file, no script, and nothing that a browser would have to fetch."""
     finished = [run for run in summaries if run["status"] == "finished"]
     ran = _filled(provenance(finished, unfinished(summaries), damaged, is_anonymous))
+    closed = sum(each.is_closed for each in damaged)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -69,7 +71,8 @@ def html(
     text = environment.get_template(_TEMPLATE).render(
         sections=[*sections, Section("What ran", "ran", ran)],
         runs=len(finished),
-        damaged=len(damaged),
+        damaged=len(damaged) - closed,
+        closed=closed,
         svg=inline_svg,
     )
     # Names of folders may hold bytes that are no text.

@@ -107,7 +107,7 @@ def _forest(block: Block, runs: _Runs) -> list[Plot]:
         return []
     caption = (
         "Gain of each pair of runs of one seed (dots), their mean (diamond) and its 95% interval "
-        "by Student's t (bar), where there are two pairs or more. Settings that most rows share "
+        "by Student's t (bar), where two pairs or more differ. Settings that most rows share "
         "are named in the table only."
     )
     said = "; ".join(f"{' '.join(each.label.split())}: {each.mean:+.2f}" for each in effects)

@@ -1,6 +1,6 @@
 """The plane of what a vanilla student and one with KDCI see: t-SNE of their features."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.report.aggregate import Row
-from src.report.apart import VANILLA
 from src.report.block import Block
 from src.report.page.inside_figure import scatter
 from src.report.page.leftover import read_features
@@ -21,11 +20,16 @@ _SEED, _PERPLEXITY = 0, 30.0
 _Features = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
-def tsne(block: Block) -> Topic:
-    """Vanilla beside KDCI, of the first baseline and seed for which both left features."""
+def tsne(block: Block, vanilla: Mapping[str, str]) -> Topic:
+    """Vanilla beside KDCI, of the first baseline and seed for which both left features.
+
+    Args:
+        block: Its rows.
+        vanilla: Of the folder of a run with KDCI, that of its vanilla run.
+    """
     topic = Topic("Features of the students")
     for baseline, rows in groupby(block.rows, key=lambda row: row.baseline):
-        found = _pair(list(rows))
+        found = _pair(rows, vanilla)
         if found is not None:
             seed, features = found
             topic.plots.append(_plot(baseline, seed, features))
@@ -33,21 +37,18 @@ def tsne(block: Block) -> Topic:
     return topic
 
 
-def _pair(rows: Sequence[Row]) -> tuple[int, dict[str, _Features]] | None:
-    vanilla = {seed: folder for row in rows if row.kdci == VANILLA for seed, folder in _runs(row)}
+def _pair(
+    rows: Iterable[Row], vanilla: Mapping[str, str]
+) -> tuple[int, dict[str, _Features]] | None:
     for row in rows:
-        for seed, folder in _runs(row):
-            if row.kdci == VANILLA or seed not in vanilla:
+        for seed, folder in zip(row.seeds, row.folders, strict=True):
+            if folder not in vanilla:
                 continue
-            pair = (read_features(Path(vanilla[seed])), read_features(Path(folder)))
+            pair = (read_features(Path(vanilla[folder])), read_features(Path(folder)))
             if pair[0] is not None and pair[1] is not None:
                 title = f"{row.kdci}, N={row.num_prototypes or '-'}"
                 return seed, {"vanilla": pair[0], title: pair[1]}
     return None
-
-
-def _runs(row: Row) -> Sequence[tuple[int, str]]:
-    return list(zip(row.seeds, row.folders, strict=True))
 
 
 def _plot(baseline: str, seed: int, features: Mapping[str, _Features]) -> Plot:
