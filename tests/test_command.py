@@ -32,6 +32,6 @@ def test_help_begins_with_examples_and_words_and_ends_with_the_groups() -> None:
 
 
 def test_tab_completes_options_and_keys() -> None:
-    line = "kdci baseline=c"
+    line = "kdci baseline=cm"
     found = printed("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
     assert found.split() == ["baseline=cmi"]

@@ -257,7 +257,7 @@ def test_what_is_remembered_rests_on_the_names_beside_its_files(
 
     def remember(_: Path, rests_on: Callable[[], list[str | Path]], __: Any) -> dict[str, Any]:
         asked.append(set(rests_on()))
-        return {}
+        return {"on": ["cpu", "32-true"]}
 
     monkeypatch.setattr("src.pipeline.identify.remember", remember)
     find(check(config), naming.RunName("distill", {}), tmp_path / "memory.json")
