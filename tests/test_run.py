@@ -259,10 +259,10 @@ def test_weights_that_cannot_be_used_are_refused_before_a_teacher_is_trained(
     assert not list(tmp_path.rglob("summary.json"))
 
 
-def test_the_student_is_measured_on_the_device_of_the_run(
+def test_what_was_fitted_goes_back_to_the_device_of_the_run(
     smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lightning takes every module to the CPU when its fit ends; the teacher stays on a GPU."""
+    """Lightning takes every module to the CPU when its fit ends, with all that lies within."""
     order: list[tuple[str, str]] = []
     cpu, to_device = LightningModule.cpu, Job.to_device
 
@@ -276,8 +276,11 @@ def test_the_student_is_measured_on_the_device_of_the_run(
 
     monkeypatch.setattr(LightningModule, "cpu", left)
     monkeypatch.setattr(Job, "to_device", moved)
-    assert smoke.here(tmp_path).summary["inside_error"] is None
-    assert order[-2:] == [("left", "KDCIStudent"), ("moved", "KDCIStudent")]
+    smoke.here(tmp_path, "teacher.seed=9")
+    fitted = [name for what, name in order if what == "left"]
+    assert fitted == ["TeacherModule", "SubstitutionModule", "KDCIStudent"]
+    after = [order[order.index(("left", name)) + 1] for name in fitted]
+    assert after == [("moved", name) for name in fitted]
 
 
 def test_a_measure_that_fails_is_reported_and_the_run_is_finished(

@@ -44,7 +44,6 @@ def agreement(job: Job, recording: Recording, student: StudentModule) -> HeldOut
     rows = held_out(job, recording)
     if rows is None:
         return None
-    job.to_device(student)  # Lightning has left it on the CPU
     mine, teacher = [], []
     with mode(student.network, False):
         for bank, held, said in zip(

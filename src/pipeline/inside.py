@@ -89,7 +89,6 @@ def _look(
     distance.add_images(
         recording.features[evenly_spaced(len(recording.features), _FRECHET_IMAGES)]
     )
-    job.to_device(student)  # Lightning has left it on the CPU
     seen = _see(job, teacher, student, distance)
     content = _of_test_images(seen, job.dataset.spec.num_classes)
     content["classes"] = _classes(job, substitution, seen.labels)

@@ -165,6 +165,7 @@ class Job:
             wandb_run=self.wandb_run,
         )
         trainer.fit(module, batches, test)
+        self.to_device(module)  # Lightning has left it, and all within it, on the CPU
         return trainer
 
 
