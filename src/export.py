@@ -154,7 +154,7 @@ def _images_of(run: Path, plugins: Sequence[str]) -> verify.Images:
     from src.report.summary import FILE_NAME, read_summary
 
     summary = read_summary(run / FILE_NAME)
-    node = _here(summary["config"].get("dataset") or {}, plugins)
+    node = _called_here(summary["config"].get("dataset") or {}, plugins)
     refuse_foreign_targets("dataset", node, plugins)
     check_node("dataset", node, "dataset")
     dataset = build(node)
@@ -167,15 +167,15 @@ def _images_of(run: Path, plugins: Sequence[str]) -> verify.Images:
     return verify.Images(split.images, split.labels, f"test split of {summary['dataset']}")
 
 
-def _here(value: Any, plugins: Sequence[str]) -> Any:
+def _called_here(value: Any, plugins: Sequence[str]) -> Any:
     """A node with our classes as they are called here, those within it too."""
     if isinstance(value, list):
-        return [_here(each, plugins) for each in value]
+        return [_called_here(each, plugins) for each in value]
     if not isinstance(value, dict):
         return value
     target = value.get("_target_")
     named = {"_target_": here(target, plugins)} if isinstance(target, str) else {}
-    return {key: _here(inner, plugins) for key, inner in value.items()} | named
+    return {key: _called_here(inner, plugins) for key, inner in value.items()} | named
 
 
 def _named(name: str, node: dict[str, Any]) -> str:

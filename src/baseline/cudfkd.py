@@ -12,11 +12,10 @@ from src.common.errors import UserError
 from src.dataset.contract import ImageSpec
 from src.network.generator import ImageGenerator, reinitialise
 from src.objective.adversarial import decision_disagreement_loss
-from src.objective.inversion import balance_loss, bn_statistics_loss, one_hot_loss
 from src.objective.self_paced import SelfPacedObjective
 from src.substitution.generator import GeneratorBaseline
+from src.substitution.priors import priors
 from src.teacher.frozen import FrozenTeacher
-from src.teacher.tap import tap
 
 _ADVERSARIAL_TEMPERATURE = 3.0
 
@@ -124,14 +123,7 @@ class CuDFKD(GeneratorBaseline):
         """One generator step; without a student there is no adversarial term."""
         self.generator.train()
         images = self.to_teacher(self.generate(self.batch_size))
-        with tap(self.teacher) as heard:
-            logits = self.teacher(images).logits
-            bn = bn_statistics_loss(heard.statistics(), heard.target)
-        terms = {
-            "bn": bn,
-            "one_hot": one_hot_loss(logits),
-            "balance": balance_loss(logits / self.temperature),
-        }
+        logits, terms = priors(self.teacher, images, self.temperature)
         adversarial = self.adversarial_weight()
         self.round += 1
         if student is not None and adversarial:

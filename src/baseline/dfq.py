@@ -11,10 +11,9 @@ from torch.optim import Optimizer
 from src.dataset.contract import ImageSpec
 from src.network.generator import ImageGenerator
 from src.objective.adversarial import disagreement_loss
-from src.objective.inversion import balance_loss, bn_statistics_loss, one_hot_loss
 from src.substitution.generator import GeneratorBaseline
+from src.substitution.priors import priors
 from src.teacher.frozen import FrozenTeacher
-from src.teacher.tap import tap
 
 
 class DFQ(GeneratorBaseline):
@@ -80,10 +79,7 @@ class DFQ(GeneratorBaseline):
         """One generator step; without a student there is no adversarial term."""
         self.generator.train()
         images = self.to_teacher(self.generate(self.batch_size))
-        with tap(self.teacher) as heard:
-            logits = self.teacher(images).logits
-            bn = bn_statistics_loss(heard.statistics(), heard.target)
-        terms = {"bn": bn, "one_hot": one_hot_loss(logits), "balance": balance_loss(logits)}
+        logits, terms = priors(self.teacher, images)
         if student is not None:
             terms["adversarial"] = disagreement_loss(student(images), logits)
         return self.step(terms, self.weights)

@@ -215,8 +215,8 @@ def test_the_test_split_of_the_run_as_a_clone_and_a_wheel_name_it(
 def test_nodes_within_a_data_set_are_named_as_here_too() -> None:
     node = {"_target_": "kdci.A", "of": [{"_target_": "src.B", "x": 1}], "_partial_": True}
     named = {"_target_": "src.A", "of": [{"_target_": "src.B", "x": 1}], "_partial_": True}
-    assert export._here(node, []) == named
-    assert export._here(node, ["kdci"]) == node
+    assert export._called_here(node, []) == named
+    assert export._called_here(node, ["kdci"]) == node
 
 
 def test_other_data_where_the_run_s_lay_is_refused(
