@@ -2,6 +2,7 @@
 
 import os
 import signal
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes we start
 
@@ -55,3 +56,18 @@ def tiny_teacher(tiny_spec: ImageSpec) -> FrozenTeacher:
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
     """Whole runs of seconds that share one trained teacher, see ``tests/smoke.py``."""
     return Smoke(tmp_path_factory.mktemp("smoke"))
+
+
+@pytest.fixture
+def backward_passes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of every backward pass that a test makes: is it under autocast?"""
+    seen: list[bool] = []
+    for name in ("backward", "grad"):
+        run = getattr(torch.autograd, name)
+
+        def watched(*args: Any, run: Any = run, **options: Any) -> Any:
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return run(*args, **options)
+
+        monkeypatch.setattr(torch.autograd, name, watched)
+    return seen

@@ -133,6 +133,13 @@ def test_rounds_are_recorded_and_sampled_in_bfloat16(make, student):
         store.require_finite("images")
 
 
+def test_gradients_are_not_narrowed_by_autocast(make, student, backward_passes):
+    baseline = make()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        play(baseline, student, 1)
+    assert not any(backward_passes)
+
+
 def test_rounds_return_finite_detached_scalars_with_and_without_a_student(make, student):
     for reader in (None, student):
         (terms,) = play(make(), reader, 1)

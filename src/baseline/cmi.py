@@ -21,6 +21,7 @@ from src.network.generator import ImageGenerator, reinitialise
 from src.objective.adversarial import decision_disagreement_loss
 from src.objective.contrastive import ContrastiveHead, contrastive_loss
 from src.objective.inversion import bn_statistics_loss, class_loss
+from src.objective.precision import backward
 from src.objective.weighted import weighted_sum
 from src.substitution.contract import Baseline, Extent
 from src.substitution.feature_bank import FeatureBank
@@ -204,7 +205,7 @@ class CMI(Baseline):
         head = [parameter for network in self.networks() for parameter in network.parameters()]
         for each in optimizers:
             each.zero_grad()
-        loss.backward(inputs=[*variables, *head])
+        backward(loss, [*variables, *head])
         if head:
             # It outlives the round, so it has to stay the same network on all ranks.
             average_gradients(head)

@@ -24,6 +24,7 @@ from src.objective.inversion import (
     total_variation_l1,
     total_variation_l2,
 )
+from src.objective.precision import backward
 from src.objective.weighted import weighted_sum
 from src.substitution.contract import Baseline, Extent
 from src.substitution.image_bank import ImageBank
@@ -184,7 +185,7 @@ class DeepInv(Baseline):
             terms = self.terms(pixels, self.view(pixels, stage), labels, student, heard)
             loss = weighted_sum(terms, self.weights)
             optimizer.zero_grad()
-            loss.backward(inputs=[pixels])
+            backward(loss, [pixels])
             optimizer.step()
             schedule.step()
             with torch.no_grad():

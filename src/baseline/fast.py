@@ -17,6 +17,7 @@ from src.dataset.contract import ImageSpec
 from src.network.generator import Generator, ImageGenerator
 from src.objective.adversarial import decision_disagreement_loss
 from src.objective.inversion import BNStatistics, bn_statistics_loss, class_loss
+from src.objective.precision import backward
 from src.objective.weighted import weighted_sum
 from src.substitution.contract import Baseline, Extent
 from src.substitution.image_bank import ImageBank
@@ -148,7 +149,7 @@ class Fast(Baseline):
                 if self.keeps_best:
                     lowest = torch.minimum(lowest, loss.detach())
                 inner.zero_grad()
-                loss.backward()
+                backward(loss)
                 self._collect_gradients(fast)
                 inner.step()
         self.smoothed = statistics.detached()

@@ -23,6 +23,7 @@ from src.objective.adversarial import (
     patch_generator_loss,
 )
 from src.objective.inversion import align_loss, balance_loss
+from src.objective.precision import backward
 from src.substitution.contract import Extent
 from src.substitution.generator import GeneratorBaseline
 from src.substitution.image_bank import ImageBank
@@ -152,7 +153,7 @@ class MosaicKD(GeneratorBaseline):
         real = self.discriminator(self._real(len(images)))
         loss = patch_discriminator_loss(fake, real)
         self.discriminator_optimizer.zero_grad()
-        (self.weights["local"] * loss).backward()
+        backward(self.weights["local"] * loss)
         average_gradients(self.discriminator.parameters())
         self.discriminator_optimizer.step()
         return loss.detach()

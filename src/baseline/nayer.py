@@ -17,6 +17,7 @@ from src.dataset.contract import ImageSpec
 from src.network.generator import ImageGenerator
 from src.objective.adversarial import decision_disagreement_loss
 from src.objective.inversion import BNStatistics, bn_statistics_loss, class_loss
+from src.objective.precision import backward
 from src.objective.weighted import weighted_sum
 from src.substitution.contract import Baseline, Extent
 from src.substitution.image_bank import ImageBank
@@ -143,7 +144,7 @@ class NAYER(Baseline):
                 kept = torch.where(loss.detach() < lowest, pixels.detach(), kept)
                 lowest = torch.minimum(lowest, loss.detach())
                 optimizer.zero_grad()
-                loss.backward()
+                backward(loss)
                 average_gradients(own)
                 optimizer.step()
         self.smoothed = statistics.detached()

@@ -15,6 +15,7 @@ from src.dataset.contract import ImageSpec
 from src.network.generator import Generator
 from src.objective.class_activation import ClassActivationObjective
 from src.objective.inversion import bn_statistics_loss, class_loss
+from src.objective.precision import backward
 from src.objective.weighted import weighted_sum
 from src.substitution.contract import Baseline, Extent
 from src.substitution.image_bank import ImageBank
@@ -160,7 +161,7 @@ class SpaceshipNet(Baseline):
                     for each, old in zip(maps, kept, strict=True)
                 ]
                 optimizer.zero_grad()
-                loss.backward()
+                backward(loss)
                 average_gradients(self.generator.parameters())
                 optimizer.step()
         for store, each in zip(self._stores(), kept, strict=True):

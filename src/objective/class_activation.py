@@ -27,7 +27,8 @@ def class_slopes(logits: Tensor, maps: Sequence[Tensor], classes: Tensor) -> tup
     Source: Selvaraju et al., Grad-CAM, ICCV 2017, arXiv:1610.02391.
     """
     chosen = logits.gather(1, classes.unsqueeze(1)).sum()
-    gradients = torch.autograd.grad(chosen, list(maps), retain_graph=True)
+    with torch.autocast(chosen.device.type, enabled=False):
+        gradients = torch.autograd.grad(chosen, list(maps), retain_graph=True)
     return tuple(at_least_float32(each).flatten(2).mean(2) for each in gradients)
 
 

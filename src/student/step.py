@@ -96,6 +96,7 @@ def update(
     optimizers = list(optimizers)
     for optimizer in optimizers:
         optimizer.zero_grad()
-    backward(loss)
+    with torch.autocast(loss.device.type, enabled=False):  # see src.objective.precision
+        backward(loss)
     for optimizer in optimizers:
         optimizer.step()

@@ -13,6 +13,7 @@ from src.common.distributed import average_gradients
 from src.common.freezing import mode
 from src.dataset.contract import ImageSpec
 from src.network.generator import ImageGenerator
+from src.objective.precision import backward
 from src.objective.weighted import weighted_sum
 from src.substitution.contract import Baseline, Extent
 from src.substitution.image_bank import ImageBank
@@ -71,7 +72,7 @@ class GeneratorBaseline(Baseline):
         """One step of the generator on the weighted sum of ``terms``, which return detached."""
         loss = weighted_sum(terms, weights)
         self.optimizer.zero_grad()
-        loss.backward()
+        backward(loss)
         average_gradients(self.generator.parameters())
         self.optimizer.step()
         return {name: term.detach() for name, term in terms.items()}

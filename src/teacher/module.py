@@ -67,7 +67,8 @@ class TeacherModule(LightningModule):
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         optimizer = cast("LightningOptimizer", self.optimizers())
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        with torch.autocast(loss.device.type, enabled=False):
+            self.manual_backward(loss)
         optimizer.step()
         if self.step + 1 < self.total_steps:  # one_cycle has no rate beyond its last step
             self.scheduler.step()

@@ -132,6 +132,14 @@ def test_bfloat16_maps_give_float32_maps_also_under_autocast() -> None:
     assert found.dtype == torch.float32
 
 
+def test_slopes_are_not_narrowed_by_autocast(
+    tiny_teacher: FrozenTeacher, backward_passes: list[bool]
+) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        tiny_teacher.explain(torch.randn(B, 3, 8, 8))
+    assert backward_passes == [False]
+
+
 def test_what_cannot_be_compared_is_refused_in_one_line() -> None:
     with pytest.raises(UserError, match=r"reads the 2 channels.*reads 3 features.*weight=0"):
         class_maps(torch.randn(B, 2, 4, 4), torch.randn(K, 3))

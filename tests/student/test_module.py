@@ -45,9 +45,14 @@ def replay(bank: ImageBank) -> ReplayBatches:
 
 
 def fit(
-    module: StudentModule, bank: ImageBank, spec: ImageSpec, folder: Path, epochs: int = 3
+    module: StudentModule,
+    bank: ImageBank,
+    spec: ImageSpec,
+    folder: Path,
+    epochs: int = 3,
+    precision: str = "32-true",
 ) -> StudentModule:
-    job(folder).fit(
+    job(folder, precision).fit(
         "stage_b",
         module,
         epochs=epochs,
@@ -352,6 +357,17 @@ def test_the_objective_sees_the_teacher_on_the_same_images(
     fit(student(tiny_spec, tiny_teacher, objective=Watching()), bank, tiny_spec, tmp_path, 1)
     expected = [tiny_teacher(images).logits for images in replay(bank)]
     assert all(torch.equal(logits, e) for (_, logits), e in zip(seen, expected, strict=True))
+
+
+def test_gradients_are_not_narrowed_by_autocast(
+    tiny_spec: ImageSpec,
+    tiny_teacher: FrozenTeacher,
+    bank: ImageBank,
+    tmp_path: Path,
+    backward_passes: list[bool],
+) -> None:
+    module = fit(student(tiny_spec, tiny_teacher), bank, tiny_spec, tmp_path, 1, "bf16-mixed")
+    assert backward_passes == [False] * module.student_step
 
 
 def test_the_last_layer_is_float32_under_autocast(tiny_spec: ImageSpec) -> None:

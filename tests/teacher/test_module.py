@@ -18,13 +18,18 @@ from tests.toys import SGD, convnet, job, labelled
 
 
 def fit(
-    spec: ImageSpec, network: ConvNet, folder: Path, epochs: int = 3, **options: Any
+    spec: ImageSpec,
+    network: ConvNet,
+    folder: Path,
+    epochs: int = 3,
+    precision: str = "32-true",
+    **options: Any,
 ) -> TeacherModule:
     train = labelled(spec, 60, training=True)
     test = options.pop("test", None) or labelled(spec, 20)
     optimizer = options.pop("optimizer", SGD)
     module = TeacherModule(network, optimizer, total_steps=epochs * len(train), **options)
-    job(folder).fit(
+    job(folder, precision).fit(
         "teacher", module, epochs=epochs, state=folder / "state", batches=train, test=test
     )
     return module
@@ -63,6 +68,13 @@ def test_equals_a_loop_by_hand(tiny_spec: ImageSpec, tmp_path: Path) -> None:
     torch.manual_seed(1)
     by_hand(tiny_spec, plain, labelled(tiny_spec, 60, training=True), 3)
     torch.testing.assert_close(trained.state_dict(), plain.state_dict())
+
+
+def test_gradients_are_not_narrowed_by_autocast(
+    tiny_spec: ImageSpec, tmp_path: Path, backward_passes: list[bool]
+) -> None:
+    module = fit(tiny_spec, convnet(tiny_spec), tmp_path, 1, "bf16-mixed")
+    assert backward_passes == [False] * module.total_steps
 
 
 def test_the_accuracy_is_that_of_the_final_weights(tiny_spec: ImageSpec, tmp_path: Path) -> None:
