@@ -1,13 +1,15 @@
 """A small share of ``make chaos``, and that it can fail at all."""
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from tests.chaos.__main__ import main
-from tests.chaos.lab import Lab
+from tests.chaos.lab import Lab, copy_tree
 from tests.chaos.runner import Case, run_part, table
 from tests.chaos.signals import judge_stop
 from tests.chaos.verdict import Kind, Outcome, Verdict, judge, judge_refusal, leftovers
@@ -24,6 +26,22 @@ def _outcome(exit_code: int | None, stderr: str = "", stdout: str = "") -> Outco
 def test_small_share_is_clean(capsys: pytest.CaptureFixture[str]) -> None:
     exit_code = main(["--small"])
     assert exit_code == 0, capsys.readouterr().out
+
+
+def test_the_copy_is_what_runs_beside_a_package_of_the_same_name(tmp_path: Path) -> None:
+    tree = copy_tree(tmp_path / "tree")
+    (tmp_path / "other/tests").mkdir(parents=True)
+    (tmp_path / "other/tests/__init__.py").touch()
+    found = "import importlib.util as u; print(u.find_spec('tests.chaos.server').origin)"
+    ended = subprocess.run(
+        [sys.executable, "-c", found],
+        cwd=tree,
+        env={"PYTHONPATH": str(tmp_path / "other")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.strip() == str(tree / "tests/chaos/server.py")
 
 
 @pytest.mark.parametrize(

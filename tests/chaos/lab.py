@@ -43,6 +43,7 @@ def copy_tree(folder: Path) -> Path:
     for part in _PARTS:
         skip = shutil.ignore_patterns("__pycache__", "results", "*.pdf", "*.png")
         shutil.copytree(ROOT / part, folder / part, ignore=skip)
+    shutil.copy(ROOT / "tests/__init__.py", folder / "tests")
     return folder
 
 
