@@ -36,6 +36,7 @@ def _job(config: DictConfig) -> float | None:
     return None
 
 
+@ranks.ending_at_once()
 def command() -> None:
     """Run, and say what went wrong in one line where the user can mend it."""
     os.environ["KDCI_ROOT"] = str(package.ROOT)

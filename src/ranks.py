@@ -4,9 +4,11 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from src.common.errors import RankError, UserError
 from src.common.parent import PARENT
@@ -20,6 +22,33 @@ def prepare_rank() -> None:
     """Where this process is a rank, leave speaking to rank 0."""
     if is_rank() and os.environ["RANK"] != "0":
         logging.disable(logging.WARNING)  # rank 0 says the same
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Where this process is a rank, let whatever ends the block early end the process, at once.
+
+    The process group that it leaves behind has threads that can hold up or abort an interpreter
+    that tidies up, and then the exit code is lost.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not is_rank():
+            raise
+        _end(error)
+
+
+def _end(error: BaseException) -> NoReturn:
+    """End this process with the exit code that the interpreter would give it."""
+    code = error.code if isinstance(error, SystemExit) else 1
+    if not isinstance(error, SystemExit):  # whoever exits has said why
+        traceback.print_exception(error)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody may be reading
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 1)
 
 
 def start_ranks(

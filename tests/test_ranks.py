@@ -1,11 +1,16 @@
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
+from src.common import package
 from src.common.errors import UserError
 from src.config.schema import TrainerOptions
 from src.ranks import (
+    ending_at_once,
     handed_down,
     prepare_rank,
     refuse_sweep_of_ranks,
@@ -117,3 +122,86 @@ def test_tasks_of_srun_that_do_not_know_of_each_other_are_refused(
         refuse_unfit_ranks(trainer())
     be_rank(monkeypatch, 0)  # torchrun under srun, one on every node
     refuse_unfit_ranks(trainer(devices=2))
+
+
+ENDING = """
+import atexit, logging, sys, threading
+from src.ranks import ending_at_once
+threading.Thread(target=threading.Event().wait, daemon=False).start()  # as a group leaves some
+atexit.register(print, "tidied up")
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+with ending_at_once():
+    logging.warning("logged")
+    print("said", end="")
+    print("complained", end="", file=sys.stderr)
+    raise {error}
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "complaint"),
+    [
+        ("SystemExit(2)", 2, "complained"),
+        ("SystemExit(0)", 0, "complained"),
+        ("KeyError('mistake')", 1, "KeyError: 'mistake'\n"),
+    ],
+)
+def test_a_rank_that_ends_early_waits_for_no_thread(
+    error: str, exit_code: int, complaint: str
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDING.format(error=error)],
+        cwd=package.ROOT,
+        env=os.environ | {"TORCHELASTIC_RUN_ID": "x"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stdout) == (exit_code, "logged\nsaid")
+    assert ended.stderr.startswith("complained")
+    assert ended.stderr.endswith(complaint)
+
+
+def test_whoever_is_no_rank_tidies_up() -> None:
+    with pytest.raises(SystemExit) as caught, ending_at_once():
+        raise SystemExit(2)
+    assert caught.value.code == 2
+
+
+MEETING = """
+import os, time
+import torch, torch.distributed as dist
+from src import complaint
+from src.common.distributed import barrier, joined_ranks, rank
+from src.common.errors import UserError
+from src.common.signals import heed_signals
+from src.ranks import ending_at_once
+
+def wait_for_who_never_comes():  # as NCCL does
+    time.sleep(60)
+    os._exit(9)
+
+heed_signals()
+dist.destroy_process_group = wait_for_who_never_comes
+with ending_at_once(), complaint.complaints(), joined_ranks(torch.device("cpu")):
+    barrier()
+    if rank() == 0:
+        raise UserError("Expected more")
+    barrier()
+"""
+
+
+@pytest.mark.ddp
+@pytest.mark.xdist_group("ranks")
+def test_a_rank_that_fails_ends_while_the_other_waits_for_it() -> None:
+    agent = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    ended = subprocess.run(
+        [sys.executable, "-m", *agent, sys.executable, "-c", MEETING],
+        cwd=package.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "Error: Expected more\n" in ended.stderr
+    assert "exitcode  : 2 " in ended.stderr
+    assert ended.returncode == 1  # torchrun's own

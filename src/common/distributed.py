@@ -37,6 +37,8 @@ def joined_ranks(device: torch.device) -> Iterator[None]:
     Lightning finds the group and uses it. The timeout is long because the other ranks wait in a
     collective while rank 0 waits for another job's lock; a rank that dies takes all down anyway.
     The group is left at the end: threads of it that outlive the interpreter abort the process.
+    After an error it is not: leaving waits for the others, which may wait for this rank in another
+    collective. Such a rank has to end by :func:`src.ranks.ending_at_once`.
     """
     if not is_rank() or dist.is_initialized():
         yield
@@ -45,10 +47,8 @@ def joined_ranks(device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(days=1))
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.destroy_process_group()
 
 
 def own_places(n: int, device: torch.device) -> Tensor:

@@ -1,5 +1,8 @@
 """One process; tests/test_ddp.py asks two for the same."""
 
+from contextlib import suppress
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -36,6 +39,22 @@ def test_no_process_group_is_joined_where_nobody_started_one(
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     with distributed.joined_ranks(torch.device("cpu")):
         assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("error", [None, KeyError(), KeyboardInterrupt()])
+def test_only_a_rank_that_ends_well_waits_for_the_others(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException | None
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    for name in ("init_process_group", "destroy_process_group"):
+        note = partial(calls.append, name)
+        monkeypatch.setattr(torch.distributed, name, lambda *_, note=note, **__: note())
+    with suppress(KeyError, KeyboardInterrupt), distributed.joined_ranks(torch.device("cpu")):
+        if error is not None:
+            raise error
+    left = [] if error else ["destroy_process_group"]
+    assert calls == ["init_process_group", *left]
 
 
 def test_rank_zero_acts_and_returns() -> None:
