@@ -42,6 +42,7 @@ from src.pipeline.software import git_revision, versions
 from src.pipeline.stage_a import make_substitution_data
 from src.pipeline.stage_b import train_student
 from src.pipeline.teacher import prepare_teacher, refuse_unfit_networks
+from src.pipeline.trainer import forbid_tf32
 from src.report.dashboard import finished, start_wandb
 from src.report.summary import (
     FILE_NAME,
@@ -126,6 +127,7 @@ def _begun(
             would do different things.
     """
     device = device_of(config.trainer.accelerator, config.trainer.devices)
+    forbid_tf32()
     if device.type == "cpu":
         keep_freed_memory()
     if config.trainer.precision == "bf16-mixed" and not has_native_bf16(device.type):

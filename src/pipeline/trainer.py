@@ -65,6 +65,17 @@ class StageProgress(RichProgressBar):
         return {key.split("/")[-1]: value for key, value in metrics.items() if key != "v_num"}
 
 
+def forbid_tf32() -> None:
+    """Let convolutions in float32 be so on every GPU, as torch has it for products of matrices.
+
+    On those from Ampere on it would else round what is multiplied to 10 bits, where
+    ``trainer.precision=32-true`` asks for 23.
+    """
+    # This sets torch's newer `conv.fp32_precision`, too. To set that one alone makes it an error
+    # to read this one, as `torch.backends.cudnn.flags` does.
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def make_trainer(
     stage: str,
     options: TrainerOptions,
