@@ -6,6 +6,7 @@ Three groups: terms of the prediction, the BatchNorm-statistics term, and priors
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -130,9 +131,14 @@ class BNTarget:
     def from_layers(cls, means: Sequence[Tensor], variances: Sequence[Tensor]) -> "BNTarget":
         """Concatenate a copy of one running mean and one running variance ``[C_l]`` per layer."""
         statistics = BNStatistics.from_layers(means, variances)
-        widths = torch.tensor([len(mean) for mean in means])
-        segments = torch.arange(len(means)).repeat_interleave(widths).to(statistics.mean.device)
+        segments = _segments(tuple(map(len, means)), statistics.mean.device)
         return cls(statistics.mean, statistics.var, segments, len(means))
+
+
+@cache  # a copy to a GPU waits for all it has to do, and some methods need this in every step
+def _segments(widths: tuple[int, ...], device: torch.device) -> Tensor:
+    """As many times its number as each layer has channels, ``[D]`` int64."""
+    return torch.arange(len(widths)).repeat_interleave(torch.tensor(widths)).to(device)
 
 
 def bn_statistics_loss(

@@ -1,9 +1,11 @@
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.objective.inversion import (
     BNStatistics,
@@ -143,6 +145,36 @@ def test_bn_loss_equals_the_slow_equation_for_every_layer_input() -> None:
     assert_same_with_gradients(
         lambda *inputs: bn_statistics_loss(statistics(inputs), target), expected, *layers()
     )
+
+
+class Devices(TorchDispatchMode):
+    """Where the results of operations lie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.seen.add(result.device.type)
+        return result
+
+
+def test_a_bn_target_of_the_same_layers_needs_nothing_of_the_host() -> None:
+    means = [torch.zeros(width, device="meta") for width in WIDTHS]
+    BNTarget.from_layers(means, means)
+    with Devices() as devices:
+        BNTarget.from_layers(means, means)
+    assert devices.seen == {"meta"}
+
+
+def test_bn_targets_of_other_layers_are_their_own() -> None:
+    narrow, wide = (
+        BNTarget.from_layers(*2 * [[torch.ones(width) for width in widths]])
+        for widths in ([1, 2], [2, 1])
+    )
+    assert [target.segments.tolist() for target in (narrow, wide)] == [[0, 1, 1], [0, 0, 1]]
 
 
 def test_bn_loss_weighs_layers() -> None:
