@@ -109,7 +109,7 @@ class SubstitutionModule(LightningModule):
         self.epochs_done = 0
         self.losses: dict[str, float] = {}
         self._monitor = LossMonitor()
-        self._recording: Recording | None = None
+        self._predictions: tuple[Tensor, Tensor] | None = None
 
     def configure_optimizers(self) -> None:
         """None: the baseline steps its own."""
@@ -159,18 +159,19 @@ class SubstitutionModule(LightningModule):
         self.log_dict(values | {"stage_a/round": float(self.round)}, sync_dist=True)
 
     def recording(self) -> Recording:
-        """All substitution data with the teacher's predictions; computed once.
+        """All substitution data as it lies now, with the teacher's predictions, computed once.
 
         Raises:
             UserError: If the baseline has recorded nothing.
             FloatingPointError: If an image or a prediction is not finite.
         """
-        if self._recording is None:
-            baseline = self.baseline
-            self._recording = predict(
-                baseline.teacher, baseline.substitution_data(), type(baseline).__name__
-            )
-        return self._recording
+        baseline, banks = self.baseline, self.baseline.substitution_data()
+        if self._predictions is None:
+            predicted = predict(baseline.teacher, banks, type(baseline).__name__)
+            self._predictions = predicted.logits, predicted.features
+        # Kept from within the fit, banks would hold GPU memory a second time: at its end Lightning
+        # moves those of the method to the CPU, from where they come back into new memory.
+        return Recording([copy(bank) for bank in banks], *self._predictions)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Progress and the latest losses."""

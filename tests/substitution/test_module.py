@@ -2,9 +2,11 @@ import copy
 import csv
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
 from src.common.augment import Augmentation
@@ -111,7 +113,27 @@ def test_the_recording_holds_all_images_and_what_the_teacher_says(
     output = tiny_teacher(toy.bank.batch(torch.arange(25)))
     torch.testing.assert_close(recording.logits, output.logits)
     torch.testing.assert_close(recording.features, output.features)
-    assert module.recording() is recording
+    assert module.recording().logits is recording.logits
+
+
+def test_what_was_recorded_in_the_fit_holds_no_memory_of_its_own(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, where Lightning's teardown moves the banks away and the job moves them back."""
+    module, known, teardown = make(toy), list[ref[Tensor]](), Strategy.teardown
+
+    def record(*_: Any) -> None:
+        known.append(ref(module.recording().banks[0]._rows))
+
+    def move(strategy: Any) -> None:
+        teardown(strategy)
+        toy.bank._rows = toy.bank._rows.clone()
+
+    monkeypatch.setattr(module, "on_train_end", record)
+    monkeypatch.setattr(Strategy, "teardown", move)
+    recording = fit(module, tmp_path).recording()
+    assert [rows() for rows in known] == [None]
+    assert recording.banks[0].images.data_ptr() == toy.bank.images.data_ptr()
 
 
 def test_predictions_follow_the_order_of_the_banks(
