@@ -19,7 +19,6 @@ from src.dataset.contract import ImageSpec, Pool
 from src.network.classifier import Classifier
 from src.network.wide_resnet import WideResNet
 from src.objective.distillation import StudentOutput
-from src.student.step import student_logits
 from src.substitution.contract import advance
 from src.teacher.frozen import FrozenTeacher
 
@@ -108,7 +107,7 @@ def student_step(
         images = batch()
         with torch.no_grad():
             target = (teacher(images).logits / temperature).log_softmax(1)
-        logits = student_logits(student, images)
+        logits = student(images)
         output = StudentOutput(logits, logits)
         optimizer.zero_grad()
         loss = kl((output.logits / temperature).log_softmax(1), target)

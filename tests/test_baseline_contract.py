@@ -133,11 +133,24 @@ def test_rounds_are_recorded_and_sampled_in_bfloat16(make, student):
         store.require_finite("images")
 
 
-def test_gradients_are_not_narrowed_by_autocast(make, student, backward_passes):
-    baseline = make()
+def test_autocast_narrows_neither_gradients_nor_the_student_s_last_layer(
+    make, student, backward_passes
+):
+    baseline, seen = make(), []
+    student.register_forward_hook(lambda _, __, logits: seen.append(logits.dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         play(baseline, student, 1)
     assert not any(backward_passes)
+    assert set(seen) <= {torch.float32}
+
+
+def test_autocast_keeps_no_weights_of_an_earlier_step(make, student):
+    seen = []
+    baseline = make()
+    baseline.refresh = lambda _: seen.append(torch.is_autocast_cache_enabled()) or {}
+    with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=True):
+        advance(baseline, student)
+    assert seen == [False]
 
 
 def test_rounds_return_finite_detached_scalars_with_and_without_a_student(make, student):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from src.common.errors import UserError
-from src.network.classifier import Classifier
+from src.network.classifier import Classifier, is_under_autocast
 
 
 class OutsideNetwork(Classifier):
@@ -57,6 +57,8 @@ class OutsideNetwork(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, K]``."""
+        if is_under_autocast(images):
+            return super().forward(images)
         return self.module(images)  # type: ignore[no-any-return]
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """The rules on floating-point width that every loss and its gradient follow."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -18,11 +19,18 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def backward(loss: Tensor, inputs: Sequence[Tensor] | None = None) -> None:
-    """Add the gradients of a scalar to its leaves, or to ``inputs`` alone.
+@contextmanager
+def backward_pass(loss: Tensor) -> Iterator[None]:
+    """Where gradients of ``loss`` are computed, under Lightning's autocast.
 
-    Each product has the dtypes of the forward pass. Lightning's autocast is still on after it, and
-    would narrow those of float32 parts, such as the last layer.
+    Each product has the dtypes of the forward pass; autocast would narrow those of float32 parts,
+    such as the last layer.
     """
     with torch.autocast(loss.device.type, enabled=False):
+        yield
+
+
+def backward(loss: Tensor, inputs: Sequence[Tensor] | None = None) -> None:
+    """Add the gradients of a scalar to its leaves, or to ``inputs`` alone."""
+    with backward_pass(loss):
         loss.backward(inputs=inputs)

@@ -8,7 +8,6 @@ from src.common.freezing import mode
 from src.pipeline.job import Job
 from src.report.summary import HeldOutSummary
 from src.student.module import StudentModule
-from src.student.step import student_logits
 from src.substitution.batches import held_out_rows
 from src.substitution.module import Recording
 
@@ -50,7 +49,7 @@ def agreement(job: Job, recording: Recording, student: StudentModule) -> HeldOut
             recording.banks, rows, by_bank(recording, recording.logits), strict=True
         ):
             for index in held.split(_BATCH):
-                logits = student_logits(student.network, bank.batch(index))
+                logits = student.network(bank.batch(index))
                 mine.append(student.plain_logits(logits).cpu())
                 teacher.append(said[index])
     logits, classes = torch.cat(mine), torch.cat(teacher).argmax(1)

@@ -148,7 +148,7 @@ def _see(
             said = teacher(images)
             distance.add_originals(said.features)
             embedded = student.network.embed(images).float()
-            raw_logits = student.network.head(embedded)
+            raw_logits = student.network.logits(embedded)
             by_teacher.append(said.logits.argmax(1).cpu())
             by_student.append(student.plain_logits(raw_logits).argmax(1).cpu())
             within = kept[(kept >= index[0]) & (kept <= index[-1])] - index[0]

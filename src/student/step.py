@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from src.network.classifier import Classifier
 from src.network.stages import heard
 from src.objective.distillation import StudentOutput, reads_maps, reads_slopes
+from src.objective.precision import backward_pass
 from src.teacher.frozen import FrozenTeacher
 
 Batch = Tensor | tuple[Tensor, Tensor] | Callable[[], Tensor]
@@ -28,18 +29,10 @@ class _Lesson(NamedTuple):
         return _Lesson(self.images[rows], self.logits[rows], inner)
 
 
-def student_logits(network: Classifier, images: Tensor) -> Tensor:
-    """Logits ``[B, K]`` in float32; the last layer too, also under autocast."""
-    features = network.embed(images).float()
-    with torch.autocast(images.device.type, enabled=False):
-        logits: Tensor = network.head(features)
-    return logits
-
-
 def plain_output(network: Classifier, images: Tensor, with_maps: bool = False) -> StudentOutput:
     """What a student without compensation makes of ``images`` ``[B, C, H, W]``."""
     with heard(network, network.stage_names if with_maps else ()) as maps:
-        logits = student_logits(network, images)
+        logits = network(images)
     if not with_maps:
         return StudentOutput(logits, logits)
     return StudentOutput(logits, logits, tuple(maps), network.head.weight)
@@ -96,7 +89,7 @@ def update(
     optimizers = list(optimizers)
     for optimizer in optimizers:
         optimizer.zero_grad()
-    with torch.autocast(loss.device.type, enabled=False):  # see src.objective.precision
+    with backward_pass(loss):
         backward(loss)
     for optimizer in optimizers:
         optimizer.step()

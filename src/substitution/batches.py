@@ -88,13 +88,14 @@ class ReplayBatches:
         size, needed = len(self.banks[position]), self.steps * share
         draws = generator("cpu", self.seed, "order", rank(), position, self.epoch)
         offsets = generator("cpu", self.seed, "thinning", rank(), position, self.epoch)
-        taken = [torch.empty(0, dtype=torch.int64)]  # a share may be empty
-        while sum(map(len, taken)) < needed:
+        taken, count = [torch.empty(0, dtype=torch.int64)], 0  # a share may be empty
+        while count < needed:
             visited = torch.randperm(size, generator=draws)
             if self.inclusion is not None:
                 offset = float(torch.rand((), generator=offsets))
                 visited = visited[thinned(self.inclusion[position][visited], offset)]
             taken.append(visited)
+            count += len(visited)
         return torch.cat(taken)[:needed].view(self.steps, share)
 
     def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:

@@ -169,7 +169,10 @@ def advance(baseline: Baseline, student: nn.Module | None) -> dict[str, Tensor]:
 
     Gradients still flow through the student to the images; the reference implementations also
     compute those of its weights and throw them away.
+
+    Autocast keeps no copies of weights from here on, until it is left: a round has many steps.
     """
+    torch.set_autocast_cache_enabled(False)
     if student is None:
         return baseline.refresh(None)
     with mode(student, baseline.student_mode == "train"), frozen(student):

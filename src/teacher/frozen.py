@@ -46,13 +46,11 @@ class FrozenTeacher(nn.Module):
     def forward(self, images: Tensor, with_maps: bool = False) -> TeacherOutput:
         """Classify ``images`` ``[B, C, H, W]``, already normalised; keep the stage maps if asked.
 
-        The last layer runs in float32 under autocast too: bf16 logits have three significant
-        digits, too few for a dictionary of distinct predictions.
+        Logits and features are float32 under autocast, too.
         """
         with heard(self.network, self.network.stage_names if with_maps else ()) as maps:
             features = self.network.embed(images).float()
-        with torch.autocast(images.device.type, enabled=False):
-            logits = self.network.head(features)
+        logits = self.network.logits(features)
         return TeacherOutput(logits, features, tuple(maps) if with_maps else None)
 
     def explain(self, images: Tensor) -> TeacherOutput:

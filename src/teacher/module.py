@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any, Literal, cast
 
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
@@ -15,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from src.common.distributed import broadcast_buffers
 from src.common.finite import FiniteWatch, LossMonitor, require_finite
 from src.network.classifier import Classifier
+from src.objective.precision import backward_pass
 
 
 class TeacherModule(LightningModule):
@@ -63,11 +63,11 @@ class TeacherModule(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """One step on labelled images."""
         images, labels = batch
-        logits = self.network(images).float()
+        logits = self.network(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         optimizer = cast("LightningOptimizer", self.optimizers())
         optimizer.zero_grad()
-        with torch.autocast(loss.device.type, enabled=False):
+        with backward_pass(loss):
             self.manual_backward(loss)
         optimizer.step()
         if self.step + 1 < self.total_steps:  # one_cycle has no rate beyond its last step
@@ -100,9 +100,7 @@ class TeacherModule(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Count hits on the test split; the last layer is float32, as in the frozen teacher."""
         images, labels = batch
-        features = self.network.embed(images).float()
-        with torch.autocast(images.device.type, enabled=False):
-            logits = self.network.head(features)
+        logits = self.network(images)
         self._logits.update(logits)
         self.accuracy.update(logits, labels)
 

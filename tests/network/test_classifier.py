@@ -29,7 +29,22 @@ def test_configured_network_is_a_classifier(path: Path) -> None:
 
     assert features.shape == (2, network.feature_dim)
     assert logits.shape == (2, 7)
-    assert torch.equal(network.head(features), logits)
+    assert torch.equal(network.logits(features), logits)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_last_layer_is_float32_under_autocast(path: Path) -> None:
+    network = instantiate(OmegaConf.load(path).network, num_classes=7).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        features, logits = network.embed(images), network(images)
+    assert features.dtype == torch.bfloat16
+    assert torch.equal(logits, network.head(features.float()))
+
+
+def test_a_network_in_float64_stays_so() -> None:
+    network = instantiate(OmegaConf.load(CONFIGS[0]).network, num_classes=7).double().eval()
+    assert network(torch.randn(2, 3, 32, 32).double()).dtype == torch.float64
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -35,6 +35,14 @@ def test_features_and_logits_are_the_network_s_own(name: str) -> None:
     assert torch.equal(network(IMAGES), network.module(IMAGES))
 
 
+def test_the_last_layer_is_float32_under_autocast() -> None:
+    network = TorchvisionNetwork("mobilenet_v3_small", num_classes=3).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        features, logits = network.embed(IMAGES), network(IMAGES)
+    assert features.dtype == torch.bfloat16
+    assert torch.equal(logits, network.head(features.float()))
+
+
 def test_a_network_whose_logits_a_convolution_makes_is_refused() -> None:
     with pytest.raises(UserError, match="'squeezenet1_0' to end in one linear layer"):
         TorchvisionNetwork("squeezenet1_0", num_classes=3)

@@ -13,14 +13,12 @@ from src.network.convnet import ConvNet
 from src.objective.distillation import StudentOutput, kl_divergence
 from src.objective.noise import NoisyDistillationObjective
 from src.student.module import StudentModule
-from src.student.step import student_logits
 from src.substitution.batches import ReplayBatches
 from src.substitution.image_bank import ImageBank
 from src.substitution.module import predict
 from src.teacher.evaluate import accuracy
 from src.teacher.frozen import FrozenTeacher
 from tests.toys import (
-    CPU,
     SGD,
     convnet,
     dictionary,
@@ -368,11 +366,3 @@ def test_gradients_are_not_narrowed_by_autocast(
 ) -> None:
     module = fit(student(tiny_spec, tiny_teacher), bank, tiny_spec, tmp_path, 1, "bf16-mixed")
     assert backward_passes == [False] * module.student_step
-
-
-def test_the_last_layer_is_float32_under_autocast(tiny_spec: ImageSpec) -> None:
-    network, images = convnet(tiny_spec), torch.randn(4, 3, 8, 8, device=CPU)
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = student_logits(network, images)
-        assert network(images).dtype == torch.bfloat16
-    assert logits.dtype == torch.float32

@@ -103,6 +103,15 @@ def test_banks_are_ordered_apart(tiny_spec: ImageSpec) -> None:
     assert not torch.equal(*batch.split(15))
 
 
+def test_many_passes_over_a_small_bank_make_an_epoch(tiny_spec: ImageSpec) -> None:
+    (bank,) = banks = [numbered(tiny_spec, 2)]  # minutes, if each pass counted all before it
+    batches = ReplayBatches(banks, 256, 100, seed=0)
+    order = batches._order(0)
+    assert order.shape == (100, 256)
+    assert order.flatten().bincount().tolist() == [12800, 12800]
+    assert len(bank) == 2
+
+
 def test_of_an_odd_batch_the_first_bank_gives_one_more(tiny_spec: ImageSpec) -> None:
     banks = [numbered(tiny_spec, 30), numbered(tiny_spec, 30, 100)]
     for batch in replay(banks, size=5):

@@ -49,7 +49,7 @@ def test_the_last_layer_is_float32_under_autocast(
 ) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         output = tiny_teacher(images)
-        half = tiny_teacher.network(images)
+        half = tiny_teacher.network.embed(images)
     assert output.logits.dtype == output.features.dtype == torch.float32
     assert half.dtype == torch.bfloat16
     assert torch.equal(output.logits, tiny_teacher.network.head(output.features))
