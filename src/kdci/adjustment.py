@@ -1,5 +1,6 @@
 """What a confounder dictionary is used for in stage (b)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,6 +47,14 @@ class Adjustment(nn.Module):
         None where all are drawn alike.
         """
         return None
+
+    def weights_within(self, banks: Sequence[Tensor]) -> list[Tensor] | None:
+        """The same of all samples ``[M_b, K]`` of each bank, which has a fixed share of a batch.
+
+        Called on all ranks, each with its own samples.
+        """
+        weights = self.weights(torch.cat([*banks]))
+        return None if weights is None else [*weights.split([len(bank) for bank in banks])]
 
     @property
     def changes_predictions(self) -> bool:

@@ -13,7 +13,11 @@ HALF = 0.05
 
 
 def class_shares(dictionary: ConfounderDictionary) -> Tensor:
-    """Shares ``[K]`` float64 of the teacher's predicted classes over the substitution data."""
+    """Shares ``[K]`` float64 of the teacher's predicted classes over all substitution data.
+
+    Of several banks every image counts alike, though a bank has the same share of a batch whatever
+    its size.
+    """
     counts = dictionary.counts.sum(0).double()
     return counts / counts.sum()
 

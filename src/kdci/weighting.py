@@ -1,11 +1,13 @@
 """Backdoor adjustment by weights: inverse propensity of the strata."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from src.common.distributed import gather_objects
 from src.common.errors import UserError
 from src.kdci.adjustment import Adjustment
 from src.kdci.dictionary import ConfounderDictionary
@@ -21,7 +23,9 @@ class InversePropensityWeighting(Adjustment):
     The student's risk under ``sum_z P*(z) P(X | z)`` instead of ``sum_z P(z) P(X | z)``: what the
     compensation does to the prediction, this does to the samples. P is the share of a stratum in
     the substitution data, P* is even over the strata that have samples. In ``replay`` every epoch
-    passes over the images and leaves some out; ``online`` draws again within each batch.
+    passes over the images and leaves some out; ``online`` draws again within each batch. Of
+    several banks (MosaicKD's made and pool images), which have fixed shares of a batch, each is
+    weighted by itself, and ``facts`` are those of the bank that is weighted most cautiously.
 
     Args:
         dictionary: The confounders and, of every one, the teacher's predicted classes.
@@ -73,12 +77,16 @@ class InversePropensityWeighting(Adjustment):
     def load(self, dictionary: ConfounderDictionary) -> None:
         """Weigh the strata of a dictionary."""
         self.prototypes.copy_(dictionary.prototypes)
-        counts = dictionary.counts.double()
+        table, self.facts = self._weighed(dictionary.counts.double())
+        self.table.copy_(table)
+
+    def _weighed(self, counts: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Weights of cells of these counts ``[N, K]``, relative to the largest, and the facts."""
         ratio = _ratio(counts, self.strata)
         gamma = self._gamma(counts, ratio)
         weights = _weights(counts, ratio, gamma, self.largest)
-        self.table.copy_((weights / weights[counts > 0].max()).clamp(max=1))
-        self.facts = {"gamma": gamma, "effective": _effective(counts, weights)}
+        table = (weights / weights[counts > 0].max()).clamp(max=1)
+        return table, {"gamma": gamma, "effective": _effective(counts, weights)}
 
     def _gamma(self, counts: Tensor, ratio: Tensor) -> float:
         if self.gamma != "auto":
@@ -96,11 +104,39 @@ class InversePropensityWeighting(Adjustment):
         """
         if bool((self.table == 1).all()):
             return None
+        return self._looked_up(self.table, teacher_logits)
+
+    def weights_within(self, banks: Sequence[Tensor]) -> list[Tensor] | None:
+        """Weights ``[M_b]`` of the samples of each bank ``[M_b, K]``; one is as the dictionary.
+
+        None where no stratum of any bank differs.
+        """
+        if len(banks) == 1:
+            return super().weights_within(banks)
+        tables, facts = zip(*(self._weighed(self._counts(bank)) for bank in banks), strict=True)
+        self.facts = {name: min(each[name] for each in facts) for name in self.facts}
+        if all(bool((table == 1).all()) for table in tables):
+            return None
+        return [self._looked_up(*each) for each in zip(tables, banks, strict=True)]
+
+    def _counts(self, teacher_logits: Tensor) -> Tensor:
+        """Samples of all ranks in each cell ``[N, K]``."""
+        counts = torch.zeros_like(self.table)
+        ones = counts.new_ones(len(teacher_logits))
+        counts.index_put_(self._cells(teacher_logits), ones, accumulate=True)
+        return torch.stack(gather_objects(counts)).sum(0)
+
+    def _cells(self, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Cluster and class of each sample; a cluster is not asked for where none differs."""
         classes = teacher_logits.argmax(1)
         if self.strata == "class":
-            return self.table[:, classes].amax(0)
-        clusters = torch.cdist(teacher_logits.float(), self.prototypes).argmin(1)
-        return self.table[clusters, classes]
+            return torch.zeros_like(classes), classes
+        return torch.cdist(teacher_logits.float(), self.prototypes).argmin(1), classes
+
+    def _looked_up(self, table: Tensor, teacher_logits: Tensor) -> Tensor:
+        if self.strata == "class":  # rows without a sample of the class have no weight of it
+            table = table.amax(0, keepdim=True)
+        return table[self._cells(teacher_logits)]
 
 
 def _ratio(counts: Tensor, strata: str) -> Tensor:

@@ -65,6 +65,7 @@ def train_student(
             inclusion=_inclusion(module, recording, held_out(job, recording)),
             logits=by_bank(recording, recording.logits),
         )
+    _say_what_was_found(job, module)
     test = job.test_batches()
     job.fit(
         "stage_b",
@@ -111,9 +112,6 @@ def _student(
         num_classes=job.dataset.spec.num_classes,
         seed=_seed(job),
     )
-    if "auto" in kdci.adjustment.values():
-        found = ", ".join(f"{name} {value:.2f}" for name, value in adjustment.facts.items())
-        _log.info("Adjustment %s: %s", kdci.name, found)
     online = job.config.substitution.mode == "online"
     return KDCIStudent(
         **common,
@@ -123,20 +121,25 @@ def _student(
     )
 
 
+def _say_what_was_found(job: Job, module: StudentModule) -> None:
+    kdci = job.config.kdci
+    if kdci and isinstance(module, KDCIMixin) and "auto" in kdci.adjustment.values():
+        facts = module.adjustment.facts.items()
+        found = ", ".join(f"{name} {value:.2f}" for name, value in facts)
+        _log.info("Adjustment %s: %s", kdci.name, found)
+
+
 def _inclusion(
     module: StudentModule, recording: Recording, held_out: list[Tensor] | None
 ) -> list[Tensor] | None:
     """Probabilities by bank, where the adjustment weighs samples or images are held out."""
-    weights = None
+    inclusion = None
     if isinstance(module, KDCIMixin):
-        weights = module.adjustment.weights(recording.logits)
-    if weights is None and held_out is None:
-        return None
-    if weights is None:
-        weights = torch.ones(len(recording.logits))
-    inclusion = by_bank(recording, weights.cpu())
+        inclusion = module.adjustment.weights_within(by_bank(recording, recording.logits))
     if held_out is None:
         return inclusion
+    if inclusion is None:
+        inclusion = [torch.ones(len(bank)) for bank in recording.banks]
     left = [part.index_fill(0, rows, 0) for part, rows in zip(inclusion, held_out, strict=True)]
     return [part / part.max() for part in left]  # the heaviest may all be held out
 

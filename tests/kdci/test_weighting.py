@@ -6,8 +6,12 @@ import torch
 from torch import Tensor
 
 from src.common.errors import UserError
+from src.dataset.contract import ImageSpec
 from src.kdci.dictionary import ConfounderDictionary
 from src.kdci.weighting import InversePropensityWeighting
+from src.substitution.batches import ReplayBatches
+from src.substitution.image_bank import ImageBank
+from tests.toys import filled_bank
 
 # Two clusters, three classes; shares of the classes 1/2, 3/8, 1/8, of the clusters 5/8, 3/8.
 COUNTS = [[40, 10, 0], [0, 20, 10]]
@@ -113,3 +117,70 @@ def test_clusters_of_features_are_refused(strata: str) -> None:
     with pytest.raises(UserError, match=rf"space=logits with kdci.adjustment.strata={strata}"):
         make(space="features", strata=strata)
     assert not math.isnan(make(space="features").facts["gamma"])
+
+
+def bank_of(count: int) -> ImageBank:
+    """As many images, of which nothing matters."""
+    return filled_bank(ImageSpec(3, 2, (0.5,) * 3, (0.25,) * 3), count)
+
+
+def drawn_shares(sizes: list[list[int]], module: InversePropensityWeighting) -> Tensor:
+    """Shares of the classes in an epoch of replay, banks of as many samples of each class."""
+    labels = [torch.arange(3).repeat_interleave(torch.tensor(each)) for each in sizes]
+    banks = [bank_of(len(each)) for each in labels]
+    inclusion = module.weights_within([torch.eye(3)[each] for each in labels])
+    batches = ReplayBatches(banks, batch_size=100, steps=200, seed=0, inclusion=inclusion)
+    met = [each[batches._order(i).flatten()] for i, each in enumerate(labels)]
+    return torch.cat(met).bincount(minlength=3) / sum(map(len, met))
+
+
+@pytest.mark.parametrize("sizes", [[[700, 200, 100], [1000, 1000, 2000]], [[30, 60, 10]]])
+def test_what_is_replayed_is_even_whatever_the_banks_sizes(sizes: list[list[int]]) -> None:
+    union = torch.tensor(sizes).sum(0)
+    module = make(torch.stack([union, torch.zeros_like(union)]))
+    torch.testing.assert_close(
+        drawn_shares(sizes, module), torch.full((3,), 1 / 3), atol=0.01, rtol=0
+    )
+
+
+def test_half_of_gamma_is_half_of_the_way_within_each_bank() -> None:
+    sizes = [[640, 160, 160], [10, 10, 40]]
+    module = make([[650, 170, 200], [0, 0, 0]], gamma=0.5)
+    # Shares as the roots 2 : 1 : 1 and 1 : 1 : 2, each of half a batch.
+    expected = torch.tensor([0.375, 0.25, 0.375])
+    torch.testing.assert_close(drawn_shares(sizes, module), expected, atol=0.01, rtol=0)
+
+
+def test_the_facts_of_several_banks_are_of_the_most_cautious() -> None:
+    uneven, even = torch.eye(3)[[0] * 95 + [1] * 4 + [2]], torch.eye(3)[[0, 1, 2] * 5]
+    module = make([[100, 9, 6], [0, 0, 0]], gamma="auto")
+    alone = make([[95, 4, 1], [0, 0, 0]], gamma="auto").facts
+    assert module.facts != alone
+    weights = module.weights_within([even, uneven])
+    assert module.facts == alone
+    assert weights is not None
+    assert weights[0].tolist() == [1] * 15
+    assert module.weights_within([even, even]) is None
+
+
+@pytest.mark.parametrize("strata", ["class", "cluster", "both"])
+def test_one_bank_is_weighted_as_the_dictionary_says(strata: str) -> None:
+    samples = torch.stack([logits_of(c, k) for c in (0, 1) for k in range(3)])
+    module = make(strata=strata)
+    weights, facts = module.weights(samples), module.facts
+    within = module.weights_within([samples])
+    assert weights is not None
+    assert within is not None
+    assert torch.equal(within[0], weights)
+    assert module.facts is facts
+
+
+@pytest.mark.parametrize("strata", ["cluster", "both"])
+def test_strata_of_each_bank_by_cluster(strata: str) -> None:
+    cells = [(0, 0)] * 40 + [(0, 1)] * 10 + [(1, 1)] * 20 + [(1, 2)] * 10
+    samples = torch.stack([logits_of(*cell) for cell in cells])
+    module = make([[1, 1, 1], [1, 1, 1]], strata=strata)
+    (expected,) = make(strata=strata).weights_within([samples]) or [samples]
+    found = module.weights_within([samples, samples[:1]])
+    assert found is not None
+    torch.testing.assert_close(found[0], expected)
