@@ -1,5 +1,6 @@
 """Files that are whole or absent, hashes that name content, and locks between processes."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # a reader of tables needs files and hashes, but never torch
 
 _log = logging.getLogger(__name__)
 _PROBE_BYTES = 2**20
+_NOT_FLUSHED = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}  # of folders, by FUSE and SMB
 
 
 @contextmanager
@@ -39,16 +41,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
         UserError: If the disk does not take it.
     """
     temporary = _temporary(path)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+    try:
+        with writing(path):  # which finds a disk full only while the half file is there
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _flush(temporary)
             os.replace(temporary, path)
             _flush(path.parent)
-        finally:
-            with suppress(OSError):  # of a folder that never was
-                temporary.unlink(missing_ok=True)
+    finally:
+        with suppress(OSError):  # of a folder that never was
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -201,8 +203,12 @@ def _temporary(path: Path) -> Path:
 
 
 def _flush(path: Path) -> None:
+    """Wait until the disk has a file or folder, where there is a way to wait for folders."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NOT_FLUSHED or not path.is_dir():
+            raise
     finally:
         os.close(handle)

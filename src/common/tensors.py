@@ -1,8 +1,11 @@
 """Tensors in files."""
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,8 +22,18 @@ def save_tensors(
         tensors: Contiguous, on the CPU.
         path: The file; replaced if it exists.
         metadata: Words for its header.
+
+    Raises:
+        OSError: If the disk does not take it.
     """
     path.touch()
     mode = path.stat().st_mode
-    save_file(dict(tensors), path, metadata)
+    try:
+        save_file(dict(tensors), path, metadata)
+    except SafetensorError as error:
+        # It has removed its own file by now: a disk that was full takes a probe again.
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
     path.chmod(mode)

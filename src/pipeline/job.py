@@ -60,6 +60,7 @@ class Job:
         identity: What makes its teacher, data, dictionary and result the same as others.
         wandb_run: Mirror of the metrics, or None.
         costs: Time and memory of every stage.
+        resumed: Stages whose fit an earlier attempt began; costs are of this attempt alone.
     """
 
     config: RunConfig
@@ -71,6 +72,7 @@ class Job:
     costs: dict[str, Measurement] = field(
         default_factory=lambda: {stage: Measurement() for stage in STAGES}
     )
+    resumed: set[str] = field(default_factory=set)
 
     @property
     def cache(self) -> Path:
@@ -152,6 +154,8 @@ class Job:
         """
         resume = ResumeCallback(state, files=files, outside=outside)
         done = resume.epochs_done()
+        if done:
+            self.resumed.add(stage)
         if batches is not None:
             batches.epoch = done  # type: ignore[attr-defined]
         trainer = make_trainer(

@@ -84,6 +84,7 @@ def _results(
             "losses": info.losses,
         },
         "seconds": {**seconds, "total": round(sum(seconds.values()), 3)},
+        "resumed": sorted(job.resumed),
         "peak_memory_mb": max(memory.values()),
         "peak_memory_mb_by_stage": memory,
         "class_proportions": info.class_proportions,

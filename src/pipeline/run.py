@@ -46,6 +46,7 @@ from src.pipeline.trainer import forbid_tf32
 from src.report.dashboard import finished, start_wandb
 from src.report.summary import (
     FILE_NAME,
+    PREVIOUS,
     Summary,
     is_finished,
     why_not_finished,
@@ -60,7 +61,6 @@ _EMULATED = (
     "This device emulates bfloat16, which takes many times as long as trainer.precision=32-true; "
     "trainer.precision=auto takes what it has instructions for"
 )
-_PREVIOUS = "summary.previous.json"
 
 
 def run_teacher(
@@ -155,7 +155,7 @@ def _set_aside(folder: Path, run: str) -> None:
         for live in (folder / "wandb").glob(f"run-*-{run}"):
             shutil.rmtree(live, ignore_errors=True)
     if is_whole:
-        os.replace(folder / FILE_NAME, folder / _PREVIOUS)
+        os.replace(folder / FILE_NAME, folder / PREVIOUS)
 
 
 def _moments(job: Job, summary: Summary) -> None:
@@ -175,7 +175,7 @@ def _moments(job: Job, summary: Summary) -> None:
     job.require_unchanged_data()
     if rank() == 0:
         write_outcome(job, summary, teacher, substitution, dictionary, student)
-        (job.folder / _PREVIOUS).unlink(missing_ok=True)
+        (job.folder / PREVIOUS).unlink(missing_ok=True)
     remove(job.folder / "state")  # only now is its work safe
 
 

@@ -20,7 +20,7 @@ from src.report.apart import without_contradictions
 from src.report.arguments import parser
 from src.report.block import Block
 from src.report.collection import Damaged, Found, read_summaries, unfinished
-from src.report.console import console
+from src.report.console import console, print_whatever_can_be
 from src.report.discard import discard_failed
 from src.report.latex import latex_table
 from src.report.record import Record, records
@@ -50,8 +50,9 @@ _ELEMENTS: dict[str, tuple[Callable[[Sequence[Summary]], Iterator[Block]], str]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table, write the asked-for files, and return the exit code (2: bad input)."""
+    """Write the asked-for files, print the table, and return the exit code (2: bad input)."""
     arguments = parser(_ELEMENTS).parse_args(argv)
+    print_whatever_can_be()
     try:
         return _asked_for(arguments)(arguments)
     except UserError as error:
@@ -95,7 +96,7 @@ def _report(arguments: argparse.Namespace) -> int:
     if arguments.experiment:
         return _report_element(arguments, summaries, damaged)
     rows, open_ = aggregate(summaries, by_seed=arguments.runs), unfinished(summaries)
-    console().print(terminal_table(rows, open_, damaged))
+    # The terminal comes last: what it does not take, such as a pipe that is closed, costs no file.
     if arguments.markdown:
         _write(arguments.markdown, markdown_table(rows, open_, damaged))
     if arguments.csv:
@@ -107,6 +108,7 @@ def _report(arguments: argparse.Namespace) -> int:
         _warn_of_left_out(arguments.latex, damaged)
     if page is not None:
         _write_page(page, arguments, found)
+    console().print(terminal_table(rows, open_, damaged))
     return 0
 
 
@@ -144,11 +146,11 @@ def _report_element(
     if not shown:
         runs = f"experiments={arguments.experiment}"
         raise UserError(f"None of these runs belong together as those of {runs} do; run it first")
+    if arguments.markdown:
+        _write(arguments.markdown, "\n".join(markdown_blocks(shown, [note])))
     console().print(Group(*terminal_blocks(shown, [note])))
     if damaged:
         sys.stderr.write(f"Warning: {left_out(damaged)}\n")
-    if arguments.markdown:
-        _write(arguments.markdown, "\n".join(markdown_blocks(shown, [note])))
     return 0
 
 

@@ -15,8 +15,8 @@ from src.report.summary import FILE_NAME, Summary
 VANILLA = "none"  # `kdci.name` of a run without compensation
 
 _KDCI = "kdci."
-_COLUMNS = {"kdci.name", "kdci.N"}  # options that need no label
-_FOLLOWERS = {"kdci.dictionary.N"}  # is kdci.N unless set by itself
+_N, _OWN_N = "kdci.N", "kdci.dictionary.N"  # the latter is what counts; it follows unless set
+_COLUMNS = {"kdci.name", _N, _OWN_N}  # options that need no label
 # Code that a run with compensation shares with its vanilla run.
 _SHARED_CODE = ("teacher", "stage_a", "stage_b")
 _CONTENT_LABELS = {
@@ -54,8 +54,9 @@ class Run:
 
     @property
     def num_prototypes(self) -> str:
-        """N, empty for the vanilla baseline."""
-        return str(self.summary["identity"]["settings"].get(f"{_KDCI}N") or "")
+        """N of the dictionary, empty for the vanilla baseline."""
+        settings = self.summary["identity"]["settings"]
+        return str(settings.get(_OWN_N) or settings.get(_N) or "")
 
 
 def table_of(summary: Summary) -> tuple[str, ...]:
@@ -91,9 +92,14 @@ def kdci_hash(summary: Summary, changed: Mapping[str, Any] | None = None) -> str
 
 
 def kdci_settings(summary: Summary) -> dict[str, Any]:
-    """Options of the compensation by dotted name."""
-    settings = sorted(summary["identity"]["settings"].items())
-    return {key: value for key, value in settings if key.startswith(_KDCI)}
+    """Options of the compensation by dotted name; no ``kdci.N`` that the dictionary overrides."""
+    settings = summary["identity"]["settings"]
+    unread = {_N} if settings.get(_OWN_N) else set()
+    return {
+        key: settings[key]
+        for key in sorted(settings)
+        if key.startswith(_KDCI) and key not in unread
+    }
 
 
 def without_contradictions(found: Found) -> Found:
@@ -235,11 +241,8 @@ def _shared_settings(summary: Summary) -> dict[str, Any]:
 def _options(summary: Summary) -> dict[str, Any]:
     if summary["kdci"]["name"] == VANILLA:
         return {}
-    settings = kdci_settings(summary)
-    columns = _COLUMNS | {
-        key for key in _FOLLOWERS if settings.get(key) == settings.get(f"{_KDCI}N")
-    }
-    options = {key.removeprefix(_KDCI): v for key, v in settings.items() if key not in columns}
+    settings = kdci_settings(summary).items()
+    options = {key.removeprefix(_KDCI): v for key, v in settings if key not in _COLUMNS}
     code = summary["identity"]["code"].get("kdci", "")[:_SHOWN_DIGITS]
     return options | ({"kdci_code": code} if code else {})
 

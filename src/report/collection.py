@@ -11,9 +11,10 @@ from typing import NamedTuple
 from src.common.errors import UserError
 from src.common.files import content_hash
 from src.common.sealed import DamagedError
-from src.report.summary import FILE_NAME, Summary, read_whole
+from src.report.summary import FILE_NAME, PREVIOUS, Summary, read_whole
 
 _KILLED = "killed; the same command goes on"
+_KEPT = f"the earlier result is kept in {PREVIOUS}"
 
 
 class Damaged(NamedTuple):
@@ -50,8 +51,9 @@ def read_summaries(paths: Iterable[Path]) -> Found:
     """Read every ``summary.json`` among and below ``paths``, each once.
 
     A run that says that it is running while no process holds its lock was killed; it is given
-    as interrupted. The files beside the summaries are not looked at. A folder that cannot be
-    read is among the damaged.
+    as interrupted. Of one that ended without a result the error also tells whether it has left an
+    earlier result. No other files beside the summaries are looked at. Links to folders are
+    followed. A folder that cannot be read is among the damaged.
 
     Raises:
         UserError: If a path does not exist.
@@ -84,10 +86,20 @@ def _below(path: Path, closed: dict[Path, Damaged]) -> Iterator[Path]:
             reason = f"'{folder}' cannot be read ({error.strerror})"
             closed.setdefault(folder.resolve(), Damaged(folder, reason, is_closed=True))
 
-    # Path.rglob passes over such folders without a word.
-    for folder, folders, files in os.walk(path, onerror=add):
-        if FILE_NAME in (*folders, *files):
-            yield Path(folder, FILE_NAME)
+    seen: set[str] = set()  # links may lead back, or twice to the same place
+    waiting = [str(path)]
+    for top in waiting:  # what links lead to comes last, so that a run has its own path if it can
+        # Path.rglob passes over such folders without a word.
+        for folder, folders, files in os.walk(top, onerror=add):
+            real = os.path.realpath(folder)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            if FILE_NAME in (*folders, *files):
+                yield Path(folder, FILE_NAME)
+            inner = (os.path.join(folder, name) for name in sorted(folders))
+            waiting += filter(os.path.islink, inner)
 
 
 def _read(path: Path) -> Summary:
@@ -97,6 +109,9 @@ def _read(path: Path) -> Summary:
             summary = read_whole(path)  # it may have ended in between
             if free and summary["status"] == "running":
                 summary["status"], summary["error"] = "interrupted", _KILLED
+    has_ended_early = summary["status"] in ("failed", "interrupted")
+    if has_ended_early and os.path.lexists(path.with_name(PREVIOUS)):
+        summary["error"] = "; ".join(filter(None, (summary.get("error"), _KEPT)))
     return summary
 
 

@@ -12,10 +12,13 @@ Stage = Literal["stage_a", "dictionary", "stage_b", "inside"]
 
 @dataclass(frozen=True)
 class Cost:
-    """Means over the runs that made a stage; what reused it is not counted.
+    """Means over the runs that made a stage at one go.
+
+    Runs that reused it, or were interrupted in it and went on, are not counted: they have not
+    measured what it costs.
 
     Attributes:
-        made: Number of runs that made it.
+        made: Number of runs that made it so.
         seconds: Wall-clock time of the stage; ``None`` if no run made it, or if those that did
             ran on several devices.
         peak_memory_mb: Peak memory during the stage, MiB; what earlier stages of the run left in
@@ -42,6 +45,8 @@ def cost_of(stage: Stage, summaries: Sequence[Summary]) -> Cost:
 
 def _made(stage: Stage, summary: Summary) -> bool:
     if stage == "stage_a" and summary["substitution"]["reused"]:
+        return False
+    if stage in summary.get("resumed", []):
         return False
     # A dictionary that was read was not measured, and has 0 seconds.
     return bool(summary["seconds"].get(stage))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from src.common.errors import UserError
 from src.common.sealed import DamagedError
 from src.report.collection import read_summaries, unheld
-from src.report.summary import FILE_NAME, read_summary, read_whole
+from src.report.summary import FILE_NAME, PREVIOUS, read_summary, read_whole
 
 
 class Discarded(NamedTuple):
@@ -28,7 +28,8 @@ def discard_failed(paths: Sequence[Path]) -> Discarded:
     """Delete the folders of all failed runs among and below ``paths``.
 
     Only a whole summary that says ``failed`` makes a folder deletable; interrupted and running
-    runs, and whatever is damaged, stay.
+    runs, and whatever is damaged, stay, and so does one that holds the result of an earlier
+    attempt, or that only a link leads to.
 
     Raises:
         UserError: If a path is missing, is a run that has not failed, or holds no run at all;
@@ -47,7 +48,7 @@ def discard_failed(paths: Sequence[Path]) -> Discarded:
         folder = Path(summary["folder"])
         if summary["status"] != "failed":
             continue
-        refusal = _refusal(folder) or _delete(folder)
+        refusal = _refusal(folder, paths) or _delete(folder)
         if refusal is None:
             result.folders.append(folder)
         else:
@@ -69,16 +70,23 @@ def _require_failed(path: Path) -> None:
         )
 
 
-def _refusal(folder: Path) -> str | None:
+def _refusal(folder: Path, paths: Sequence[Path]) -> str | None:
     """What else hangs on the folder, in words."""
     here = folder.resolve()
     if folder.is_symlink() or (folder / FILE_NAME).is_symlink():
         return "is a link"
+    if not any(here.is_relative_to(_top(path)) for path in paths):
+        return f"lies behind a link, in '{here}'; name that folder if you mean it"
     if here == Path.cwd() or here in Path.cwd().parents:
         return "is the working directory, or holds it"
     if len(list(here.rglob(FILE_NAME))) > 1:
         return "holds other runs too"
     return None
+
+
+def _top(path: Path) -> Path:
+    """Where all lies that is reached from a path without links."""
+    return (path if path.is_dir() else path.parent).resolve()
 
 
 def _delete(folder: Path) -> str | None:
@@ -88,6 +96,11 @@ def _delete(folder: Path) -> str | None:
         try:
             if read_whole(folder / FILE_NAME)["status"] != "failed":
                 return "has been started again"
+            if os.path.lexists(folder / PREVIOUS):
+                return (
+                    f"holds an earlier result ({PREVIOUS}); run its command again, or rename that "
+                    f"file to {FILE_NAME} to have the result back"
+                )
             shutil.rmtree(folder.resolve())
         except DamagedError as damage:
             return f"has changed: {damage}"

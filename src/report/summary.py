@@ -11,6 +11,7 @@ from src.common.errors import UserError
 from src.common.sealed import DamagedError, read_sealed, verify, write_sealed
 
 FILE_NAME = "summary.json"
+PREVIOUS = "summary.previous.json"  # a finished one, until a forced run has replaced it
 
 _Types = tuple[type, ...]
 _NUMBER: _Types = (int, float)
@@ -89,10 +90,12 @@ class Summary(TypedDict, total=False):
 
     Seconds and peak memory (MiB) are keyed by stage: ``teacher``, ``stage_a``, ``dictionary``,
     ``stage_b``, ``inside`` (the measures at the end), and for seconds ``total``; a stage that did
-    not run has no entry or ``None``. An ``interrupted`` run was stopped or killed: the same
-    command goes on with it. ``started``, of the last attempt, and ``finished`` are ISO 8601, UTC.
-    ``command`` is what was typed, quoted for a shell, and ``host`` where. ``inside_error`` says
-    why there is no ``inside.json``. ``checksums`` are digests of files of the folder, by name.
+    not run has no entry or ``None``. They are of the last attempt: ``resumed`` are the stages of
+    which an earlier one did a part; absent in older summaries. An ``interrupted`` run was stopped
+    or killed: the same command goes on with it. ``started``, of the last attempt, and ``finished``
+    are ISO 8601, UTC. ``command`` is what was typed, quoted for a shell, and ``host`` where.
+    ``inside_error`` says why there is no ``inside.json``. ``checksums`` are digests of files of
+    the folder, by name.
     ``adjustment`` is what it found for itself, such as an automatic strength.
     ``held_out`` is None where no image was, and absent in older summaries.
     ``evaluated_every``: epochs from one evaluation of the student to the next, counted back from
@@ -130,6 +133,7 @@ class Summary(TypedDict, total=False):
     evaluated_every: int
     substitution: SubstitutionSummary
     seconds: dict[str, float | None]
+    resumed: list[str]
     peak_memory_mb: float
     peak_memory_mb_by_stage: dict[str, float | None]
     config: dict[str, Any]

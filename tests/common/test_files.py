@@ -1,4 +1,6 @@
+import errno
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from src.common import files
 from src.common.errors import UserError
 from src.common.files import (
     atomic_folder,
@@ -67,6 +70,57 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
         interrupted()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["result.json"]
+
+
+def test_a_full_disk_is_found_while_the_half_file_fills_it(tmp_path, monkeypatch):
+    path = tmp_path / "result.pt"
+
+    def probe(folder):
+        return OSError(errno.ENOSPC, "No space left") if names(folder) else None
+
+    monkeypatch.setattr(files, "_probe", probe)
+
+    def write():
+        with atomic_write(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("unexpected pos 64 vs 0")  # as torch says it
+
+    with pytest.raises(UserError, match=r"result.pt' \(No space left\)"):
+        write()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EIO])
+def test_folders_may_be_of_a_kind_that_cannot_be_flushed(tmp_path, monkeypatch, number):
+    fsync = os.fsync
+
+    def refusing(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+
+    def write():
+        with atomic_folder(tmp_path / "entry") as folder, atomic_write(folder / "in/a") as file:
+            file.write_text("1")
+
+    if number == errno.EIO:
+        with pytest.raises(UserError, match="Input/output error"):
+            write()
+    else:
+        write()
+        assert (tmp_path / "entry/in/a").read_text() == "1"
+
+
+def test_a_file_that_cannot_be_flushed_is_not_written(tmp_path, monkeypatch):
+    def refusing(handle):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    with pytest.raises(UserError, match="Invalid argument"), atomic_write(tmp_path / "a") as file:
+        file.write_text("1")
+    assert names(tmp_path) == []
 
 
 def test_a_written_file_has_the_permissions_of_any_other(tmp_path):

@@ -49,11 +49,11 @@ class Fit:
     options: dict[str, Any] = field(default_factory=dict)
     others: list[torch.nn.Module] = field(default_factory=list)
 
-    def run(self, folder: Path) -> None:
-        """Four epochs, or what is left of them."""
-        job(folder).fit(
-            self.stage, self.module, epochs=EPOCHS, state=folder / "state", **self.options
-        )
+    def run(self, folder: Path) -> set[str]:
+        """Four epochs, or what is left of them; gives what was taken up again."""
+        this = job(folder)
+        this.fit(self.stage, self.module, epochs=EPOCHS, state=folder / "state", **self.options)
+        return this.resumed
 
 
 class Fixed:
@@ -253,6 +253,14 @@ def cut_after_two(make: Any, fixed: Fixed, folder: Path, monkeypatch: pytest.Mon
         interrupt_after(2, patch)
         with pytest.raises(PowerCut):
             begin(make, fixed).run(folder)
+
+
+def test_a_stage_that_is_taken_up_again_is_marked(
+    fixed: Fixed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert begin(vanilla, fixed).run(tmp_path / "straight") == set()
+    cut_after_two(vanilla, fixed, tmp_path / "cut", monkeypatch)
+    assert begin(vanilla, fixed).run(tmp_path / "cut") == {"stage_b"}
 
 
 DAMAGES: dict[str, Any] = {

@@ -109,6 +109,15 @@ def test_dictionary_sizes_sort_as_numbers(make_kdci: Any) -> None:
     assert [row.num_prototypes for row in aggregate(runs)] == ["4", "16", "128", "auto"]
 
 
+def test_the_number_of_prototypes_is_that_of_the_dictionary(make_kdci: Any) -> None:
+    runs = [make_kdci(80.0 + n, kdci={"N": 16, "dictionary.N": n}) for n in (8, 16, 32)]
+    rows = aggregate(runs)
+    assert [row.num_prototypes for row in rows] == ["8", "16", "32"]
+    assert [row.settings for row in rows] == [()] * 3  # one curve over N
+    (row,) = aggregate([runs[0], make_kdci(88.0, kdci={"N": 8, "dictionary.N": 8})])
+    assert (row.num_prototypes, len(row.copies)) == ("8", 1)
+
+
 def test_what_does_not_shape_the_result_makes_no_row(make_kdci: Any) -> None:
     runs = [
         make_kdci(80.0, seed=seed, config={"paths": {"key": seed}}, git_revision=str(seed))

@@ -11,7 +11,7 @@ from src.common.errors import UserError
 from src.common.files import lock
 from src.report.collection import read_summaries, unfinished
 from src.report.discard import discard_failed
-from src.report.summary import write_summary
+from src.report.summary import PREVIOUS, write_summary
 
 
 def write(folder: Path, summary: Any) -> Path:
@@ -65,6 +65,21 @@ def test_a_folder_that_cannot_be_read_stands_among_the_damaged_once(
     reason = f"'{folder.path}' cannot be read (Permission denied)"
     assert folder == (tmp_path / "a/closed", reason, True)
     assert damaged.path == tmp_path / "b/summary.json"
+
+
+def test_links_to_folders_are_followed_and_lead_nowhere_twice(
+    tmp_path: Path, make_summary: Any
+) -> None:
+    outputs, other = tmp_path / "outputs", tmp_path / "other"
+    write(outputs / "b/run", make_summary(1.0))
+    write(other / "run", make_summary(2.0))
+    (other / "back").symlink_to(outputs)
+    (outputs / "a").symlink_to("b")
+    (outputs / "b/here").symlink_to(".")
+    (outputs / "c").symlink_to(other)
+    (outputs / "nowhere").symlink_to("nowhere")
+    folders = [summary["folder"] for summary in read_summaries([outputs]).summaries]
+    assert folders == [str(outputs / "b/run"), str(outputs / "c/run")]
 
 
 HOLD = """
@@ -193,3 +208,31 @@ def test_a_folder_on_which_more_hangs_is_left(
         f"'{used}' is in use",
     ]
     assert all(path.exists() for path in (here, top, used))
+
+
+def test_what_lies_behind_a_link_is_discarded_by_its_own_name_only(
+    tmp_path: Path, make_summary: Any
+) -> None:
+    run = write(tmp_path / "other/run", make_summary(status="failed"))
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    (outputs / "link").symlink_to(run.parent)
+    (line,) = discard_failed([outputs]).refused
+    assert line.startswith(f"'{outputs / 'link/run'}' lies behind a link, in '{run}'; name that")
+    assert run.exists()
+    assert discard_failed([run / "summary.json"]).folders == [run]
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted", "running"])
+def test_the_result_before_a_forced_run_that_ended_early_is_kept_and_told(
+    tmp_path: Path, make_summary: Any, status: str
+) -> None:
+    folder = write(tmp_path / "run", make_summary(status=status, error="no"))
+    (folder / PREVIOUS).write_text("{}")
+    (summary,) = read_summaries([tmp_path]).summaries
+    assert summary["error"].endswith(f"; the earlier result is kept in {PREVIOUS}")
+    done = discard_failed([tmp_path])
+    assert done.folders == []
+    assert len(done.refused) == (status == "failed")
+    assert all(f"holds an earlier result ({PREVIOUS});" in line for line in done.refused)
+    assert (folder / PREVIOUS).exists()

@@ -15,6 +15,14 @@ def test_only_runs_that_made_a_stage_are_averaged(make_summary: Any) -> None:
     assert cost_of("stage_b", runs) == Cost(3, 9.0, 1200.0)
 
 
+def test_a_stage_that_was_interrupted_is_not_averaged(make_summary: Any) -> None:
+    resumed = make_summary(seconds={"stage_b": 1.0}) | {"resumed": ["stage_b"]}
+    runs = [make_summary(), resumed]
+    assert cost_of("stage_a", runs) == Cost(2, 20.0, 1500.0)
+    assert cost_of("stage_b", runs) == Cost(1, 9.0, 1200.0)
+    assert cost_of("stage_b", [resumed]) == Cost(0)
+
+
 def test_a_stage_that_nobody_made_has_no_cost(make_summary: Any) -> None:
     assert cost_of("stage_a", [make_summary(substitution={"reused": True})]) == Cost(0)
 

@@ -1,4 +1,5 @@
 import errno
+import io
 import os
 import re
 import subprocess
@@ -234,11 +235,27 @@ def test_one_file_for_two_formats_is_refused(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_behind_stdout_is_one_line(outputs: Path) -> None:
-    command = [sys.executable, "-m", "src.report", str(outputs)]
+def test_a_full_disk_behind_stdout_is_one_line_and_costs_no_file(
+    outputs: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.csv"
+    command = [sys.executable, "-m", "src.report", str(outputs), "--csv", str(rows)]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (2, "Error: Cannot print (No space left on device)\n")
+    assert len(rows.read_text(encoding="utf-8").splitlines()) == 3
+
+
+@pytest.mark.parametrize("option", [None, "--discard-failed"])
+def test_a_terminal_that_is_not_utf8_is_printed_to(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch, option: str | None
+) -> None:
+    outputs = outputs.rename(outputs.with_name("Läufe"))
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding="ascii"))
+    assert main([str(outputs), *([option] if option else [])]) == 0
+    sys.stdout.flush()
+    assert (b"/L?ufe/3" if option else b"81.00 ? 1.41") in printed.getvalue()
 
 
 def test_discard_failed(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
