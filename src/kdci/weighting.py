@@ -25,7 +25,7 @@ class InversePropensityWeighting(Adjustment):
     the substitution data, P* is even over the strata that have samples. In ``replay`` every epoch
     passes over the images and leaves some out; ``online`` draws again within each batch. Of
     several banks (MosaicKD's made and pool images), which have fixed shares of a batch, each is
-    weighted by itself, and ``facts`` are those of the bank that is weighted most cautiously.
+    weighted by its own P, with one gamma for all.
 
     Args:
         dictionary: The confounders and, of every one, the teacher's predicted classes.
@@ -36,7 +36,7 @@ class InversePropensityWeighting(Adjustment):
         gamma: 0 leaves the data as it is, bit for bit, 1 makes strata even; ``auto`` is the
             largest up to 1 that keeps ``min_effective``.
         min_effective: Least effective sample size ``(sum w)^2 / sum w^2`` that ``auto`` may leave,
-            as a share of the data.
+            as a share of that without weights.
         largest: No weight is larger, relative to their mean before any was cut to this.
         seed: Not used: what is drawn is drawn by the student's fit.
 
@@ -77,23 +77,32 @@ class InversePropensityWeighting(Adjustment):
     def load(self, dictionary: ConfounderDictionary) -> None:
         """Weigh the strata of a dictionary."""
         self.prototypes.copy_(dictionary.prototypes)
-        table, self.facts = self._weighed(dictionary.counts.double())
+        (table,) = self._weighed([dictionary.counts.double()])
         self.table.copy_(table)
 
-    def _weighed(self, counts: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Weights of cells of these counts ``[N, K]``, relative to the largest, and the facts."""
-        ratio = _ratio(counts, self.strata)
-        gamma = self._gamma(counts, ratio)
-        weights = _weights(counts, ratio, gamma, self.largest)
-        table = (weights / weights[counts > 0].max()).clamp(max=1)
-        return table, {"gamma": gamma, "effective": _effective(counts, weights)}
+    def _weighed(self, banks: Sequence[Tensor]) -> list[Tensor]:
+        """Weights of the cells of each bank ``[N, K]``, relative to its largest."""
+        ratios = [_ratio(counts, self.strata) for counts in banks]
+        gamma = self._gamma(banks, ratios)
+        weights = self._weights(banks, ratios, gamma)
+        self.facts = {"gamma": gamma, "effective": _effective(banks, weights)}
+        return [
+            (of / of[counts > 0].max()).clamp(max=1)
+            for counts, of in zip(banks, weights, strict=True)
+        ]
 
-    def _gamma(self, counts: Tensor, ratio: Tensor) -> float:
+    def _weights(
+        self, banks: Sequence[Tensor], ratios: Sequence[Tensor], gamma: float
+    ) -> list[Tensor]:
+        each = zip(banks, ratios, strict=True)
+        return [_weights(counts, ratio, gamma, self.largest) for counts, ratio in each]
+
+    def _gamma(self, banks: Sequence[Tensor], ratios: Sequence[Tensor]) -> float:
         if self.gamma != "auto":
             return self.gamma
         for step in range(_STEPS, 0, -1):
-            weights = _weights(counts, ratio, step / _STEPS, self.largest)
-            if _effective(counts, weights) >= self.min_effective:
+            weights = self._weights(banks, ratios, step / _STEPS)
+            if _effective(banks, weights) >= self.min_effective:
                 return step / _STEPS
         return 0.0
 
@@ -113,8 +122,7 @@ class InversePropensityWeighting(Adjustment):
         """
         if len(banks) == 1:
             return super().weights_within(banks)
-        tables, facts = zip(*(self._weighed(self._counts(bank)) for bank in banks), strict=True)
-        self.facts = {name: min(each[name] for each in facts) for name in self.facts}
+        tables = self._weighed([self._counts(bank) for bank in banks])
         if all(bool((table == 1).all()) for table in tables):
             return None
         return [self._looked_up(*each) for each in zip(tables, banks, strict=True)]
@@ -161,6 +169,9 @@ def _weights(counts: Tensor, ratio: Tensor, gamma: float, largest: float) -> Ten
     return weights.clamp(max=largest)
 
 
-def _effective(counts: Tensor, weights: Tensor) -> float:
-    first, second = (counts * weights).sum(), (counts * weights**2).sum()
-    return float(first**2 / second / counts.sum())
+def _effective(banks: Sequence[Tensor], weights: Sequence[Tensor]) -> float:
+    """Effective sample size of equal parts of each bank, as a share of that without weights."""
+    each = [*zip(banks, weights, strict=True)]
+    sizes = [(counts * of).sum() ** 2 / (counts * of**2).sum() for counts, of in each]
+    without = [counts.sum() for counts in banks]
+    return float(sum(1 / size for size in without) / sum(1 / size for size in sizes))

@@ -151,15 +151,28 @@ def test_half_of_gamma_is_half_of_the_way_within_each_bank() -> None:
     torch.testing.assert_close(drawn_shares(sizes, module), expected, atol=0.01, rtol=0)
 
 
-def test_the_facts_of_several_banks_are_of_the_most_cautious() -> None:
+def test_gamma_of_several_banks_leaves_enough_of_all_together() -> None:
     uneven, even = torch.eye(3)[[0] * 95 + [1] * 4 + [2]], torch.eye(3)[[0, 1, 2] * 5]
-    module = make([[100, 9, 6], [0, 0, 0]], gamma="auto")
-    alone = make([[95, 4, 1], [0, 0, 0]], gamma="auto").facts
-    assert module.facts != alone
+    module = make([[100, 9, 6], [0, 0, 0]], gamma="auto", largest=1e9)
     weights = module.weights_within([even, uneven])
-    assert module.facts == alone
     assert weights is not None
     assert weights[0].tolist() == [1] * 15
+
+    def effective(gamma: float) -> float:
+        counts = torch.tensor([95.0, 4, 1])
+        of = counts**-gamma
+        each = [0.5 / 15 * torch.ones(15)]  # a half of a batch from each bank
+        each += [
+            0.5 * weight / (counts * of).sum() * torch.ones(int(n))
+            for n, weight in zip(counts, of, strict=True)
+        ]
+        drawn = torch.cat(each)
+        plain = torch.cat([torch.full((15,), 0.5 / 15), torch.full((100,), 0.5 / 100)])
+        return float(plain.square().sum() / drawn.square().sum())
+
+    gamma = module.facts["gamma"]
+    assert module.facts["effective"] == pytest.approx(effective(gamma))
+    assert effective(gamma) >= 0.5 > effective(gamma + 0.01)
     assert module.weights_within([even, even]) is None
 
 
