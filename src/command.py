@@ -18,21 +18,24 @@ from src.common.plugins import conf_of, refuse_unfit_plugins
 from src.config import arguments, launchers, options
 from src.config.reach import refuse_hydra_settings
 
-_PLUGINS = "KDCI_PLUGINS"
+_PLUGINS, _COMPOSING = "KDCI_PLUGINS", "KDCI_COMPOSING"  # for launchers with workers of their own
 
 
 @hydra.main(config_path=str(package.CONF), config_name="config", version_base="1.3")
 def _job(config: DictConfig) -> float | None:
     """What a search is told of a point; None where there is none, or the point has failed."""
     job = HydraConfig.get()
-    overrides = list(job.overrides.task)
+    handed_on = [*json.loads(os.environ.get(_COMPOSING, "[]")), *job.overrides.task]
     with complaint.complaints(sys.argv[1:]):
         arguments.require_typed(config.get("plugins"), json.loads(os.environ.get(_PLUGINS, "[]")))
         if job.mode == RunMode.MULTIRUN:
+            ranks.refuse_sweep_of_ranks()
+            naming.require_sweep()
+            os.chdir(job.runtime.cwd)  # paths are relative to it, also with hydra.job.chdir=true
             record = Path(job.runtime.output_dir)
-            sweep.run_point(overrides, record)
+            sweep.run_point(handed_on, record)
             return sweep.value_of(record, config.search.objective)
-        launch.run_single(config, overrides)
+        launch.run_single(config, handed_on)
     return None
 
 
@@ -61,12 +64,15 @@ def _prepare(typed: list[str]) -> None:
     if plugins and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # for `kdci`; `python -m` does the same
     refuse_unfit_plugins(plugins)
-    os.environ[_PLUGINS] = json.dumps(plugins)  # for a launcher that runs points elsewhere
+    os.environ[_PLUGINS] = json.dumps(plugins)
+    os.environ[_COMPOSING] = json.dumps(arguments.composing(typed))
     conf = conf_of(plugins)
     refuse_hydra_settings([package.ROOT / "experiments", *conf])
     options.refuse_shadowed_options(conf)
     options.refuse_unknown_options(typed, conf)
     several = arguments.is_multirun(typed)
+    if arguments.is_one_run(typed) and ranks.handed_down() is None:
+        options.refuse_one_run_of_sweep(typed, conf)
     launchers.refuse_unfit_launcher(typed, several=several)
     launchers.refuse_unfit_sweeper(typed, several=several)
     sys.argv[1:] = [*typed, *arguments.search_path(conf, typed)]

@@ -82,13 +82,35 @@ def _check_and_run(
     conf = (CONF, *conf_of(checked.plugins))
     name = RunName(checked.task, choices, os.environ.get("KDCI_SWEEP"), conf)
     name.require_budget(checked.budget)
-    found, typed = handed_down() or (find(checked, name, memory), _typed())
+    handed = handed_down()
+    found, typed = handed or (find(checked, name, memory), _typed())
     folder = Path(found["folder"])
+    if handed:
+        _refuse_other(checked, folder, found["contents"])
     if not is_rank() and _is_shown(plain, folder):
         return
     _run(checked, overrides, folder, found, name, typed)
     if speaks() and checked.task == "distill":
         _show(plain, folder)
+
+
+def _refuse_other(checked: RunConfig, folder: Path, contents: Mapping[str, str]) -> None:
+    """Refuse a rank whose words make another run than that whose folder it was given.
+
+    Raises:
+        UserError: If they do.
+    """
+    from src.common.device import device_of
+    from src.pipeline.identify import identify
+
+    device = device_of(checked.trainer.accelerator, checked.trainer.devices)
+    identity = identify(checked, device, contents)
+    own = identity.run if checked.task == "distill" else identity.teacher[:12]
+    if own != folder.name:
+        raise UserError(
+            f"Expected every rank to do the run of '{folder}', but its configuration is that of "
+            f"'{own}'; use one that is composed in all processes alike"
+        )
 
 
 def _run(

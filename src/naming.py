@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.common.errors import UserError
 from src.common.files import content_hash
-from src.common.package import CONF
+from src.common.package import CONF, SOURCE
 from src.common.plugins import folders_of
 from src.common.provenance import library_versions
 
@@ -106,7 +106,7 @@ class RunName:
 def memory_of(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Path | None:
     """File in which the identity of a configuration is remembered; None if it has no cache.
 
-    What is remembered holds for this machine and these libraries only.
+    What is remembered holds for this machine, this copy of the program and these libraries only.
     """
     paths = plain.get("paths")
     cache = paths.get("cache") if isinstance(paths, Mapping) else None
@@ -115,6 +115,7 @@ def memory_of(plain: Mapping[str, Any], choices: Mapping[str, Any]) -> Path | No
     # Machines of one name, such as containers, may have processors of unlike precision=auto, and
     # GPUs or none.
     here: list[object] = [platform.node(), _processor(), os.getcwd()]
+    here.append(str(SOURCE))  # another clone has files of its own, which it may rest on
     here += [os.environ.get("CUDA_VISIBLE_DEVICES"), _gpus()]
     here += [str(folder) for name in plain["plugins"] for folder in folders_of(name)]
     key = content_hash([plain, choices, here, library_versions()])
@@ -144,3 +145,16 @@ def name_sweep(arguments: Sequence[str]) -> None:
     The name travels as an environment variable, so that launchers and points inherit it.
     """
     os.environ["KDCI_SWEEP"] = content_hash(sorted(arguments))[:12]
+
+
+def require_sweep() -> None:
+    """Refuse a sweep that has no name, since nobody has asked for one in words.
+
+    Raises:
+        UserError: If a configuration file sets Hydra's mode.
+    """
+    if "KDCI_SWEEP" not in os.environ:
+        raise UserError(
+            "Refused 'hydra.mode' of a configuration: expected --multirun on the command line, "
+            "where a sweep is asked for; add it, or leave hydra.mode out"
+        )

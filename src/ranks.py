@@ -82,6 +82,7 @@ def start_ranks(
         run_id=folder.name,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
+        local_addr="localhost",  # torch would look up the host's name, which may have no address
         max_restarts=0,
         monitor_interval=0.1,
     )

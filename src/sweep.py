@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import traceback
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from src.common.errors import UserError
+from src.common.files import lock, writing
 from src.common.parent import PARENT, follow, leave
 from src.common.sealed import write_sealed
 from src.common.signals import interruptible
@@ -27,22 +29,30 @@ from src.report.sweep import Failure, point_name, report_sweep, result_of
 _log = logging.getLogger(__name__)
 POINT, SWEEP_PROCESS = "point.json", "KDCI_SWEEP_PROCESS"
 _FOLDER, _START = "KDCI_SWEEP_FOLDER", "KDCI_SWEEP_START"
-_BEGUN = ".begun"  # its time of modification tells when a sweep, or a point of it, began
+_BEGUN = ".begun"  # one line for each call of a sweep that has begun it, or a point of it
 
 
 def run_point(overrides: Sequence[str], record: Path) -> None:
     """Run one point of a sweep in a process of its own and record how it ended.
 
+    Another call of the same sweep that has come to it waits, and then does the same: it is shown
+    the result.
+
     Args:
-        overrides: Those of the point.
+        overrides: Command line of the point.
         record: Folder of the point within the sweep.
     """
+    with lock(record):
+        _run_point(overrides, record)
+
+
+def _run_point(overrides: Sequence[str], record: Path) -> None:
     command = [sys.executable, "-m", "src.run", *overrides, "hydra.mode=RUN"]
     _log.info("%s", " ".join(overrides))
     told = record / "folder.txt"
     for stale in (told, record / POINT):
         stale.unlink(missing_ok=True)
-    (record / _BEGUN).touch()
+    _begin(record)
     environment = os.environ | {TOLD: str(told), PARENT: str(os.getpid())}
     with (
         interruptible(),
@@ -116,72 +126,77 @@ def reported() -> Iterator[None]:
         if of_sweep(error) is not None and _FOLDER in os.environ:
             folder = Path(os.environ[_FOLDER])
             try:
-                report_sweep(folder, _records(folder))
+                # Other points of it may go on in jobs of their own.
+                report_sweep(folder, _records(folder), wait=False)
             except (UserError, OSError) as trouble:  # how the sweep ended is what counts
                 _log.warning("No table: %s", trouble)
         raise
 
 
+def _begin(folder: Path) -> None:
+    """Note that this call has begun the sweep, or the point, that lies there."""
+    with (folder / _BEGUN).open("a") as calls:  # of another call that runs beside it, too
+        calls.write(f"{os.environ.get(_START, '')}\n")
+
+
 def _records(folder: Path) -> list[Path]:
-    """Where each point of this call of a sweep is recorded.
+    """Where each point is recorded that this call of a sweep has begun.
 
-    The same command may have had other points before an experiment's file was edited.
+    The same command may have had other points before an experiment's file was edited. What a
+    launcher loses before it has begun ends the sweep by the launcher's own error.
     """
-    folders = (path for path in folder.iterdir() if path.is_dir() and _is_of_this_call(path))
-    # Launchers keep what is theirs in hidden ones. 10 comes after 9.
-    shown = sorted(folders, key=lambda path: (len(path.name), path.name))
-    return [path / POINT for path in shown if not path.name.startswith(".")]
+    call = os.environ.get(_START, "")
+    begun = [path for path in folder.rglob(f"*/{_BEGUN}") if call in path.read_text().split("\n")]
+    records = [path.with_name(POINT) for path in begun]
+    return sorted(records, key=lambda path: (len(path.parent.name), path.parent.name))  # 9, 10
 
 
-def _is_of_this_call(record: Path) -> bool:
-    """Whether a point has begun since this sweep has, or was lost before it could.
-
-    One that an equal sweep begins beside this one counts for both.
-    """
-    begun = record / _BEGUN
-    return not begun.exists() or begun.stat().st_mtime_ns >= int(os.environ.get(_START) or 0)
+@contextmanager
+def _heard() -> Iterator[None]:
+    """End the program where a callback fails: Hydra would make a warning of it, and go on."""
+    try:
+        with complaints():
+            yield
+    except Exception as error:  # which nobody has foreseen
+        traceback.print_exc()
+        raise SystemExit(1) from error
 
 
 class SweepReport(Callback):
     """One table over all points when a sweep ends; exit code 1 if a point failed."""
 
+    @_heard()
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a search that no point could answer; have joblib's workers follow the sweep."""
         # Of what is not the same for all points, this configuration has the default.
         if _is_search(config) and config.task == "teacher":
-            with complaints():
-                raise UserError(
-                    "Expected task=distill in a search, but got task=teacher, whose points have "
-                    "no value to be compared by"
-                )
+            raise UserError(
+                "Expected task=distill in a search, but got task=teacher, whose points have no "
+                "value to be compared by"
+            )
         if _is_by_agreement(config) and not config.distill.held_out:
-            with complaints():
-                raise UserError(
-                    "Expected one distill.held_out above 0 for all points of a search by "
-                    "agreement; add distill.held_out=0.1, or search.objective=acc1, which "
-                    "chooses by test accuracy"
-                )
+            raise UserError(
+                "Expected one distill.held_out above 0 for all points of a search by "
+                "agreement; add distill.held_out=0.1, or search.objective=acc1, which "
+                "chooses by test accuracy"
+            )
         # For a search of which every point fails: Optuna then raises without a word of it.
         folder = Path(config.hydra.sweep.dir)
-        os.environ[_FOLDER] = str(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _BEGUN).touch()  # by the clock of the disk, which is that of the points'
-        os.environ[_START] = str((folder / _BEGUN).stat().st_mtime_ns)
+        os.environ[_FOLDER], os.environ[_START] = str(folder), uuid.uuid4().hex
+        with writing(folder):  # a disk that takes nothing is found before the first point
+            folder.mkdir(parents=True, exist_ok=True)
+            _begin(folder)
         if "joblib" in config.hydra.launcher._target_:
             _let_workers_follow()
 
+    @_heard()
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Read the record of every point and its summary."""
         folder = Path(config.hydra.sweep.dir)
-        try:
-            records = _records(folder)
-            failed = report_sweep(folder, records)
-            if _is_by_agreement(config):
-                _mention_other_images(records)
-        except Exception as error:
-            # Hydra makes a warning of what a callback raises, and exit code 0.
-            traceback.print_exc()
-            raise SystemExit(1) from error
+        records = _records(folder)
+        failed = report_sweep(folder, records)
+        if _is_by_agreement(config):
+            _mention_other_images(records)
         if failed:
             raise SystemExit(1)
 

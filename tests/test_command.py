@@ -1,8 +1,12 @@
 """What the program prints when it is asked about itself."""
 
+import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 from src.common import package
 
@@ -35,3 +39,63 @@ def test_tab_completes_options_and_keys() -> None:
     line = "kdci baseline=cm"
     found = printed("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
     assert found.split() == ["baseline=cmi"]
+
+
+# Says what a point or a rank would be given, and where, and starts none.
+SHOWING = """
+import json, os
+from src import command, launch, sweep
+def show(overrides):
+    print(json.dumps([overrides, os.getcwd()]))
+sweep.run_point = lambda overrides, record: show(overrides)
+launch.run_single = lambda config, overrides: show([*overrides, f"seed is {config.seed}"])
+command.command()
+"""
+
+
+def write_mine(path: Path, *, mode: str = "RUN") -> None:
+    """The main configuration with another seed."""
+    text = (package.CONF / "config.yaml").read_text()
+    text = text.replace("\nhydra:\n", f"\nhydra:\n  mode: {mode}\n")
+    path.write_text(re.sub(r"^seed: \d+", "seed: 7", text, flags=re.MULTILINE))
+
+
+def showing(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("KDCI_")}
+    return subprocess.run(
+        [sys.executable, "-c", SHOWING, *arguments],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": str(package.ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def shown(done: "subprocess.CompletedProcess[str]") -> list[Any]:
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[[")]
+
+
+def test_points_and_ranks_are_composed_of_the_same_configuration(tmp_path: Path) -> None:
+    (tmp_path / "cfg").mkdir()
+    write_mine(tmp_path / "cfg" / "mine.yaml")
+    flags = ["--config-name=mine", "--config-dir=cfg"]
+    done = showing(tmp_path, "kdci.N=4,8", "-m", *flags, "hydra.job.chdir=true")
+    # Where the points' relative paths are meant.
+    assert shown(done) == [[[*flags, f"kdci.N={n}"], str(tmp_path)] for n in (4, 8)], done.stderr
+    alone = showing(tmp_path, "kdci.N=4", "-cn", "mine", "-cd", "cfg")
+    assert shown(alone) == [[[*flags, "kdci.N=4", "seed is 7"], str(tmp_path)]], alone.stderr
+
+
+def test_a_sweep_that_only_a_file_asks_for_is_refused(tmp_path: Path) -> None:
+    write_mine(tmp_path / "mine.yaml", mode="MULTIRUN")
+    done = showing(tmp_path, "kdci.N=4", "-cn", "mine", "-cd", ".")
+    assert (done.returncode, shown(done)) == (2, [])
+    assert "Error: Refused 'hydra.mode' of a configuration" in done.stderr
+
+
+def test_an_experiment_is_not_run_as_one_point_by_mistake(tmp_path: Path) -> None:
+    done = showing(tmp_path, "experiments=ablation")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: Expected --multirun with experiments=ablation")
+    meant = showing(tmp_path, "experiments=ablation", "hydra.mode=RUN")
+    assert len(shown(meant)) == 1, meant.stderr

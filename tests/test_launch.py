@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -13,7 +14,8 @@ from src import launch, naming
 from src.common import package
 from src.common.errors import UserError
 from src.config.check import check
-from src.pipeline.content import sources_of
+from src.pipeline.content import contents_of, sources_of
+from src.pipeline.identify import identify
 from tests.compose import composed
 from tests.smoke import Smoke
 
@@ -122,3 +124,15 @@ def test_points_of_a_sweep_take_their_gpus_before_anything_asks_for_cuda(
 def test_the_program_that_takes_gpus_has_not_imported_torch() -> None:
     code = "import sys, src.command; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=package.ROOT, check=True)
+
+
+def test_a_rank_of_another_configuration_does_not_work_in_the_folder() -> None:
+    config = check(naming.resolved(composed("trainer.accelerator=cpu")))
+    contents = contents_of(config)
+    identity = identify(config, torch.device("cpu"), contents)
+    launch._refuse_other(config, Path("outputs/x", identity.run), contents)
+    other = check(naming.resolved(composed("trainer.accelerator=cpu", "seed=7")))
+    with pytest.raises(UserError, match=f"the run of 'outputs/x/{identity.run}', but its config"):
+        launch._refuse_other(other, Path("outputs/x", identity.run), contents)
+    teacher = check(naming.resolved(composed("trainer.accelerator=cpu", "task=teacher")))
+    launch._refuse_other(teacher, Path("outputs/x", identity.teacher[:12]), contents)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from src import naming
+from src.common.errors import UserError
 from tests.compose import composed, plain
 
 
@@ -57,3 +58,19 @@ def test_a_sweep_is_named_by_its_arguments(monkeypatch: pytest.MonkeyPatch, flag
         naming.name_sweep(arguments)
         names.append(os.environ["KDCI_SWEEP"])
     assert names[0] == names[1] != names[2]
+
+
+def test_another_clone_remembers_for_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = memory_of()
+    monkeypatch.setattr(naming, "SOURCE", tmp_path / "src")
+    assert memory_of() != first
+
+
+def test_a_sweep_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDCI_SWEEP", "abc")
+    naming.require_sweep()
+    monkeypatch.delenv("KDCI_SWEEP")
+    with pytest.raises(UserError, match="expected --multirun on the command line"):
+        naming.require_sweep()

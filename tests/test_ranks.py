@@ -3,6 +3,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from src.ranks import (
     refuse_sweep_of_ranks,
     refuse_unfit_ranks,
     speaks,
+    start_ranks,
 )
 
 
@@ -205,3 +208,20 @@ def test_a_rank_that_fails_ends_while_the_other_waits_for_it() -> None:
     assert "Error: Expected more\n" in ended.stderr
     assert "exitcode  : 2 " in ended.stderr
     assert ended.returncode == 1  # torchrun's own
+
+
+def test_ranks_of_one_machine_do_not_ask_for_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may have no address; the rendezvous would then wait for ever."""
+    from torch.distributed.launcher import api
+
+    launched: list[Any] = []
+
+    def launch(config: Any, *_: Any) -> Any:
+        launched.append(config)
+        return lambda *command: launched.append(command)
+
+    monkeypatch.setattr(api, "elastic_launch", launch)
+    start_ranks(2, ["--config-name=mine", "seed=1"], Path("outputs/abc"), {}, "kdci")
+    config, command = launched
+    assert config.local_addr == "localhost"
+    assert command == ("-m", "src.run", "--config-name=mine", "seed=1")

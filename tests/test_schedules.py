@@ -5,7 +5,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from src.common.errors import UserError
 from src.config.check import check
+from src.config.lengths import companion_steps, mention_other_steps, refuse_other_rounds
 from src.config.node import build_partial, target_of
 from src.config.schema import Distill, RunConfig
 from src.network.convnet import ConvNet
@@ -36,16 +38,20 @@ def rate(optimizer: Optimizer) -> float:
     return float(optimizer.param_groups[0]["lr"])
 
 
+def is_generic(config: RunConfig) -> bool:
+    """Whether its lengths are those of no recipe, which know no method."""
+    return config.budget == "paper" and config.substitution.published_mode is None
+
+
 def lengths(config: RunConfig) -> list[int]:
     """Steps of the student, and of the one alongside stage (a) where the method reads one.
 
-    Left out: six steps of a test, and generic lengths, which know no method.
+    Left out: six steps of a test, and generic lengths.
     """
     distill, stage_a = config.distill, config.substitution
     found = [distill.epochs * distill.steps_per_epoch]
     reads_student = target_of("baseline", config.baseline).reads_student  # type: ignore[attr-defined]
-    is_generic = config.budget == "paper" and stage_a.published_mode is None
-    if reads_student and not is_generic and config.budget != "smoke":
+    if reads_student and not is_generic(config) and config.budget != "smoke":
         found.append((stage_a.rounds - stage_a.warmup_rounds) * distill.steps_per_round)
     return found
 
@@ -55,6 +61,30 @@ def test_the_student_is_annealed(baseline: str, dataset: str, budget: str) -> No
     config = checked(baseline, dataset, budget)
     most = EXCEPTIONS.get(budget, ANNEALED) * (1 + 1e-6)
     assert all(share_left(config.distill, steps) <= most for steps in lengths(config))
+
+
+@every
+def test_a_schedule_of_the_baseline_is_as_long_as_an_online_run(
+    baseline: str, dataset: str, budget: str
+) -> None:
+    config = checked(baseline, dataset, budget)
+    substitution = config.substitution.model_copy(update={"mode": "online"})
+    online = config.model_copy(update={"substitution": substitution})
+    if is_generic(config) and "total_rounds" in config.baseline:
+        with pytest.raises(UserError, match=r"give substitution\.rounds=16000"):
+            refuse_other_rounds(online)
+    else:
+        refuse_other_rounds(online)
+
+
+@every
+def test_both_students_of_a_budget_are_equally_long(
+    baseline: str, dataset: str, budget: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = checked(baseline, dataset, budget)
+    mention_other_steps(config)
+    differ = is_generic(config) and companion_steps(config) is not None
+    assert len(caplog.messages) == differ
 
 
 @pytest.mark.parametrize("change", [{"epochs": 1}, {"epochs": 35}, {"steps_per_epoch": 600}])

@@ -108,20 +108,20 @@ def test_a_search_among_teachers_is_refused(
 
 
 def test_points_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    for name in ("10", "0", "9", ".submitit"):
+    for name in ("10", "0", "9"):
         (tmp_path / name).mkdir()
+        (tmp_path / name / ".begun").write_text("\n")
     assert [record.parent.name for record in _records(tmp_path)] == ["0", "9", "10"]
 
 
 def test_a_table_is_of_the_points_of_one_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, second in (("0", 101), ("1", 99), ("2", None)):
+    for name, calls in (("0", "other\nthis\n"), ("1", "other\n"), ("2", "this\n"), ("3", None)):
         (tmp_path / name).mkdir()
-        if second is not None:
-            (tmp_path / name / ".begun").touch()
-            os.utime(tmp_path / name / ".begun", (second, second))
-    monkeypatch.setenv("KDCI_SWEEP_START", str(100 * 10**9))
+        if calls is not None:
+            (tmp_path / name / ".begun").write_text(calls)
+    monkeypatch.setenv("KDCI_SWEEP_START", "this")
     assert [record.parent.name for record in _records(tmp_path)] == ["0", "2"]
 
 
@@ -167,6 +167,7 @@ def test_a_sweep_that_ends_by_an_error_of_its_engine_ends_with_the_table_too(
 ) -> None:
     folder = ended(tmp_path, exit_code=2).parent
     start(tmp_path)
+    (folder / "0" / ".begun").write_text(f"{os.environ['KDCI_SWEEP_START']}\n")
     with pytest.raises(type(error), match=str(error)), reported():
         raise error
     assert ("1 points, 1 failed" in capsys.readouterr().out) == is_shown

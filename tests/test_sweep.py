@@ -1,12 +1,23 @@
 """A grid in which one point is bad, run twice."""
 
 import csv
+import errno
 import json
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from src.common.files import lock
+from src.common.sealed import read_own
 from src.report.__main__ import main as report
+from src.report.sweep import point_name
+from src.sweep import SweepReport, run_point
+from tests.compose import composed
 from tests.smoke import Finished, Smoke
 
 pytestmark = pytest.mark.xdist_group("sweep")
@@ -88,3 +99,106 @@ def test_the_report_reads_the_outputs(
     assert "digits" in capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
     assert len(rows) == 3
+
+
+@pytest.fixture
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a sweep that this process has begun, with a program that ends at once."""
+    monkeypatch.setenv("KDCI_SWEEP_FOLDER", "")
+    monkeypatch.setenv("KDCI_SWEEP_START", "")
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho Error: no >&2\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    start(tmp_path / "sweep")
+    return tmp_path / "sweep"
+
+
+def start(folder: Path) -> None:
+    SweepReport().on_multirun_start(composed(f"hydra.sweep.dir={folder}"))
+
+
+def end(folder: Path) -> Any:
+    with pytest.raises(SystemExit) as caught:
+        SweepReport().on_multirun_end(composed(f"hydra.sweep.dir={folder}"))
+    return caught.value.code
+
+
+def test_whatever_the_clock_says_the_points_of_a_call_count(
+    begun: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        (begun / str(number)).mkdir()
+        run_point([f"seed={number}"], begun / str(number))
+    (begun / "notes").mkdir()
+    start(begun)
+    for number in (1, 0):
+        run_point([f"seed={number}"], begun / str(number))
+        os.utime(begun / str(number) / ".begun", (0, 0))  # the clock has stepped back
+    assert end(begun) == 1
+    said = capsys.readouterr().out
+    assert "failed: seed=0: no" in said
+    assert "2 points, 2 failed" in said
+
+
+def test_a_point_counts_for_each_call_that_has_come_to_it(
+    begun: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (begun / "0").mkdir()
+    run_point([], begun / "0")
+    first = os.environ["KDCI_SWEEP_START"]
+    start(begun)
+    assert os.environ["KDCI_SWEEP_START"] != first
+    run_point([], begun / "0")
+    monkeypatch.setenv("KDCI_SWEEP_START", first)
+    assert end(begun) == 1
+    assert "1 points, 1 failed" in capsys.readouterr().out
+
+
+def test_a_point_that_another_call_is_at_is_waited_for(begun: Path) -> None:
+    record = begun / "0"
+    record.mkdir()
+    theirs = ("folder.txt", "point.json")
+    with ThreadPoolExecutor() as pool:
+        with lock(record):
+            for name in theirs:
+                (record / name).write_text("theirs")
+            waiting = pool.submit(run_point, [], record)
+            time.sleep(0.2)
+            assert [(record / name).read_text() for name in theirs] == ["theirs"] * 2
+        waiting.result(timeout=60)
+    assert read_own(record / "point.json", point_name(record))["exit_code"] == 3
+
+
+def test_a_full_disk_at_the_end_is_one_line(
+    begun: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("src.common.files.os.replace", full)
+    assert end(begun) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: Cannot write '{begun}/table.md' (No space left on device)")
+
+
+def test_a_sweep_that_cannot_begin_ends_with_one_line(
+    begun: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (begun / "file").touch()
+    with pytest.raises(SystemExit) as caught:
+        start(begun / "file" / "sweep")
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: Cannot write '{begun}/file/sweep' (Not a directory)")
+
+
+def test_what_nobody_has_foreseen_ends_a_sweep_too(
+    begun: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hydra would make a warning of it, and begin."""
+    monkeypatch.delattr("src.sweep.uuid.uuid4")
+    with pytest.raises(SystemExit) as caught:
+        start(begun)
+    assert caught.value.code == 1
+    assert "AttributeError" in capsys.readouterr().err

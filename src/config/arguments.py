@@ -1,6 +1,7 @@
 """The command line as people write it, put into words that Hydra understands."""
 
 import re
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +20,11 @@ _ONE_PLUGIN = re.compile(r"(\+*plugins)=(\w+)")
 # Hydra's own option of that name minimises, and none of ours can have it.
 _SWEEPERS = {"hydra/sweeper=optuna": "hydra/sweeper=search"}
 _COMMANDS = "run", "multirun", "cfg", "info", "shell_completion"  # of which Hydra heeds one
-_MULTIRUN = {"-m", "--multirun"}
+_SHOWING = "help", "hydra_help"  # which come before all of them
+_MODE = "hydra.mode"
+_ONE_RUN = f"{_MODE}=RUN"  # which points are given
+# They say of what a configuration is composed, and stand in no override.
+_COMPOSING = "config_name", "config_path", "config_dir"
 _KEY = r"[\w.@/]+"
 _REPLACED = re.compile(rf"({_KEY}\.\w+)=(\{{.*\b_target_\b.*)", re.DOTALL)
 _PATH = re.compile(rf"(\+*{_KEY})=(~|[^'\"].*[/\\].*)", re.DOTALL)
@@ -28,8 +33,27 @@ _NAMED_PATH = re.compile(rf"(\+*(?:{_KEY}\.)?(?:root|checkpoint|class_map))=([^'
 
 
 def is_multirun(arguments: Sequence[str]) -> bool:
-    """Whether they ask for a sweep."""
-    return bool(_MULTIRUN & set(arguments))
+    """Whether they ask for a sweep, in any of the words that Hydra takes for it.
+
+    Raises:
+        UserError: If a flag lacks its value.
+    """
+    return bool(_flags(arguments)[0].multirun)
+
+
+def is_one_run(arguments: Sequence[str]) -> bool:
+    """Whether understood arguments start a single run, and do not say so."""
+    given, _ = _flags(arguments)
+    shows = any(getattr(given, name) not in (None, False) for name in (*_SHOWING, *_COMMANDS[1:]))
+    return not shows and _ONE_RUN not in arguments
+
+
+def composing(arguments: Sequence[str]) -> list[str]:
+    """What understood arguments say of where the configuration is, for points and ranks."""
+    given, _ = _flags(arguments)
+    values = {name: getattr(given, name) for name in _COMPOSING}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value]
+    return [*flags, *(each for each in arguments if _key(each) == SEARCH_PATH)]
 
 
 def understood(arguments: Sequence[str]) -> list[str]:
@@ -40,10 +64,11 @@ def understood(arguments: Sequence[str]) -> list[str]:
     One plug-in needs no brackets, which some shells take for a pattern. A search is ours.
 
     Raises:
-        UserError: If a flag is unknown, or lacks its value.
+        UserError: If a flag is unknown or lacks its value, or an override sets Hydra's mode.
     """
     ordered = sorted(arguments, key=_is_override)
     _refuse_unknown_flags(ordered)
+    _refuse_mode(ordered)
     several = is_multirun(ordered)
     ordered = [_ONE_PLUGIN.sub(r"\1=[\2]", argument) for argument in ordered]
     ordered = [_SWEEPERS.get(re.sub("['\"]", "", argument), argument) for argument in ordered]
@@ -122,16 +147,30 @@ def _is_override(argument: str) -> bool:
     return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
 
 
-def _refuse_unknown_flags(arguments: Sequence[str]) -> None:
+def _refuse_mode(arguments: Sequence[str]) -> None:
+    """Refuse a sweep that is asked for in words that are no flag, and have many spellings."""
+    for argument in arguments:
+        if _key(argument) == _MODE and argument != _ONE_RUN:
+            raise UserError(
+                f"Refused '{argument}': expected --multirun for a sweep, or {_ONE_RUN} for one run"
+            )
+
+
+def _flags(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
+    """What Hydra's own parser makes of arguments, and what it does not know."""
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
         raise UserError(f"Cannot read the command line: {message}")
 
     parser.error = refuse  # type: ignore[method-assign]
-    given, unknown = parser.parse_known_args(list(arguments))
+    return parser.parse_known_args(sorted(arguments, key=_is_override))
+
+
+def _refuse_unknown_flags(arguments: Sequence[str]) -> None:
+    given, unknown = _flags(arguments)
     asked = [f"--{name}" for name in _COMMANDS if getattr(given, name) not in (None, False)]
-    if len(asked) > 1 and not (given.help or given.hydra_help):  # these come before all
+    if len(asked) > 1 and not any(getattr(given, name) for name in _SHOWING):
         raise UserError(f"Expected one of the flags {' and '.join(asked)}; leave the others out")
     for flag in unknown:
         if not flag.startswith("-"):  # an override, which the composition will judge
@@ -140,7 +179,8 @@ def _refuse_unknown_flags(arguments: Sequence[str]) -> None:
         if "=" in plain:
             cure = f"; options are written without dashes: {plain}"
         else:
-            known = [name for action in parser._actions for name in action.option_strings]
+            actions = get_args_parser()._actions
+            known = [name for action in actions for name in action.option_strings]
             cure = f"{nearest(flag, known)} (one of: {', '.join(known)}); options are key=value"
         raise UserError(f"Unknown flag '{flag}'{cure}")
 

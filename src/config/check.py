@@ -13,7 +13,13 @@ from pydantic import ValidationError
 from src.common.errors import UserError
 from src.common.plugins import refuse_unfit_plugins
 from src.config.describe import describe
-from src.config.node import Node, refuse_foreign_targets, target_of
+from src.config.lengths import (
+    companion_steps,
+    mention_other_steps,
+    refuse_other_rounds,
+    student_steps,
+)
+from src.config.node import Node, refuse_foreign_targets
 from src.config.schema import Kdci, RunConfig, TeacherFit
 from src.config.trial import check_node, try_adjustment, try_optimizer, try_scheduler
 from src.config.value import refuse_non_finite, shown
@@ -45,9 +51,23 @@ def check(config: Mapping[str, Any]) -> RunConfig:
     if checked.kdci is not None:
         check_node("kdci.dictionary", checked.kdci.dictionary, "clustering")
         check_node("kdci.adjustment", checked.kdci.adjustment, "adjustment")
+        _refuse_two_numbers(checked.kdci)
     _check_teacher_fit(checked.teacher.fit)
     _check_distill(checked)
+    if checked.task == "distill":
+        refuse_other_rounds(checked)
+        mention_other_steps(checked)
     return checked
+
+
+def _refuse_two_numbers(kdci: Kdci) -> None:
+    """Refuse a dictionary whose N is another than ``kdci.N``, which it follows."""
+    own = kdci.dictionary.get("N", kdci.N)
+    if own != kdci.N:
+        raise UserError(
+            f"Expected kdci.dictionary.N to be kdci.N, but got {own} and {kdci.N}; "
+            f"give kdci.N={own} alone"
+        )
 
 
 def _without_vanilla(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,13 +141,11 @@ def _fits(config: RunConfig) -> Iterator[tuple[list[float], int]]:
 
     For the student, and for its companion in stage (a), where there is one.
     """
-    options, substitution = config.distill, config.substitution
-    every = options.scheduler_steps or options.steps_per_epoch
-    yield _scales(config.kdci), options.epochs * options.steps_per_epoch // every
-    reads_student = getattr(target_of("baseline", config.baseline), "reads_student", False)
-    if reads_student and substitution.mode != "online":
-        rounds = max(0, substitution.rounds - substitution.warmup_rounds)
-        yield [1.0], rounds * options.steps_per_round // every
+    every = config.distill.scheduler_steps or config.distill.steps_per_epoch
+    yield _scales(config.kdci), student_steps(config) // every
+    alongside = companion_steps(config)
+    if alongside is not None:
+        yield [1.0], alongside // every
 
 
 def _scales(kdci: Kdci | None) -> list[float]:

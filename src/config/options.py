@@ -94,6 +94,42 @@ def refuse_unknown_options(arguments: Sequence[str], plugins: Sequence[Path] = (
                 _refuse_no_option(group, name, plugins)
 
 
+def refuse_one_run_of_sweep(arguments: Sequence[str], plugins: Sequence[Path] = ()) -> None:
+    """Refuse an experiment with points of its own where Hydra would run one, without them.
+
+    Args:
+        arguments: Those of a command line that starts one run, understood.
+        plugins: Folders of the plug-ins' options.
+
+    Raises:
+        UserError: If such an experiment is chosen.
+    """
+    folders = [_OPTIONAL[_SWEEPS], *(folder / _SWEEPS for folder in plugins)]
+    known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    for argument in arguments:
+        group, _, name = argument.lstrip("+").partition("=")
+        if group == _SWEEPS and _is_sweep(name.strip("'\""), known):
+            raise UserError(
+                f"Expected --multirun with {argument}, which is a sweep; add --multirun, or "
+                "hydra.mode=RUN for one run without its points"
+            )
+
+
+def _is_sweep(name: str, known: Mapping[str, Path]) -> bool:
+    """Whether an experiment, or one that it inherits from, says what hydra.sweeper.params are."""
+    waiting, seen = [name], set[str]()
+    while waiting:
+        each = waiting.pop()
+        if each in seen or each not in known:
+            continue
+        seen.add(each)
+        content = _usable(known[each])
+        if content.get("hydra"):
+            return True
+        waiting += [each for each in content.get("defaults") or () if isinstance(each, str)]
+    return False
+
+
 def _refuse_unknown(argument: str, folders: Sequence[Path]) -> None:
     group, _, given = argument.partition("=")
     if _parsed(argument) is None:  # Hydra says what it cannot read

@@ -43,8 +43,9 @@ class BackdoorCompensation(Adjustment):
         projection: W_g: ``learned``, or the ``identity``.
         expectation: ``geometric``, the paper's normalised weighted geometric mean, or
             ``arithmetic``, ``log sum_i w_i softmax(z_i)``, the adjustment formula itself.
-        strength: Factor of the compensation; 0 is the vanilla student, bit for bit; ``auto``
-            follows the unevenness of the data, see :func:`src.kdci.unevenness.strength_of`.
+        strength: Factor of the compensation; 0 with ``residual`` is the vanilla student, bit for
+            bit, while W_h of ``linear`` is trained at any strength; ``auto`` follows the
+            unevenness of the data, see :func:`src.kdci.unevenness.strength_of`.
         prior: P(z_i): the ``proportion`` of the cluster, or ``uniform`` (ablation).
         renormalise: Divide the weights by their sum.
         seed: Seed of the initialisation.

@@ -16,6 +16,8 @@ from src.common.finite import FiniteWatch, LossMonitor, require_finite
 from src.network.classifier import Classifier
 from src.objective.precision import backward_pass
 
+_SHORTEST_CYCLE = 4  # steps
+
 
 class TeacherModule(LightningModule):
     """Cross-entropy training; the weights of the last epoch count, never the best on the test.
@@ -24,7 +26,9 @@ class TeacherModule(LightningModule):
         network: The teacher to be.
         optimizer: Makes the optimiser from parameters; carries ``lr``, the peak rate.
         total_steps: Training steps of the whole fit.
-        schedule: ``one_cycle`` (warm-up, then annealing to zero) or ``cosine``.
+        schedule: ``one_cycle`` (warm-up, then annealing to zero) or ``cosine``. Fewer than four
+            steps take the cosine: one cycle has no room for its warm-up, and of a single step
+            only the last rate, almost 0.
         label_smoothing: Share of the target spread over all classes.
     """
 
@@ -53,7 +57,7 @@ class TeacherModule(LightningModule):
     def configure_optimizers(self) -> Optimizer:
         """The optimiser; its schedule is stepped by hand, every step."""
         optimizer = self.make_optimizer(self.network.parameters())
-        if self.schedule == "one_cycle":
+        if self.schedule == "one_cycle" and self.total_steps >= _SHORTEST_CYCLE:
             peak = self.make_optimizer.keywords["lr"]
             self.scheduler = OneCycleLR(optimizer, peak, total_steps=self.total_steps)
         else:

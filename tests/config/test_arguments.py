@@ -128,3 +128,44 @@ def test_a_search_has_our_options() -> None:
     typed = ["hydra/sweeper=optuna", "hydra/launcher=joblib"]
     assert arguments.understood(typed) == ["hydra/sweeper=search", "hydra/launcher=joblib"]
     assert arguments.understood(["hydra/sweeper='optuna'"]) == ["hydra/sweeper=search"]
+
+
+@pytest.mark.parametrize("flag", ["-m", "--multirun", "--multi", "--mu"])
+def test_a_sweep_is_asked_for_in_any_of_hydra_s_flags(flag: str) -> None:
+    assert arguments.is_multirun(["seed=0,1", flag])
+    assert not arguments.is_multirun(["seed=0,1", "a=-m"])
+
+
+@pytest.mark.parametrize("mode", ["hydra.mode=MULTIRUN", "+hydra.mode=2", "hydra.mode='RUN'"])
+def test_a_mode_is_said_by_a_flag(mode: str) -> None:
+    with pytest.raises(UserError, match=r"expected --multirun for a sweep, or hydra\.mode=RUN"):
+        arguments.understood([mode])
+    assert arguments.understood(["hydra.mode=RUN"]) == ["hydra.mode=RUN"]
+
+
+def test_where_a_configuration_is_can_be_handed_on() -> None:
+    typed = [
+        "-cn",
+        "mine",
+        "--config-dir=a b",
+        "-cp",
+        "/x",
+        "seed=1",
+        "hydra.searchpath=[file://y]",
+    ]
+    handed_on = arguments.composing(arguments.understood(typed))
+    assert handed_on == [
+        "--config-name=mine",
+        "--config-path=/x",
+        "--config-dir=a b",
+        "hydra.searchpath=[file://y]",
+    ]
+    assert arguments.composing(arguments.understood([*handed_on, "seed=2"])) == handed_on
+    assert arguments.composing(["-m", "seed=1"]) == []
+
+
+def test_what_starts_one_run_is_told_from_what_shows_something() -> None:
+    for typed in ([], ["seed=1"], ["--run"], ["seed=1", "--config-name", "mine"]):
+        assert arguments.is_one_run(typed)
+    for typed in (["-m"], ["--cfg", "job"], ["--help"], ["--info"], ["-sc"], ["hydra.mode=RUN"]):
+        assert not arguments.is_one_run(typed)

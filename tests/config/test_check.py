@@ -39,6 +39,11 @@ def complaint(config: dict[str, Any]) -> str:
     return message
 
 
+def test_a_dictionary_has_the_number_of_prototypes_that_tables_show() -> None:
+    line = complaint(changed(kdci__dictionary__N=8))
+    assert "kdci.dictionary.N to be kdci.N, but got 8 and 16; give kdci.N=8 alone" in line
+
+
 def test_ranks_share_each_batch() -> None:
     config = check(
         changed(
@@ -605,6 +610,73 @@ def test_a_companion_steps_the_schedule_too() -> None:
     assert "this run steps it 150 times" in complaint(config)
     config["substitution"]["mode"] = "online"
     check(config)
+
+
+ONLINE = ("dataset=cifar10", "budget=paper", "substitution.mode=online")
+
+
+@pytest.mark.parametrize(
+    ("baseline", "of_epoch", "published"),
+    [("cudfkd", 40, 10000), ("dfad", 50, 25000), ("mosaickd", 196, 39200)],
+)
+def test_an_online_run_is_as_long_as_the_schedule_of_its_baseline(
+    baseline: str, of_epoch: int, published: int
+) -> None:
+    short = (f"baseline={baseline}", *ONLINE, "distill.epochs=20")
+    rounds = 20 * of_epoch
+    assert complaint(plain(*short)) == (
+        f"Expected substitution.rounds={rounds}, but got {published}: an online run has "
+        f"distill.epochs=20 of {of_epoch} rounds after 0 of warm-up, and baseline.total_rounds, "
+        f"the length of a schedule, follows substitution.rounds; give substitution.rounds={rounds}"
+    )
+    check(plain(*short, f"substitution.rounds={rounds}"))
+    check(plain(*short, f"baseline.total_rounds={rounds}"))
+    check(plain(*short, "substitution.mode=replay"))
+    check(plain(*short, "task=teacher"))
+
+
+def test_rounds_of_an_online_run_include_the_warm_up() -> None:
+    warmed_up = ("baseline=dfad", *ONLINE, "substitution.warmup_rounds=10")
+    assert complaint(plain(*warmed_up)).endswith("give substitution.rounds=25010")
+    check(plain(*warmed_up, "substitution.rounds=25010"))
+
+
+SHORT = ("baseline=dfq", "dataset=digits", "budget=laptop", "distill.epochs=1")
+
+
+def test_a_companion_of_other_length_than_the_schedule_is_mentioned(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    check(plain(*SHORT))
+    assert caplog.messages == [
+        "The student alongside stage (a) takes 600 steps and that of stage (b) 60, but both "
+        "follow distill.scheduler, which ends with one of them; for equal lengths give "
+        "substitution.rounds=6, or another distill.steps_per_round"
+    ]
+    caplog.clear()
+    check(plain(*SHORT, "substitution.rounds=6"))
+    check(plain(*SHORT, "substitution.rounds=9", "substitution.warmup_rounds=3"))
+    check(plain(*SHORT, "distill.steps_per_round=1"))
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["baseline=dafl", "substitution.mode=online", "distill.scheduler=null", "task=teacher"],
+)
+def test_where_no_companion_follows_the_schedule_nothing_is_mentioned(
+    change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    check(plain(*SHORT, change))
+    assert caplog.messages == []
+
+
+def test_a_rank_mentions_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("src.config.lengths.is_rank", lambda: True)
+    check(plain(*SHORT))
+    assert caplog.messages == []
 
 
 LISTED = {"_target_": f"{SCHEDULER}OneCycleLR", "total_steps": 10}

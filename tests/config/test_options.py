@@ -180,3 +180,18 @@ def test_an_experiment_that_never_ends_is_refused_unread(kind: str, folder: Path
         path.write_bytes(HEADER + b"a: " + b"[" * 3000)
     with pytest.raises(UserError, match=r"Cannot read 'experiments/x\.yaml'"):
         options.refuse_unknown_options(["experiments=x"])
+
+
+def test_a_sweep_of_an_experiment_needs_its_flag(folder: Path) -> None:
+    """Hydra would run one point, and none of the file's."""
+    own = {
+        "points": "hydra:\n  sweeper:\n    params:\n      seed: 0,1\n",
+        "heir": "defaults: [points, _self_]\nkdci:\n  N: 4\n",
+        "plain": "defaults:\n- override /dataset: digits\n- plain\nseed: 1\n",
+    }
+    for name, content in own.items():
+        (folder / "experiments" / f"{name}.yaml").write_text(f"{HEADER.decode()}{content}")
+    for argument in ("experiments=points", "experiments='heir'", "+experiments=points"):
+        with pytest.raises(UserError, match="which is a sweep; add --multirun, or hydra"):
+            options.refuse_one_run_of_sweep(["seed=1", argument])
+    options.refuse_one_run_of_sweep(["experiments=plain", "seed=1", "-x"])

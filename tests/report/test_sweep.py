@@ -1,12 +1,16 @@
+import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from src.common.files import lock
 from src.common.sealed import write_sealed
 from src.report.summary import write_summary
-from src.report.sweep import point_name, report_sweep
+from src.report.sweep import point_name, report_sweep, result_of
 
 
 class Sweep:
@@ -93,3 +97,58 @@ def test_a_sweep_that_was_moved_is_read(sweep: Sweep, tmp_path: Path) -> None:
     (record,) = sweep.records
     shutil.copytree(record.parent, moved / "0")
     assert report_sweep(moved, [moved / "0" / "point.json"]) == 0
+
+
+def test_points_of_one_setting_and_several_results_are_failures(
+    sweep: Sweep, make_summary: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep.point()
+    for accuracy in (70.0, 71.0):
+        write_summary(make_summary(accuracy, seed=7), sweep.point())
+    assert report_sweep(sweep.root, sweep.records) == 2
+    assert "3 points, 2 failed" in capsys.readouterr().out
+    markdown = (sweep.root / "table.md").read_text()
+    for number in (1, 2):
+        assert f"- failed: `seed={number}`: '{sweep.root}/runs/{number}' and '" in markdown
+    assert "hold different results of seed 7" in markdown
+    assert len((sweep.root / "table.csv").read_text().splitlines()) == 2
+
+
+def test_a_record_without_its_folder_says_so(sweep: Sweep) -> None:
+    sweep.point()
+    record = sweep.records[0]
+    point = json.loads(record.read_text()) | {"folder": ""}
+    write_sealed(record, {key: value for key, value in point.items() if key != "seal"})
+    assert result_of(record) == (
+        "seed=0",
+        "it has ended without saying where its run lies; run the same sweep again",
+    )
+
+
+def test_the_tables_lie_there_before_they_are_shown(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost() -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("src.report.sweep.console", lost)
+    sweep.point()
+    with pytest.raises(BrokenPipeError):
+        report_sweep(sweep.root, sweep.records)
+    assert (sweep.root / "table.md").exists()
+    assert len((sweep.root / "table.csv").read_text().splitlines()) == 2
+
+
+def test_a_point_that_somebody_is_at_is_waited_for_or_a_failure(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep.point()
+    (record,) = sweep.records
+    with ThreadPoolExecutor() as pool:
+        with lock(record.parent):
+            assert report_sweep(sweep.root, sweep.records, wait=False) == 1
+            assert "but another process is using it" in (sweep.root / "table.md").read_text()
+            waiting = pool.submit(report_sweep, sweep.root, sweep.records)
+            time.sleep(0.2)
+            assert not waiting.done()
+        assert waiting.result(timeout=60) == 0

@@ -127,6 +127,25 @@ def test_one_cycle_peaks_at_the_rate_of_the_optimiser(
     assert rates[0] < 0.1
 
 
+def rates(spec: ImageSpec, schedule: Any, steps: int) -> list[float]:
+    """Of every step of a fit."""
+    module = TeacherModule(convnet(spec), SGD, total_steps=steps, schedule=schedule)
+    optimizer, found = module.configure_optimizers(), []
+    for step in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if step + 1 < steps:
+            module.scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_a_cycle_too_short_for_its_warm_up_is_a_cosine(tiny_spec: ImageSpec, steps: int) -> None:
+    cycle, cosine = (rates(tiny_spec, schedule, steps) for schedule in ("one_cycle", "cosine"))
+    assert max(cycle) > 0.08  # of 0.1; a cycle of one step has 4e-7
+    assert (cycle == cosine) == (steps < 4)
+
+
 def test_a_loss_that_is_not_finite_stops_the_fit(tiny_spec: ImageSpec, tmp_path: Path) -> None:
     diverging = partial(torch.optim.SGD, lr=1e30)
     with pytest.raises(FloatingPointError, match="'cross_entropy' is not finite at teacher step"):
