@@ -113,7 +113,7 @@ class InversePropensityWeighting(Adjustment):
         """
         if bool((self.table == 1).all()):
             return None
-        return self._looked_up(self.table, teacher_logits)
+        return self.table[self._cells(teacher_logits)]
 
     def weights_within(self, banks: Sequence[Tensor]) -> list[Tensor] | None:
         """Weights ``[M_b]`` of the samples of each bank ``[M_b, K]``; one is as the dictionary.
@@ -125,7 +125,7 @@ class InversePropensityWeighting(Adjustment):
         tables = self._weighed([self._counts(bank) for bank in banks])
         if all(bool((table == 1).all()) for table in tables):
             return None
-        return [self._looked_up(*each) for each in zip(tables, banks, strict=True)]
+        return [table[self._cells(bank)] for table, bank in zip(tables, banks, strict=True)]
 
     def _counts(self, teacher_logits: Tensor) -> Tensor:
         """Samples of all ranks in each cell ``[N, K]``."""
@@ -135,16 +135,11 @@ class InversePropensityWeighting(Adjustment):
         return torch.stack(gather_objects(counts)).sum(0)
 
     def _cells(self, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Cluster and class of each sample; a cluster is not asked for where none differs."""
+        """Cluster and class of each sample; the first cluster where all have the same weights."""
         classes = teacher_logits.argmax(1)
         if self.strata == "class":
             return torch.zeros_like(classes), classes
         return torch.cdist(teacher_logits.float(), self.prototypes).argmin(1), classes
-
-    def _looked_up(self, table: Tensor, teacher_logits: Tensor) -> Tensor:
-        if self.strata == "class":  # rows without a sample of the class have no weight of it
-            table = table.amax(0, keepdim=True)
-        return table[self._cells(teacher_logits)]
 
 
 def _ratio(counts: Tensor, strata: str) -> Tensor:

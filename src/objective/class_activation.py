@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from src.common.errors import UserError
 from src.objective.attention_transfer import require_alike
 from src.objective.distillation import StudentOutput, kl_divergence, positive_temperature
-from src.objective.precision import at_least_float32
+from src.objective.precision import at_least_float32, backward_pass
 
 
 def class_slopes(logits: Tensor, maps: Sequence[Tensor], classes: Tensor) -> tuple[Tensor, ...]:
@@ -27,7 +27,7 @@ def class_slopes(logits: Tensor, maps: Sequence[Tensor], classes: Tensor) -> tup
     Source: Selvaraju et al., Grad-CAM, ICCV 2017, arXiv:1610.02391.
     """
     chosen = logits.gather(1, classes.unsqueeze(1)).sum()
-    with torch.autocast(chosen.device.type, enabled=False):
+    with backward_pass(chosen):
         gradients = torch.autograd.grad(chosen, list(maps), retain_graph=True)
     return tuple(at_least_float32(each).flatten(2).mean(2) for each in gradients)
 
