@@ -41,7 +41,7 @@ def ending_at_once() -> Iterator[None]:
 
 def _end(error: BaseException) -> NoReturn:
     """End this process with the exit code that the interpreter would give it."""
-    code = error.code if isinstance(error, SystemExit) else 1
+    code = (error.code or 0) if isinstance(error, SystemExit) else 1  # none of its own is 0
     if not isinstance(error, SystemExit):  # whoever exits has said why
         traceback.print_exception(error)
     logging.shutdown()

@@ -146,6 +146,7 @@ with ending_at_once():
     [
         ("SystemExit(2)", 2, "complained"),
         ("SystemExit(0)", 0, "complained"),
+        ("SystemExit()", 0, "complained"),
         ("KeyError('mistake')", 1, "KeyError: 'mistake'\n"),
     ],
 )
