@@ -43,7 +43,8 @@ def rng_state() -> dict[str, Any]:
     """State of all global generators as tensors, numbers and strings only.
 
     Such a state can be saved and loaded with weights-only loading. Of several GPUs it holds the
-    current one, which a process computes on: another machine may show it fewer.
+    current one, which a process computes on: another machine may show it fewer. A GPU that the
+    process has not used is left alone, since asking it takes hundreds of megabytes of it.
     """
     version, internal, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
@@ -57,7 +58,7 @@ def rng_state() -> dict[str, Any]:
             float(cached),
         ],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
     }
 
 

@@ -28,12 +28,16 @@ def test_disagreement_equals_the_slow_equation_on_both_sides() -> None:
     )
 
 
-def test_decision_disagreement_equals_the_slow_equation_on_both_sides() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_decision_disagreement_equals_the_slow_equation_on_both_sides(temperature: float) -> None:
     student, teacher = 2 * torch.randn(12, 3), 2 * torch.randn(12, 3)
     student[0], teacher[0] = torch.tensor([3.0, 1.0, 0.0]), torch.tensor([2.0, 0.0, 1.0])
     student[1], teacher[1] = torch.tensor([3.0, 1.0, 0.0]), torch.tensor([0.0, 2.0, 1.0])
     assert_same_with_gradients(
-        decision_disagreement_loss, reference.decision_disagreement, student, teacher
+        lambda student, teacher: decision_disagreement_loss(student, teacher, temperature),
+        lambda student, teacher: reference.decision_disagreement(student, teacher, temperature),
+        student,
+        teacher,
     )
 
 

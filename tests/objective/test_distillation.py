@@ -7,6 +7,8 @@ from src.objective.distillation import (
     StudentOutput,
     kl_divergence,
     kl_per_sample,
+    logit_distance,
+    logit_distance_per_sample,
 )
 from tests.reference import distillation as reference
 from tests.reference.compare import assert_same_with_gradients
@@ -84,3 +86,16 @@ def test_gradient_descent_on_the_objective_reaches_the_teacher() -> None:
 def test_a_temperature_that_is_not_positive_is_refused(temperature: float) -> None:
     with pytest.raises(UserError, match="`temperature` > 0"):
         DistillationObjective(temperature)
+
+
+def test_logit_distance_equals_the_slow_equation_on_both_sides() -> None:
+    assert_same_with_gradients(
+        logit_distance, reference.logit_distance, torch.randn(4, 5), torch.randn(4, 5)
+    )
+
+
+def test_logit_distance_of_samples_has_the_distance_of_the_batch_for_a_mean() -> None:
+    student, teacher = torch.randn(4, 5), torch.randn(4, 5)
+    per_sample = logit_distance_per_sample(student, teacher)
+    assert per_sample.shape == (4,)
+    torch.testing.assert_close(per_sample.mean(), logit_distance(student, teacher))

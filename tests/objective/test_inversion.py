@@ -46,6 +46,15 @@ def statistics(inputs: tuple[Tensor, ...]) -> BNStatistics:
 # Terms of the prediction
 
 
+def test_class_loss_equals_the_slow_equation() -> None:
+    labels = torch.tensor([4, 0, 0, 2])
+    assert_same_with_gradients(
+        lambda logits: class_loss(logits, labels),
+        lambda logits: reference.of_class(logits, labels),
+        3 * torch.randn(4, 5),
+    )
+
+
 @pytest.mark.parametrize("base", [math.e, 2, 10])
 def test_balance_equals_the_slow_equation(base: float) -> None:
     assert_same_with_gradients(

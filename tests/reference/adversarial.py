@@ -6,12 +6,14 @@ from tests.reference.distillation import kl, softmax
 from tests.reference.sums import total
 
 
-def decision_disagreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """``-1/B`` times the KL of the samples on which both networks decide alike."""
+def decision_disagreement(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """``-tau^2 / B`` times the KL of the samples on which both networks decide alike."""
     loss = 0 * student_logits.sum()
     for student_row, teacher_row in zip(student_logits, teacher_logits, strict=True):
         if int(student_row.argmax()) == int(teacher_row.argmax()):
-            loss = loss - kl(student_row, teacher_row, 1.0)
+            loss = loss - temperature**2 * kl(student_row, teacher_row, temperature)
     return loss / len(student_logits)
 
 

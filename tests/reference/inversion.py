@@ -15,6 +15,12 @@ def one_hot(logits: Tensor) -> Tensor:
     return total(-softmax(row)[int(row.argmax())].log() for row in logits) / len(logits)
 
 
+def of_class(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean of ``-log p`` at each sample's wanted class."""
+    rows = zip(logits, labels, strict=True)
+    return total(-softmax(row)[int(label)].log() for row, label in rows) / len(logits)
+
+
 def activation(features: Tensor) -> Tensor:
     """Minus the mean of ``|f|`` over batch and features."""
     return -total(abs(value) for value in features.flatten()) / features.numel()
