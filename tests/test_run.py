@@ -17,6 +17,7 @@ from torch import nn
 from torchvision.models import inception_v3
 
 from src.common import package
+from src.common.divergence import divergence_from_uniform
 from src.common.errors import UserError
 from src.common.files import sha256_file
 from src.common.resume import ResumeCallback
@@ -467,6 +468,20 @@ def test_online_the_baseline_goes_on_with_the_student(
     summary = smoke.here(tmp_path, *options, *refresh).summary
     assert (summary["substitution"]["mode"], summary["inside_error"]) == ("online", None)
     assert (summary["acc1"]["compensated"] is None) == (kdci == "none")
+
+
+def test_a_prior_is_of_batches_of_which_each_bank_is_an_equal_part(
+    smoke: Smoke, tmp_path: Path
+) -> None:
+    options = ["baseline=mosaickd", SMALL_POOL, "baseline.subset=100", "kdci=prior"]
+    summary = smoke.here(tmp_path, *options).summary
+    folder = tmp_path / "cache" / "substitution" / summary["substitution"]["artifact"]
+    classes = load_file(folder / "predictions_rank0.safetensors")["logits"].argmax(1)
+    sizes = [len(np.load(folder / f"bank{index}_rank0.npy")) for index in (0, 1)]
+    assert sizes[0] != sizes[1]
+    each = [part.bincount(minlength=10) / len(part) for part in classes.split(sizes)]
+    uneven = divergence_from_uniform(torch.stack(each).mean(0).tolist())
+    assert summary["adjustment"]["strength"] == pytest.approx(uneven / (uneven + 0.05), rel=1e-5)
 
 
 def test_other_content_of_a_file_that_an_option_names_makes_another_stage_a(

@@ -110,6 +110,10 @@ class DAFL(GeneratorBaseline):
             )
         return self.last_batch[:n]
 
+    def fresh(self, n: int) -> Tensor:
+        """Images of fresh latents, whatever the protocol."""
+        return super().sample(n)
+
     def get_extra_state(self) -> dict[str, Any]:
         """Optimiser and the batch that is shared with the student."""
         return {"optimizers": super().get_extra_state(), "last_batch": self.last_batch}

@@ -15,6 +15,7 @@ from src.common.plugins import refuse_unfit_plugins
 from src.config.describe import describe
 from src.config.lengths import (
     companion_steps,
+    mention_early_dictionary,
     mention_other_steps,
     refuse_other_rounds,
     student_steps,
@@ -57,6 +58,7 @@ def check(config: Mapping[str, Any]) -> RunConfig:
     if checked.task == "distill":
         refuse_other_rounds(checked)
         mention_other_steps(checked)
+        mention_early_dictionary(checked)
     return checked
 
 

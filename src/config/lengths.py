@@ -75,3 +75,22 @@ def mention_other_steps(config: RunConfig) -> None:
             steps,
             config.substitution.warmup_rounds + with_student,
         )
+
+
+def mention_early_dictionary(config: RunConfig) -> None:
+    """Warn of a dictionary of what a generator makes before it has learned anything, for good.
+
+    Online, the dictionary is of the images that there are when the student starts: without a
+    warm-up, of one round. A pool is as it is from the beginning.
+    """
+    options, kdci = config.substitution, config.kdci
+    if kdci is None or kdci.refresh_every is not None or is_rank():
+        return
+    reads_pool = getattr(target_of("baseline", config.baseline), "reads_pool", False)
+    if options.mode == "online" and options.warmup_rounds <= 1 and not reads_pool:
+        _log.warning(
+            "The confounder dictionary is made of one round's images and kept: the student starts "
+            "after it (substitution.mode=online, substitution.warmup_rounds=%d); give "
+            "kdci.refresh_every=N for another one every N rounds",
+            options.warmup_rounds,
+        )

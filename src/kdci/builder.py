@@ -105,6 +105,13 @@ class DictionaryBuilder:
                 predictions_sha256=sha256_tensors(rows),
             )
         )
+        if int((dictionary.counts.sum(0) > 0).sum()) == 1:
+            _log.warning(
+                "The teacher calls all %d images of the substitution data class %d: the "
+                "confounder dictionary says nothing of classes",
+                len(logits),
+                int(dictionary.counts.sum(0).argmax()),
+            )
         require_equal_on_all_ranks(
             (dictionary.prototypes, dictionary.prior, dictionary.counts), "confounder dictionaries"
         )

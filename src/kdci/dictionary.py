@@ -26,7 +26,8 @@ class ConfounderDictionary:
     Attributes:
         prototypes: z_i, mean of the teacher predictions of cluster i.
         prior: P(z_i) = M_i / M, descending.
-        counts: ``[N, K]`` int64: in cluster i, how many samples the teacher calls class c.
+        counts: ``[N, K]`` int64: in cluster i, how many samples the teacher calls class c;
+            float64 where samples do not count alike.
         provenance: JSON-able facts: settings, M, inertia, hashes of teacher and data.
     """
 

@@ -50,7 +50,7 @@ class PriorAdjustment(Adjustment):
     @torch.no_grad()
     def load(self, dictionary: ConfounderDictionary) -> None:
         """Take the prior of a dictionary."""
-        total = int(dictionary.counts.sum())
+        total = float(dictionary.counts.sum())
         shares = class_shares(dictionary)
         smoothed = (shares * total + _PSEUDO_COUNT) / (total + _PSEUDO_COUNT * len(shares))
         self.log_prior.copy_(smoothed.log() - smoothed.log().mean())

@@ -1,9 +1,13 @@
 """How uneven substitution data is, as the teacher sees it: what strength may be taken from."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
+from src.common.distributed import gather_objects
 from src.common.divergence import divergence_from_uniform
 from src.kdci.dictionary import ConfounderDictionary
 
@@ -13,13 +17,36 @@ HALF = 0.05
 
 
 def class_shares(dictionary: ConfounderDictionary) -> Tensor:
-    """Shares ``[K]`` float64 of the teacher's predicted classes over all substitution data.
-
-    Of several banks every image counts alike, though a bank has the same share of a batch whatever
-    its size.
-    """
+    """Shares ``[K]`` float64 of the teacher's predicted classes, as the dictionary counts them."""
     counts = dictionary.counts.sum(0).double()
     return counts / counts.sum()
+
+
+def as_in_batches(
+    dictionary: ConfounderDictionary, banks: Sequence[Tensor]
+) -> ConfounderDictionary:
+    """The dictionary with the classes' shares of batches, of which each bank is an equal part.
+
+    Clusters keep their shares within each class. Called on all ranks.
+
+    Args:
+        dictionary: Of all substitution data; every image counts alike.
+        banks: Teacher's logits ``[M_b, K]`` of this rank's images in each bank.
+
+    Returns:
+        One with ``counts`` ``[N, K]`` float64 of the same sum, whatever the banks' sizes; the same
+        one where there is a single bank.
+    """
+    if len(banks) == 1:
+        return dictionary
+    num_classes = dictionary.counts.shape[1]
+    own = torch.stack([bank.argmax(1).bincount(minlength=num_classes).cpu() for bank in banks])
+    counts = torch.stack(gather_objects(own)).sum(0).double()
+    wanted = (counts / counts.sum(1, keepdim=True)).mean(0)
+    shares = class_shares(dictionary)
+    return replace(
+        dictionary, counts=dictionary.counts * torch.where(shares > 0, wanted / shares, 1.0)
+    )
 
 
 def divergence(dictionary: ConfounderDictionary) -> float:

@@ -13,6 +13,7 @@ from src.common.seeding import derive_seed, restore_rng_state, rng_state, seed_a
 from src.config.node import build, build_partial
 from src.kdci.dictionary import ConfounderDictionary
 from src.kdci.mixin import KDCIMixin
+from src.kdci.unevenness import as_in_batches
 from src.pipeline.evaluation import evaluate_every
 from src.pipeline.held_out import by_bank, held_out
 from src.pipeline.job import Job
@@ -43,7 +44,9 @@ def train_student(
         dictionary: The confounders; None for a vanilla student.
     """
     options, baseline = job.config.distill, substitution.baseline
-    seed = _seed(job)
+    recording, seed = substitution.recording, _seed(job)
+    if dictionary is not None:
+        dictionary = as_in_batches(dictionary, by_bank(recording, recording.logits))
     seed_all(derive_seed(seed, "stage_b"))
     module = _student(job, teacher, baseline.objective(), dictionary)
     seed_all(derive_seed(seed, "stage_b", "rank", rank()))
@@ -56,7 +59,6 @@ def train_student(
         )
         callbacks = [_online_rounds(job, module, substitution, dictionary)]
     else:
-        recording = substitution.recording
         batches = ReplayBatches(
             recording.banks,
             options.batch_size,
@@ -165,6 +167,7 @@ def _online_rounds(
             if rounds % every == 0:
                 recording = _draw(job, teacher=module.teacher, baseline=substitution.baseline)
                 cast("KDCIMixin", module).adjustment.load(again.cluster(recording))
+                _say_what_was_found(job, module)
 
         rounds.after_round = rebuild
     return rounds
@@ -179,7 +182,7 @@ def _draw(job: Job, teacher: FrozenTeacher, baseline: Baseline) -> Recording:
     before = rng_state()
     batch = job.config.distill.batch_size
     steps = -(-job.config.substitution.num_images // (batch * world_size()))
-    outputs = [teacher(baseline.sample(batch)) for _ in range(steps)]
+    outputs = [teacher(baseline.fresh(batch)) for _ in range(steps)]
     logits = torch.cat([output.logits for output in outputs]).cpu()
     features = torch.cat([output.features for output in outputs]).cpu()
     restore_rng_state(before)

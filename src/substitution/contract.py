@@ -36,7 +36,7 @@ class Baseline(nn.Module, ABC):
 
     Promises, tested for every method: the teacher stays bit-identical; ``refresh`` leaves the
     student's parameters and gradients alone, and moves its BN buffers only if ``student_mode``
-    is ``"train"``; state lives in buffers, sub-modules, optimisers and stores, so that saving and
+    is ``"train"`` or the method says so; state lives in buffers, sub-modules, optimisers and stores, so that saving and
     loading reproduces the next ``sample``. All randomness comes from torch's global generator,
     which the fit seeds per rank.
 
@@ -46,7 +46,7 @@ class Baseline(nn.Module, ABC):
         temperature: Temperature of the student's distillation loss.
     """
 
-    student_mode: ClassVar[Literal["eval", "train"]] = "eval"
+    student_mode: ClassVar[Literal["eval", "train"]] = "eval"  # in which a round begins
     reads_student: ClassVar[bool] = False
     reads_pool: ClassVar[bool] = False
     reads_statistics: ClassVar[bool] = False  # of the teacher's BatchNorm layers
@@ -112,6 +112,10 @@ class Baseline(nn.Module, ABC):
 
         Detached, augmented as the method does, on this module's device.
         """
+
+    def fresh(self, n: int) -> Tensor:
+        """The same, other ones at every call: for methods that may show one batch repeatedly."""
+        return self.sample(n)
 
     def substitution_data(self) -> list[ImageBank]:
         """Everything recorded so far: all banks within; a batch takes an equal share of each."""

@@ -667,7 +667,7 @@ def test_a_companion_of_other_length_than_the_schedule_is_mentioned(
 def test_where_no_companion_follows_the_schedule_nothing_is_mentioned(
     change: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    check(plain(*SHORT, change))
+    check(plain(*SHORT, change, "kdci=none"))
     assert caplog.messages == []
 
 
@@ -676,6 +676,35 @@ def test_a_rank_mentions_nothing(
 ) -> None:
     monkeypatch.setattr("src.config.lengths.is_rank", lambda: True)
     check(plain(*SHORT))
+    assert caplog.messages == []
+
+
+EARLY = ("dataset=digits", "substitution.mode=online")
+
+
+def test_an_early_dictionary_that_is_kept_is_mentioned(caplog: pytest.LogCaptureFixture) -> None:
+    check(plain(*EARLY, "baseline=dafl"))
+    (message,) = caplog.messages
+    assert "made of one round's images and kept" in message
+    assert "substitution.warmup_rounds=0" in message
+    assert "kdci.refresh_every=N" in message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("baseline=dafl", "kdci=none"),
+        ("baseline=dafl", "kdci.refresh_every=5"),
+        ("baseline=dafl", "substitution.warmup_rounds=20"),
+        ("baseline=dafl", "substitution.mode=replay"),
+        ("baseline=dafl", "task=teacher"),
+        ("baseline=dfnd",),
+    ],
+)
+def test_another_dictionary_is_not_mentioned(
+    options: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    check(plain(*EARLY, *options))
     assert caplog.messages == []
 
 

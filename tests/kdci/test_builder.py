@@ -115,3 +115,16 @@ def test_nothing_is_saved_when_clustering_fails(
     with pytest.raises(UserError, match="1000 > 40"):
         builder.build(recording)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_predictions_of_one_class_are_mentioned(
+    tiny_teacher: FrozenTeacher,
+    recording: Recording,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    builder = make(tmp_path, tiny_teacher)
+    logits = recording.logits.index_fill(1, torch.tensor(2), 99)
+    builder.cluster(recording._replace(logits=logits))
+    (message,) = caplog.messages
+    assert f"all {len(recording.logits)} images of the substitution data class 2" in message

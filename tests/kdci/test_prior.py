@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from src.kdci.dictionary import ConfounderDictionary
 from src.kdci.prior import PriorAdjustment
-from src.kdci.unevenness import class_shares, divergence, strength_of
+from src.kdci.unevenness import as_in_batches, class_shares, divergence, strength_of
 
 
 def dictionary(*counts: int) -> ConfounderDictionary:
@@ -70,3 +70,23 @@ def test_the_strength_of_a_later_dictionary_is_part_of_the_state() -> None:
     assert after.facts == before.facts
     logits = torch.randn(5, 3)
     assert torch.equal(after(logits), before(logits))
+
+
+def test_banks_of_any_size_are_equal_parts_of_a_batch() -> None:
+    sizes = torch.tensor([[0, 90, 0], [2, 4, 4]])
+    banks = [torch.eye(3)[torch.arange(3).repeat_interleave(each)] for each in sizes]
+    # Two clusters, of which one holds a third of each class.
+    counts = torch.stack([sizes.sum(0) - 1, torch.ones(3, dtype=torch.int64)])
+    pooled = ConfounderDictionary(torch.zeros(2, 3), torch.full((2,), 0.5), counts, {})
+    found = as_in_batches(pooled, banks)
+    assert class_shares(found).tolist() == pytest.approx([0.1, 0.7, 0.2])
+    assert float(found.counts.sum()) == pytest.approx(100)
+    of_class = counts.double() / counts.sum(0)
+    torch.testing.assert_close(found.counts / found.counts.sum(0), of_class)
+    assert as_in_batches(pooled, [torch.cat(banks)]) is pooled
+
+
+def test_a_class_that_no_bank_has_stays_without_samples() -> None:
+    banks = [torch.eye(3)[[0] * 3 + [1]], torch.eye(3)[[0, 1]]]
+    found = as_in_batches(dictionary(4, 2, 0), banks)
+    assert class_shares(found).tolist() == pytest.approx([0.625, 0.375, 0])
