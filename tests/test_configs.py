@@ -1,7 +1,10 @@
 """Every data set composes with every baseline, budget and experiment, and passes the check."""
 
+import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -27,6 +30,7 @@ ALL = [
     for dataset in options("setting")
     for budget in options("budget")
 ]
+BUDGETS = "paper", "laptop", "smoke"
 every = pytest.mark.parametrize(("baseline", "dataset", "budget"), ALL)
 
 
@@ -46,6 +50,22 @@ def test_every_budget_only_shrinks(baseline: str, dataset: str, budget: str) -> 
     published, shrunk = checked(baseline, dataset, "paper"), checked(baseline, dataset, budget)
     assert shrunk.substitution.rounds <= published.substitution.rounds
     assert student_steps(shrunk) <= student_steps(published)
+
+
+def numbers(node: Any, path: str = "") -> dict[str, float]:
+    """All numbers of a node by dotted key."""
+    if isinstance(node, Mapping):
+        found = [numbers(value, f"{path}.{key}") for key, value in node.items()]
+        return {key: value for each in found for key, value in each.items()}
+    return {path: node} if isinstance(node, int | float) else {}
+
+
+@pytest.mark.parametrize("baseline", options("baseline"))
+def test_the_smoke_budget_shrinks_what_the_laptop_s_does(baseline: str) -> None:
+    nodes = [checked(baseline, "digits", budget).baseline for budget in BUDGETS]
+    paper, laptop, smoke = (numbers(node) for node in nodes)
+    shrunk = {key for key, value in laptop.items() if value < paper.get(key, math.inf)}
+    assert [key for key in shrunk if smoke.get(key, math.inf) > laptop[key]] == []
 
 
 @pytest.mark.parametrize("name", options("student"))

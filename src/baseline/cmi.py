@@ -65,7 +65,8 @@ class CMI(Baseline):
             bank of another stage (a), that the image bank starts with; ranks share them out.
 
     Differs from the released code: its test for a full feature bank fails in the one round in
-    which it is exactly full; the loss is NaN there and a batch of noise enters the pool.
+    which it is exactly full; the loss is NaN there and a batch of noise enters the pool. While
+    the bank grows, students draw from it with replacement instead of in shuffled passes.
 
     Source: Fang et al., Contrastive Model Inversion for Data-Free Knowledge Distillation,
     IJCAI 2021, arXiv:2105.08584.

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -85,7 +85,8 @@ class DeepInv(Baseline):
 
     Differs from the paper: BN norms are not squared and JS' is the reversed, clamped divergence;
     both as in every released code. ``keep=best`` compares within the last stage; the ImageNet
-    script compares across both, so that a half-resolution iterate can win.
+    script compares across both, so that a half-resolution iterate can win. While the bank grows,
+    students draw from it with replacement instead of in shuffled passes.
 
     Source: Yin et al., Dreaming to Distill: Data-free Knowledge Transfer via DeepInversion,
     CVPR 2020, arXiv:1912.08795; as a distillation baseline: Fang et al., Contrastive Model
@@ -119,7 +120,7 @@ class DeepInv(Baseline):
         class_weight: NonNegativeFloat = 1.0,
         adversarial_weight: NonNegativeFloat = 1.0,
         js_temperature: PositiveFloat = 3.0,
-        js_floor: PositiveFloat = 0.01,
+        js_floor: Annotated[float, Field(gt=0, lt=0.5)] = 0.01,
         clip_js: bool = False,
         tv_l1_weight: NonNegativeFloat = 0.001,
         tv_l2_weight: NonNegativeFloat = 0.0,

@@ -3,10 +3,10 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
@@ -50,7 +50,8 @@ class Fast(Baseline):
         bn_weight: w_bn.
         adversarial_weight: w_adv.
         bn_momentum: Share of the earlier rounds' statistics in L_bn.
-        warmup_rounds: Rounds before the student starts; L_adv starts in the last of them.
+        warmup_rounds: Rounds before the student starts. Alongside stage (a), L_adv starts in the
+            last of them; online, where they have no student, in the first round after them.
         meta: See above.
         meta_lr: Learning rate of the meta-generator; None takes k * generator_lr.
         reset_after: Rounds after the warm-up at which the meta-generator's first two layers are
@@ -85,7 +86,7 @@ class Fast(Baseline):
         class_weight: NonNegativeFloat,
         bn_weight: NonNegativeFloat,
         adversarial_weight: NonNegativeFloat,
-        bn_momentum: NonNegativeFloat = 0.9,
+        bn_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9,
         warmup_rounds: NonNegativeInt = 20,
         meta: Literal["maml", "reptile", "none"] = "maml",
         meta_lr: PositiveFloat | None = None,

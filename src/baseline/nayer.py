@@ -1,11 +1,11 @@
 """NAYER: a generator of class embeddings, whose noise is a layer that is drawn anew."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Adam
 
@@ -14,7 +14,7 @@ from src.common.distributed import average_gradients, broadcast_module, own_plac
 from src.common.errors import UserError
 from src.common.seeding import global_generator
 from src.dataset.contract import ImageSpec
-from src.network.generator import ImageGenerator
+from src.network.generator import Generator
 from src.objective.adversarial import decision_disagreement_loss
 from src.objective.inversion import BNStatistics, bn_statistics_loss, class_loss
 from src.objective.precision import backward
@@ -37,6 +37,8 @@ class NAYER(Baseline):
     each full set of classes in it. Every step lowers
     ``L = w_bn L_bn + w_oh CE(T(x), y) + w_adv L_adv``; the batch of the lowest loss goes to the
     bank, and the layers of noise are thrown away. L_adv is off in the rounds of the warm-up.
+    The student is in eval mode for the first batch of a round and in train mode for the others,
+    whose statistics move its BN, as in the released code that made the published numbers.
 
     Args:
         generator: Makes the generator from ``image_size`` and ``channels``; its latents are
@@ -51,13 +53,15 @@ class NAYER(Baseline):
         loops: Batches of a round.
         warmup_loops: Batches of a round of the warm-up.
         warmup_rounds: Rounds before the student starts.
-        renew_every: Rounds after which the generator starts anew.
+        renew_every: Rounds after which the generator starts anew; counted from the first round,
+            and from the end of the warm-up too.
         embedding: ``teacher_head``, the centred rows of the teacher's last layer; ``one_hot``; or
             the name of an ``.npy`` file with a row for each class, such as of a text encoder.
 
     Differs from the authors' code: their embeddings are CLIP's of the prompt "a image of <class>",
     which a file can hold; the default needs neither a file nor another network. Each rank draws
-    layers of noise of its own.
+    layers of noise of its own. While the bank grows, students draw from it with replacement
+    instead of in shuffled passes.
 
     Source: Tran et al., NAYER: Noisy Layer Data Generation for Efficient and Effective Data-free
     Knowledge Distillation, CVPR 2024, arXiv:2310.00258.
@@ -73,14 +77,14 @@ class NAYER(Baseline):
         *,
         teacher: FrozenTeacher,
         spec: ImageSpec,
-        generator: Callable[..., ImageGenerator],
+        generator: Callable[..., Generator],
         batch_size: PositiveInt,
         inner_steps: PositiveInt,
         generator_lr: PositiveFloat,
         class_weight: NonNegativeFloat,
         bn_weight: NonNegativeFloat,
         adversarial_weight: NonNegativeFloat,
-        bn_momentum: NonNegativeFloat = 0.9,
+        bn_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9,
         loops: PositiveInt = _LOOPS,
         warmup_loops: PositiveInt = _WARMUP_LOOPS,
         warmup_rounds: NonNegativeInt = 20,
@@ -90,6 +94,12 @@ class NAYER(Baseline):
     ) -> None:
         super().__init__(teacher=teacher, spec=spec, temperature=temperature)
         self.generator = generator(image_size=spec.image_size, channels=spec.channels)
+        if len(self.generator.latent_shape) != 1:
+            raise UserError(
+                "Expected baseline.generator to take vectors, which layers of noise make, but got "
+                f"{type(self.generator).__name__} with latents "
+                f"{list(self.generator.latent_shape)}; take src.network.generator.Generator"
+            )
         self.register_buffer("embeddings", _embeddings(embedding, teacher, spec.num_classes))
         self.norm = nn.BatchNorm1d(self.embeddings.shape[1])
         self.batch_size, self.inner_steps = batch_size, inner_steps
@@ -110,7 +120,7 @@ class NAYER(Baseline):
 
     def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
         """Make the batches of a round; the loss terms of the last step of the last of them."""
-        if self.round % self.renew_every == 0:
+        if 0 in {at % self.renew_every for at in (self.round, self.round - self.warmup_rounds)}:
             self._renew()
         self.round += 1
         is_warmup = self.round <= self.warmup_rounds
@@ -121,6 +131,8 @@ class NAYER(Baseline):
         terms: dict[str, Tensor] = {}
         for _ in range(self.warmup_loops if is_warmup else self.loops):
             terms = self._make_batch(student)
+            if student is not None:
+                student.train()  # until `advance` puts it back
         return {name: term.detach() for name, term in terms.items()}
 
     def _renew(self) -> None:

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from src.common.distributed import average_gradients, own_places
+from src.common.errors import UserError
 from src.common.freezing import mode
 from src.common.seeding import global_generator
 from src.dataset.contract import ImageSpec
-from src.network.generator import Generator
+from src.network.generator import Generator, reinitialise
 from src.objective.class_activation import ClassActivationObjective
 from src.objective.inversion import bn_statistics_loss, class_loss
 from src.objective.precision import backward
@@ -60,11 +61,11 @@ class SpaceshipNet(Baseline):
 
     Differs from the authors' code: images and labels are not stored with the maps, as nothing
     reads them (row r has label r mod N mod K). Batches are drawn with replacement. The student
-    has its network's own initialisation, not Xavier's. The generator's Kaiming initialisation is
-    the normal one by inputs. They know ResNets only: here all stages that a network names are
-    compared, and the class activation maps are made of the last of them also where BN and ReLU
-    come before the pooling. On several ranks latents and stores are each rank's own. Replay
-    records decoded batches, mixed ones too, instead of decoding anew in every step.
+    has its network's own initialisation, not Xavier's. They know ResNets only: here all stages
+    that a network names are compared, and the class activation maps are made of the last of them
+    also where BN and ReLU come before the pooling. On several ranks latents and stores are each
+    rank's own. Replay records decoded batches, mixed ones too, instead of decoding anew in every
+    step.
 
     Source: Yu, Chen, Han, Jiang, Data-Free Knowledge Distillation via Feature Exchange and
     Activation Region Constraint, CVPR 2023.
@@ -91,6 +92,11 @@ class SpaceshipNet(Baseline):
     ) -> None:
         super().__init__(teacher=teacher, spec=spec, temperature=temperature)
         self.generator = generator(image_size=spec.image_size, channels=spec.channels)
+        if not all(len(part) for part in self.generator.parts()):
+            raise UserError(
+                "Expected baseline.generator.blocks >= 2, since the maps behind two are mixed, "
+                f"but got a {type(self.generator).__name__} of fewer; the default is 2"
+            )
         _initialise(self.generator)
         self.batch_size, self.steps, self.generator_lr = batch_size, steps, generator_lr
         self.weights = {"class": class_weight, "bn": bn_weight}
@@ -220,6 +226,8 @@ def exchanged(maps: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _initialise(generator: nn.Module) -> None:
+    """Kaiming's weights, normal, by inputs; scales of BatchNorm ~ N(1, 0.02), biases 0."""
+    reinitialise(generator)
     for layer in generator.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)

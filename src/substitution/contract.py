@@ -36,9 +36,9 @@ class Baseline(nn.Module, ABC):
 
     Promises, tested for every method: the teacher stays bit-identical; ``refresh`` leaves the
     student's parameters and gradients alone, and moves its BN buffers only if ``student_mode``
-    is ``"train"`` or the method says so; state lives in buffers, sub-modules, optimisers and stores, so that saving and
-    loading reproduces the next ``sample``. All randomness comes from torch's global generator,
-    which the fit seeds per rank.
+    is ``"train"`` or the method says so; state lives in buffers, sub-modules, optimisers and
+    stores, so that saving and loading reproduces the next ``sample``. All randomness comes from
+    torch's global generator, which the fit seeds per rank.
 
     Args:
         teacher: The frozen teacher; kept outside this module's state.

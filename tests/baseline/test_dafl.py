@@ -1,6 +1,7 @@
 import math
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from src.common.errors import UserError
 from src.network.convnet import ConvNet
 from src.network.generator import DAFLGenerator, Generator
 from src.objective.distillation import DistillationObjective
+from src.pipeline import stage_b
 from src.student.companion import CompanionStudent
 from src.substitution.contract import advance
 from src.teacher.frozen import FrozenTeacher
@@ -122,6 +124,21 @@ class TestOriginalProtocol:
         advance(first, None)
         second.load_state_dict(first.state_dict())
         assert torch.equal(first.sample(4), second.sample(4))
+
+    def test_a_dictionary_that_is_made_again_is_of_other_images_in_every_batch(self, make):
+        method = make(**ORIGINAL)
+        advance(method, None)
+        shared = method.sample(4)
+        job = SimpleNamespace(
+            config=SimpleNamespace(
+                distill=SimpleNamespace(batch_size=4),
+                substitution=SimpleNamespace(num_images=12),
+            )
+        )
+        recording = stage_b._draw(job, method.teacher, method)
+        assert len(recording.logits.unique(dim=0)) == 12
+        assert torch.equal(method.sample(4), shared)
+        assert len(method.fresh(5)) == 5  # of no trained batch, so of any number
 
     def test_images_are_whitened_by_the_generator_and_not_normalised_again(self, make):
         method = make(**ORIGINAL, batch_size=64)

@@ -13,7 +13,7 @@ from src.common import distributed
 from src.common.augment import Augmentation
 from src.common.errors import UserError
 from src.network.convnet import ConvNet
-from src.network.generator import Generator
+from src.network.generator import DeepGenerator, Generator
 from src.substitution.contract import advance
 from src.teacher.frozen import FrozenTeacher
 from tests.reference.adam import Adam
@@ -194,6 +194,37 @@ def test_the_generator_starts_anew_in_time(make):
     reach = 3 * RATE * 1.5  # of three steps of Adam
     assert moved[0] < reach < moved[1]
     assert moved[2] < reach
+
+
+def test_the_generator_starts_anew_after_the_warm_up_too(make, monkeypatch):
+    method, renewed = make(warmup_rounds=2, renew_every=3), []
+    monkeypatch.setattr(method, "_renew", lambda: renewed.append(method.round))
+    for _ in range(9):
+        advance(method, None)
+    assert renewed == [0, 2, 3, 5, 6, 8]
+
+
+@pytest.mark.parametrize("wrap", [lambda network: network, nn.Sequential])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_student_is_in_eval_mode_for_the_first_batch_of_a_round(make, spec, wrap, training):
+    method = make(warmup_rounds=1, loops=2, warmup_loops=2)
+    student = wrap(ConvNet([4, 8], num_classes=spec.num_classes)).train(training)
+    layers = [layer for layer in student.modules() if isinstance(layer, nn.BatchNorm2d)]
+    layers[0].train(not training)
+    modes, before = [], [module.training for module in student.modules()]
+    student.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    for batches in (0, 1, 2):  # none of the warm-up
+        assert {int(layer.num_batches_tracked) for layer in layers} == {3 * max(0, batches - 1)}
+        advance(method, student)
+        assert [module.training for module in student.modules()] == before
+    assert modes == [False] * 3 + [True] * 3 + [False] * 3 + [True] * 3
+
+
+def test_a_generator_of_other_latents_than_vectors_is_refused(make):
+    deep = partial(DeepGenerator, latent_dim=5, base_width=2)
+    said = r"^Expected baseline.generator .* but got DeepGenerator with latents \[5, 1, 1\]; take "
+    with pytest.raises(UserError, match=said):
+        make(generator=lambda **given: deep(**given | {"image_size": 16}))
 
 
 def test_embeddings(make, tmp_path):

@@ -10,6 +10,7 @@ from src.baseline import spaceshipnet
 from src.baseline.spaceshipnet import SpaceshipNet, exchanged
 from src.common import distributed
 from src.common.augment import Augmentation
+from src.common.errors import UserError
 from src.network.convnet import ConvNet
 from src.network.generator import Generator
 from src.objective.class_activation import ClassActivationObjective
@@ -81,7 +82,7 @@ def literal_round(method, latents, rate):
     return torch.stack(losses), maps, values
 
 
-@pytest.mark.parametrize(("rate", "best"), [(0.01, 2), (1.0, 0)])
+@pytest.mark.parametrize(("rate", "best"), [(0.01, 2), (10.0, 0)])
 def test_two_rounds_equal_the_literal_transcription(float64, make, rate, best):
     method, found = make(generator_lr=rate), []
     for seed in (1, 2):
@@ -287,10 +288,25 @@ def test_the_objective_compares_maps_unless_they_have_no_weight(make):
 
 
 def test_the_generator_starts_as_kaiming_says(make):
-    method = make(generator=partial(Generator, latent_dim=64, base_width=16))
+    method = make(generator=partial(Generator, latent_dim=64, base_width=64))
+    norms = [m for m in method.generator.modules() if isinstance(m, nn.BatchNorm2d)]
+    scales = torch.cat([norm.weight.detach() for norm in norms])
+    assert float(scales.mean()) == pytest.approx(1, abs=0.005)
+    assert float(scales.std()) == pytest.approx(0.02, rel=0.2)
+    for name, parameter in method.generator.named_parameters():
+        assert not (name.endswith("bias") and parameter.any())
     for layer in method.generator.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             fan_in = layer.weight[0].numel()
             assert float(layer.weight.detach().std()) == pytest.approx(
                 (2 / fan_in) ** 0.5, rel=0.1
             )
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_a_generator_of_fewer_than_two_blocks_is_refused(make, blocks):
+    small = partial(Generator, latent_dim=5, base_width=2, initial_multiplier=1, blocks=blocks)
+    with pytest.raises(UserError, match=r"^Expected baseline.generator.blocks >= 2, .* Generator"):
+        make(generator=small)
+    assert len(make(generator=partial(small, blocks=2)).stores) == 3
+    assert len(make(generator=partial(small, blocks=3)).stores) == 3
