@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from src.common.package import CONF, ROOT
 from src.common.sealed import digest_file, read_sealed
 from src.kdci.clustering import KMeans
+from tests.chaos.traces import words_of
 from tests.smoke import LIMIT, Smoke, on_two_ranks
 from tests.two_ranks import maps, network, normalised, norms, rows
 
@@ -227,7 +228,7 @@ def test_ranks_do_not_outlive_a_parent_that_was_killed(smoke: Smoke, tmp_path: P
             until = time.monotonic() + LIMIT
             while len(ranks) < 2 and time.monotonic() < until:
                 time.sleep(0.2)
-                ranks = [p for p in parent.children(recursive=True) if "src.run" in p.cmdline()]
+                ranks = [p for p in parent.children(recursive=True) if "src.run" in words_of(p)]
             assert len(ranks) == 2
             parent.kill()
             _, alive = psutil.wait_procs(ranks, timeout=60)

@@ -25,6 +25,7 @@ FEWER = {  # what keeps each to a few points, and how many these are
 }
 SHOWN = {
     "ablation": ("random lambda", "random z", "no P(z)", "vanilla"),
+    "controlled_shift": ("unevenness", "pool.class_ratio=5"),
     "fig4_dictionary_size": ("N=4", "N=8"),
     "variance": ("teachers", "n for"),
 }

@@ -8,6 +8,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
+from tests.chaos.traces import words_of
 from tests.smoke import LIMIT, Smoke
 
 pytestmark = [pytest.mark.slow, pytest.mark.ddp, pytest.mark.xdist_group("ranks")]
@@ -66,11 +67,11 @@ def test_nothing_outlives_what_was_killed_of_a_sweep(
         sweep, started = psutil.Process(process.pid), list[psutil.Process]()
         try:
             until = time.monotonic() + LIMIT
-            while len([p for p in started if awaited in p.cmdline()]) < at_once:
+            while len([p for p in started if awaited in words_of(p)]) < at_once:
                 assert time.monotonic() < until
                 time.sleep(0.2)
                 started = sweep.children(recursive=True)
-            next(p for p in [sweep, *started] if killed in p.cmdline()).kill()
+            next(p for p in [sweep, *started] if killed in words_of(p)).kill()
             _, alive = psutil.wait_procs(started, timeout=60)
             assert alive == []
             if killed == WORKER:

@@ -486,6 +486,7 @@ def test_a_damaged_dictionary_is_built_again(
 def test_a_finished_run_that_is_damaged_is_made_again(
     smoke: Smoke, tmp_path: Path, name: str
 ) -> None:
+    assert smoke.default  # whose record says that it made what this one reuses
     first = smoke.command(tmp_path, "kdci=none")
     before = (first.folder / "student.safetensors").read_bytes()
     flip(first.folder / name)
@@ -684,6 +685,7 @@ def test_what_was_left_beside_finished_work_is_removed(smoke: Smoke, tmp_path: P
 
 @pytest.mark.slow
 def test_a_whole_run_in_another_ones_place_is_not_shown(smoke: Smoke, tmp_path: Path) -> None:
+    assert smoke.default  # whose record says that it made what these reuse
     runs = [smoke.command(tmp_path / n, "kdci=none", f"seed={n}") for n in ("0", "1")]
     other = runs[1].folder
     shutil.rmtree(runs[0].folder)

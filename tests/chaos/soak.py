@@ -29,6 +29,7 @@ from tests.chaos.traces import (
     made,
     members,
     none_of,
+    words_of,
 )
 from tests.chaos.verdict import Outcome, crash_of, leftovers
 
@@ -219,7 +220,7 @@ class Soak:
         """Let the next mishap happen, if it can yet."""
         processes = {process.pid: process for process in members([running.pid])}
         roles = {
-            pid: role_of(_words(process), is_leader=pid == running.pid)
+            pid: role_of(words_of(process), is_leader=pid == running.pid)
             for pid, process in processes.items()
         }
         chosen = targets(self.planned[0], roles)
@@ -249,15 +250,7 @@ class Soak:
 
     def _outlived(self) -> list[str]:
         _, alive = psutil.wait_procs(members(each.pid for each in self.starts), timeout=_GRACE)
-        return [f"{process.pid}: {' '.join(_words(process))}" for process in alive]
-
-
-def _words(process: psutil.Process) -> list[str]:
-    """Its command line; none if it has just ended."""
-    try:
-        return list(process.cmdline())
-    except psutil.Error:
-        return []
+        return [f"{process.pid}: {' '.join(words_of(process))}" for process in alive]
 
 
 def table(checks: Sequence[Check]) -> str:

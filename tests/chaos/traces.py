@@ -101,6 +101,14 @@ def members(sessions: Iterable[int]) -> list[psutil.Process]:
     return found
 
 
+def words_of(process: psutil.Process) -> list[str]:
+    """Its command line; none if it has just ended."""
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
 def in_shared_memory(processes: Iterable[int], folder: Path = SHARED) -> set[str]:
     """What lies in shared memory under the number of one of these processes, dead ones too."""
     numbers = set(map(str, processes))
