@@ -23,7 +23,10 @@ from src.student.module import StudentModule
 from src.teacher.frozen import FrozenTeacher
 
 _log = logging.getLogger(__name__)
-NO_COPY = "W&B has no whole copy of this run, whose files here are the record"
+NO_COPY = (
+    "W&B has no whole copy of this run, whose files here are the record "
+    "(src.report --wandb mirrors them to another project)"
+)
 _GRID_IMAGES, _GRID_COLUMNS = 64, 16
 _CHECKED = ("student", "card", "images")
 

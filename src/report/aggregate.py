@@ -140,9 +140,10 @@ def order(run: Run) -> tuple[Any, ...]:
         number = float(run.num_prototypes)
     except ValueError:
         number = float("inf")
-    teacher = (summary["teacher"]["acc1"], summary["teacher"]["sha256"])  # in the table's title
+    acc1, sha256 = summary["teacher"]["acc1"], summary["teacher"]["sha256"]
     kind = (run.kind != VANILLA, run.kind, number, run.num_prototypes)
-    block = (*table_of(summary), *teacher, summary["baseline"])
+    # Teachers that a title does not tell apart stand in one table, its baselines together.
+    block = (*table_of(summary), float(f"{acc1:.2f}"), summary["baseline"], acc1, sha256)
     return (*block, run.others, *kind, run.options, run.shared, run.kdci)
 
 

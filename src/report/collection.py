@@ -2,11 +2,11 @@
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from src.common.errors import UserError
 from src.common.files import content_hash
@@ -15,6 +15,7 @@ from src.report.summary import FILE_NAME, PREVIOUS, Summary, read_whole
 
 _KILLED = "killed; the same command goes on"
 _KEPT = f"the earlier result is kept in {PREVIOUS}"
+_PATHS = ("root", "checkpoint", "class_map")  # options that are no settings of an identity
 
 
 class Damaged(NamedTuple):
@@ -150,8 +151,8 @@ def _is_shared(handle: int) -> bool:
 def unfinished(summaries: Sequence[Summary]) -> list[Summary]:
     """Unfinished runs that nothing has superseded, in the order given.
 
-    A finished run of the same settings supersedes them, whatever its data and code; so does a
-    later attempt at the same settings.
+    A finished run of the same settings and paths supersedes them, whatever its data and code; so
+    does a later attempt at the same.
     """
     finished = {_settings(run) for run in summaries if run["status"] == "finished"}
     latest: dict[str, Summary] = {}
@@ -164,7 +165,22 @@ def unfinished(summaries: Sequence[Summary]) -> list[Summary]:
 
 
 def _settings(summary: Summary) -> str:
-    return content_hash(summary["identity"]["settings"])
+    """Of what was asked for: settings, and the files and folders that options name."""
+    identity = summary["identity"]
+    paths = dict(_paths(summary["config"], identity["contents"]))
+    return content_hash([identity["settings"], paths])
+
+
+def _paths(
+    config: Mapping[str, Any], read: Container[str], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Options by dotted name that name a folder, or a file that was read."""
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _paths(value, read, f"{name}.")
+        elif key in _PATHS or name in read:
+            yield name, value
 
 
 def _started(summary: Summary) -> datetime:

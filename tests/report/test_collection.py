@@ -132,6 +132,24 @@ def test_what_is_finished_or_begun_later_supersedes(make_summary: Any) -> None:
     assert unfinished(runs) == [runs[2], runs[4], runs[5]]
 
 
+@pytest.mark.parametrize(
+    "option", ["teacher.checkpoint", "teacher.class_map", "pool.of.root", "baseline.weights"]
+)
+def test_a_run_of_another_file_supersedes_nothing(make_summary: Any, option: str) -> None:
+    def of(path: str, status: str) -> Any:
+        config: dict[str, Any] = {}
+        *groups, name = option.split(".")
+        node = config
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[name] = path
+        contents = {} if name == "root" else {option: path}
+        return make_summary(status=status, config=config, contents=contents)
+
+    runs = [of("a", "finished"), of("b", "interrupted"), of("a", "failed")]
+    assert unfinished(runs) == [runs[1]]
+
+
 def test_the_time_of_the_file_stands_in_for_a_start_that_is_not_told(
     tmp_path: Path, make_summary: Any
 ) -> None:

@@ -12,9 +12,10 @@ import pytest
 from src.report.__main__ import main
 from src.report.anonymous import without_paths, without_values
 from src.report.collection import read_summaries
-from src.report.page import tsne
+from src.report.page import render, tsne
+from src.report.page.model import Plot, Section, Topic
 from src.report.page.provenance import command_of
-from src.report.page.render import sections_of
+from src.report.page.render import save_figures, sections_of
 from tests.report.conftest import MakeSummary
 from tests.report.synthetic import write_run, write_runs
 
@@ -331,10 +332,31 @@ def test_figures_as_files(tmp_path: Path, make_summary: Any, make_kdci: Any) -> 
     root, folder = tmp_path / "outputs", tmp_path / "new/figures"
     write(root, make_summary(80.0), make_kdci(81.0))
     assert main([str(root), "--figures", str(folder)]) == 0
-    stem = "1_digits_convnet_m_97_25_convnet_s_budget_laptop_replay_gains"
-    assert {path.name for path in folder.iterdir()} == {
-        f"{stem}.{kind}" for kind in ("png", "pdf", "svg")
-    }
+    stem = "digits_convnet_m_97_25_convnet_s_budget_laptop_replay_gains"
+    names = {f"{stem}.{kind}" for kind in ("png", "pdf", "svg")}
+    assert {path.name for path in folder.iterdir()} == names
+    # A data set that stands before it renames nothing.
+    write(root, *(make(80.0, dataset="cifar10") for make in (make_summary, make_kdci)))
+    assert main([str(root), "--figures", str(folder)]) == 0
+    names |= {name.replace("digits", "cifar10") for name in names}
+    assert {path.name for path in folder.iterdir()} == names
+
+
+def test_files_of_figures_that_would_have_one_name_are_numbered(
+    tmp_path: Path, make_summary: Any, make_kdci: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names that differ in other than letters only, in case only, or after 80 characters."""
+    monkeypatch.setattr(render, "save", lambda figure, stem: [stem])
+    titles = ["a:b", "a b", "A b", "x" * 80 + "1", "x" * 80 + "2", "a_b_gains_2"]
+    runs = [make(80.0, dataset=title) for title in titles for make in (make_summary, make_kdci)]
+    sections = sections_of(read_summaries([write(tmp_path / "outputs", *runs)]).summaries)
+    written = [path.name.lower() for path in save_figures(sections, tmp_path)]
+    assert len(set(written)) == len(written) == len(titles)
+    (plot,) = (plot for topic in sections[0].topics for plot in topic.plots)
+    names = ["a.b", "a b", "a b_2", "a b"]
+    topic = Topic("t", plots=[plot._replace(name=name) for name in names])
+    stems = [path.name for path in save_figures([Section("s", "1", [topic])], tmp_path)]
+    assert stems == ["s_a_b", "s_a_b_2", "s_a_b_2_2", "s_a_b_3"]
 
 
 def test_figures_name_what_tells_a_row_from_most(
@@ -373,6 +395,57 @@ def test_every_figure_of_the_page_has_a_file_name_of_its_own(outputs: Path) -> N
         "gains", "over_n_dafl", "gain_over_n_dafl", "curves_dafl", "classes_dafl", "agreement",
         "prototypes_dafl",
     ]  # fmt: skip
+
+
+def test_teachers_that_a_title_does_not_tell_apart_share_a_section(
+    tmp_path: Path, make_summary: Any, make_kdci: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render, "save", lambda figure, stem: [stem])
+    root = tmp_path / "outputs"
+    for acc1, sha256 in ((97.251, "ab12"), (97.249, "cd34")):
+        for number, baseline in enumerate(("cmi", "dafl")):
+            teacher = {"acc1": acc1, "sha256": sha256}
+            options = {"baseline": baseline, "teacher": teacher}
+            for run in (make_summary(80.0, **options), make_kdci(81.0 + number, **options)):
+                write_run(root / str(len(list(root.glob("*")))), run)
+    (section,) = sections_of(read_summaries([root]).summaries)
+    plots = [plot.name for topic in section.topics for plot in topic.plots]
+    assert len(plots) == len(set(plots))
+    assert {"curves_cmi", "curves_dafl"} <= set(plots)
+    assert not any(path.name.endswith("_2") for path in save_figures([section], tmp_path))
+
+
+def plots_of(root: Path) -> dict[str, Plot]:
+    (section,) = sections_of(read_summaries([root]).summaries)
+    return {plot.name: plot for topic in section.topics for plot in topic.plots}
+
+
+def test_vanilla_settings_are_named_and_leave_room_for_lines(
+    tmp_path: Path, make_summary: Any, make_kdci: Any
+) -> None:
+    rates = [{"student.lr": 0.1 * (place + 1)} for place in range(8)]
+    runs = [make_summary(70.0 + place, settings=rate) for place, rate in enumerate(rates)]
+    runs += [make_kdci(80.0, kdci={"N": size}) for size in (8, 16)]
+    plot = plots_of(write(tmp_path / "outputs", *runs))["over_n_dafl"]
+    _, said = plot.alt.split("percent. ")
+    assert said.startswith("vanilla lr=0.1: 70.00; vanilla lr=0.2: 71.00; ")
+    assert said.endswith("; backdoor, N=8: 80.00; backdoor, N=16: 80.00.")
+    assert said.count("vanilla") == 4
+    assert plot.caption.endswith(" 4 more settings are not drawn.")
+
+
+def test_learning_curves_are_of_the_runs_that_reach_the_end(
+    tmp_path: Path, make_summary: Any
+) -> None:
+    root = tmp_path / "outputs"
+    for seed in (0, 1):
+        write_run(root / str(seed), make_summary(80.0 + seed, seed=seed))
+    whole, damaged = (root / f"{seed}/metrics/stage_b/metrics.csv" for seed in (0, 1))
+    head, *lines = whole.read_text().splitlines(keepends=True)
+    damaged.write_text("".join([head, *lines[:2], "1,"]))
+    assert "vanilla: 80.00 at the end" in plots_of(root)["curves_dafl"].alt
+    whole.write_text("".join([head, *lines[2:]]))  # now they share no epoch
+    assert "vanilla: 80.00 at the end" in plots_of(root)["curves_dafl"].alt
 
 
 def test_tsne_sets_a_student_beside_the_vanilla_one_that_it_is_paired_with(

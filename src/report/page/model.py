@@ -62,7 +62,7 @@ class Section(NamedTuple):
 
     Attributes:
         title: Heading.
-        name: Of its anchor and of its files; unique on a page.
+        name: Of its anchor; unique on a page.
         topics: None of them empty.
     """
 

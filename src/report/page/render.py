@@ -82,15 +82,29 @@ def html(
 def save_figures(sections: Sequence[Section], folder: Path) -> list[Path]:
     """Write every figure as PNG, PDF and SVG, and return the files.
 
+    They are named by title and figure, not by place: with more runs, a figure keeps its name.
+
     Raises:
         UserError: If the disk does not take them.
     """
+    seen: set[str] = set()
     return [
         path
         for section in sections
         for plot in _plots(section)
-        for path in save(plot.figure, folder / f"{section.name}_{_file_name(plot.name)}")
+        for path in save(plot.figure, folder / _stem(section, plot, seen))
     ]
+
+
+def _stem(section: Section, plot: Plot, seen: set[str]) -> str:
+    """A name that none of ``seen`` has, to which it is added; some disks take A for a."""
+    stem = name = f"{_file_name(section.title)}_{_file_name(plot.name)}"
+    number = 1
+    while name.lower() in seen:
+        number += 1
+        name = f"{stem}_{number}"
+    seen.add(name.lower())
+    return name
 
 
 def _plots(section: Section) -> Iterator[Plot]:

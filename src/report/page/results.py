@@ -130,16 +130,18 @@ def _over_prototypes(baseline: str, rows: list[Row], runs: _Runs) -> Plot | None
     series = _by_size(rows)
     if not series:
         return None
-    bands = [_series("vanilla", [row], runs.singles) for row in rows if row.kdci == VANILLA]
+    vanilla = [row for row in rows if row.kdci == VANILLA]
+    bands = [_series(_label(row, runs), [row], runs.singles) for row in vanilla]
+    bands = bands[: _MOST_LINES // 2]  # the lines are what is looked for
     lines = [_series(_form(found[0], runs), found, runs.singles) for found in series.values()]
     shown = [*bands, *lines][:_MOST_LINES]
     caption = (
         f"{baseline}: accuracy of the last epoch over the number of prototypes, mean and 95% "
         "interval by Student's t over seeds; vanilla as a horizontal line and band."
-        f"{_undrawn(len(bands) + len(lines))}"
+        f"{_undrawn(len(vanilla) + len(lines), len(shown))}"
     )
     said = "; ".join(
-        f"{line.label}{f', N={x:g}' if not line.is_vanilla else ''}: {mean:.2f}"
+        f"{' '.join(line.label.split())}{f', N={x:g}' if not line.is_vanilla else ''}: {mean:.2f}"
         for line in shown
         for x, mean in zip(line.x, line.mean, strict=True)
     )
@@ -251,9 +253,10 @@ def _curves(baseline: str, rows: list[Row], runs: _Runs) -> Plot | None:
     return Plot(f"curves_{baseline}", caption, alt, learning_curves(lines))
 
 
-def _curve(label: str, row: Row, curves: Iterable[Mapping[float, float]]) -> Line:
-    """Over the epochs that all runs have which have any: a mean of fewer would jump."""
-    known = [curve for curve in curves if curve]
+def _curve(label: str, row: Row, curves: Sequence[Mapping[float, float]]) -> Line:
+    """Over the epochs that all runs have which reach the end: a mean of fewer would jump."""
+    end = max(max(curve) for curve in curves if curve)
+    known = [curve for curve in curves if end in curve]  # others are damaged
     counts = Counter(epoch for curve in known for epoch in curve)
     x = sorted(epoch for epoch, count in counts.items() if count == len(known))
     values = [[curve[epoch] for curve in known] for epoch in x]
@@ -268,6 +271,6 @@ def _curve(label: str, row: Row, curves: Iterable[Mapping[float, float]]) -> Lin
     )
 
 
-def _undrawn(count: int) -> str:
-    more = count - _MOST_LINES
+def _undrawn(count: int, drawn: int = _MOST_LINES) -> str:
+    more = count - drawn
     return f" {number(more, 0)} more settings are not drawn." if more > 0 else ""
