@@ -122,8 +122,13 @@ def try_adjustment(path: str, node: Node, space: str) -> "nn.Module":
         torch.zeros(1, 2), torch.ones(1), torch.ones(1, 2).long(), {"space": space}
     )
     supplied = {"dictionary": given, "num_classes": 2, "seed": 0}
-    made: nn.Module = attempt(path, node, lambda tried: build(tried, **supplied))
-    return made
+
+    def make(tried: Node) -> "nn.Module":
+        module: nn.Module = build(tried, **supplied)
+        list(module.parameters())  # fails where the module has not been initialised
+        return module
+
+    return attempt(path, node, make)
 
 
 def _step_optimizer(node: Node, scales: Sequence[float] = ()) -> "Optimizer":

@@ -21,7 +21,7 @@ from src.dataset.contract import Dataset, ImageSpec, Split
 from src.dataset.decode import Geometry
 from src.dataset.folder_dataset import FolderDataset, SplitName
 from src.dataset.layout import wrong_layout
-from src.dataset.listing import ImageFiles, files_by_class
+from src.dataset.listing import ImageFiles, class_folders, files_by_class
 
 _CIFAR100_CLASSES = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
@@ -41,19 +41,22 @@ class _Cifar(FolderDataset):
 
     Args:
         root: Folder that holds the archive's folder (``cifar-10-batches-py``) or
-            ``{train,test}/<class>/``; the latter may also lie in a folder named as the data set.
+            ``{train,test}/<class>/``; both may also lie in a folder named as the data set. Or the
+            archive's folder itself.
         cache_dir: Root of all caches.
         download: Fetch and unpack the archive when nothing of the data set is there.
         skip_corrupt: Leave unreadable images out instead of failing.
 
     Attributes:
         reader: torchvision's reader of the archive, which knows its checksums.
+        other_versions: Folders of the archives for other programs, which are not read.
         names: Class names in label order.
         mean: Per-channel mean in [0, 1].
         std: Per-channel standard deviation in [0, 1].
     """
 
     reader: ClassVar[type[CIFAR10]]
+    other_versions: ClassVar[tuple[str, ...]]
     names: ClassVar[tuple[str, ...]]
     mean: ClassVar[tuple[float, ...]]
     std: ClassVar[tuple[float, ...]]
@@ -93,8 +96,8 @@ class _Cifar(FolderDataset):
     @cached_property
     def _archive(self) -> Path | None:
         """The original batches, downloaded if that was asked for, or ``None``."""
-        folder = self.root / self.reader.base_folder
-        if self.download and not self._has_folders:
+        folder = self._places[0]
+        if self.download and not self._has_folders and self._unpacked in (None, folder):
             try:
                 with lock(folder):  # another process may be about to unpack it
                     if not folder.is_dir():
@@ -102,7 +105,18 @@ class _Cifar(FolderDataset):
             except UserError:
                 if not folder.is_dir():  # else nobody unpacks where nothing can be written
                     raise
-        return folder if folder.is_dir() else None
+        return self._unpacked
+
+    @property
+    def _places(self) -> list[Path]:
+        """Where the archive's folder may be, the preferred first."""
+        root, name = self.root.absolute(), self.reader.base_folder  # "." has no name
+        itself = [root] if root.name == name else []
+        return [root / name, *(root / inner / name for inner in self.usual), *itself]
+
+    @property
+    def _unpacked(self) -> Path | None:
+        return next((folder for folder in self._places if folder.is_dir()), None)
 
     @property
     def _has_folders(self) -> bool:
@@ -123,12 +137,23 @@ class _Cifar(FolderDataset):
 
     def _list(self, split: SplitName) -> ImageFiles | None:
         if not self._has_folders:
+            self._refuse_other_versions()
             raise wrong_layout(self.root, f"{self.layout} (or set dataset.download=true)")
         folder = self._where.train if split == "train" else self._where.test
-        return None if folder is None else files_by_class(folder, self.names)
+        if folder is None or not class_folders(folder):
+            return None
+        return files_by_class(folder, self.names)
+
+    def _refuse_other_versions(self) -> None:
+        for name in self.other_versions:
+            if self.root.absolute().name == name or (self.root / name).is_dir():
+                raise UserError(
+                    f"Expected {self.layout} in '{self.root}', but '{name}' is the version for "
+                    f"another program; download the python version ({self.reader.url})"
+                )
 
     def _lists(self) -> list[Path]:
-        archive = self.root / self.reader.base_folder
+        archive = self._archive or self._places[0]
         batches = [name for name, _ in self.reader.train_list + self.reader.test_list]
         return [archive, *(archive / name for name in (*batches, self.reader.meta["filename"]))]
 
@@ -136,7 +161,7 @@ class _Cifar(FolderDataset):
         if self._archive is None:
             return super()._split(split)
         self._verify(self._archive)
-        batches = self.reader(self.root, train=split == "train")
+        batches = self.reader(self._archive.parent, train=split == "train")
         images = np.ascontiguousarray(batches.data.transpose(0, 3, 1, 2))
         return Split(torch.from_numpy(images), torch.tensor(batches.targets))
 
@@ -165,6 +190,7 @@ class Cifar10(_Cifar):
     usual: ClassVar[tuple[str, ...]] = ("cifar10",)
     layout: ClassVar[str] = "'cifar-10-batches-py/' or '{train,test}/<class>/*.jpg'"
     reader: ClassVar[type[CIFAR10]] = CIFAR10
+    other_versions: ClassVar[tuple[str, ...]] = ("cifar-10-batches-bin", "cifar-10-batches-mat")
     mean: ClassVar[tuple[float, ...]] = (0.4914, 0.4822, 0.4465)
     std: ClassVar[tuple[float, ...]] = (0.2023, 0.1994, 0.2010)
     names: ClassVar[tuple[str, ...]] = (
@@ -180,6 +206,7 @@ class Cifar100(_Cifar):
     usual: ClassVar[tuple[str, ...]] = ("cifar100",)
     layout: ClassVar[str] = "'cifar-100-python/' or '{train,test}/<class>/*.jpg'"
     reader: ClassVar[type[CIFAR10]] = CIFAR100
+    other_versions: ClassVar[tuple[str, ...]] = ("cifar-100-binary", "cifar-100-matlab")
     mean: ClassVar[tuple[float, ...]] = (0.5071, 0.4867, 0.4408)
     std: ClassVar[tuple[float, ...]] = (0.2675, 0.2565, 0.2761)
     names: ClassVar[tuple[str, ...]] = tuple(_CIFAR100_CLASSES.split())

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from src.common.errors import UserError
 
@@ -30,10 +31,16 @@ UNREADABLE = (
     OSError,
     SyntaxError,
     ValueError,
+    TypeError,
     EOFError,
     struct.error,
     Image.DecompressionBombError,
 )
+# Of a disk, a network or a machine that is short of something, never of a damaged image.
+_PASSING = {
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE),
+    *(errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
+}
 _CHUNK = 512
 _LARGEST = 4096  # pixels; twenty times what any method here was published for
 
@@ -109,6 +116,9 @@ def decode_files(paths: Sequence[str], geometry: Geometry) -> Iterator[Pixels | 
 
     Yields:
         Pixels ``[3, size, size]`` uint8, or for an unreadable file the reason.
+
+    Raises:
+        UserError: If a file cannot be read for a reason that may pass.
     """
 
     def decode(path: str) -> Pixels | str:
@@ -116,12 +126,27 @@ def decode_files(paths: Sequence[str], geometry: Geometry) -> Iterator[Pixels | 
             require_regular(path)
             return decode_image(path, geometry)
         except UNREADABLE as error:
+            refuse_passing(error, path)
             return f"{type(error).__name__}: {error}"
 
     with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as threads:
         # In chunks: `map` would otherwise hold every decoded image that is not yet consumed.
         for start in range(0, len(paths), _CHUNK):
             yield from threads.map(decode, paths[start : start + _CHUNK])
+
+
+def refuse_passing(error: Exception, path: str | Path) -> None:
+    """Refuse to take an error that may pass for a property of the image.
+
+    Raises:
+        UserError: If it is one of the disk, the network or the machine.
+    """
+    if isinstance(error, OSError) and error.errno in _PASSING:
+        # No OSError: it would be taken for one of the cache that is being written.
+        raise UserError(
+            f"Cannot read '{path}' ({error.strerror}), which may pass: run again, or remove the "
+            "image"
+        ) from error
 
 
 def require_regular(path: str | Path) -> None:
@@ -147,7 +172,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
+    if _has_32_bits(image) or values.min() < 0 or values.max() > 65535:
         raise ValueError("32-bit integer pixels have no defined range; store 8 or 16 bits")
     # Pillow's own conversion clips at 255; 65535 / 257 = 255.
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _has_32_bits(image: Image.Image) -> bool:
+    """Whether a TIFF says so; of other images the values tell."""
+    return isinstance(image, TiffImageFile) and 32 in image.tag_v2.get(BITSPERSAMPLE, ())

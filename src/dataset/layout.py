@@ -39,7 +39,8 @@ def find_splits(root: Path, evaluation: Sequence[str], usual: Sequence[str] = ()
     """Splits in ``root``, else where archives put them, one level up, or up to two levels down.
 
     Names count in any case. Of several evaluation splits the first in the order of ``evaluation``
-    is taken that has class folders.
+    is taken that shares class folders with the train split, else the first that has any: ``test``
+    of Tiny-ImageNet has a folder of images without labels.
 
     Args:
         root: The folder given.
@@ -52,7 +53,9 @@ def find_splits(root: Path, evaluation: Sequence[str], usual: Sequence[str] = ()
     visited: list[Path] = []
     home = _home(root, evaluation, usual, visited)
     trains, tests = _named(home, TRAIN), _named(home, evaluation)
-    train, test = (_chosen(found) for found in (trains, tests))
+    train = _chosen(trains)
+    known = set(class_folders(train)) if train else set()
+    test = next((path for path in tests if known & {*class_folders(path)}), _chosen(tests))
     notes = [] if home == root else [f"The data set of '{root}' was found in '{home}'"]
     for split, taken, found in (("train", train, trains), ("test", test, tests)):
         unused = [path.name for path in found if path != taken]

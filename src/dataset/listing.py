@@ -14,7 +14,7 @@ from pathlib import Path
 from src.common.errors import UserError
 from src.common.files import sha256_file
 from src.common.memory import Stamp, settled, stamp
-from src.dataset.decode import require_regular
+from src.dataset.decode import refuse_passing, require_regular
 from src.dataset.walk import entries, inode_of, is_folder, is_image, upwards, walk
 
 _SHOWN = 5
@@ -80,7 +80,11 @@ class ImageFiles:
         return settled(found for found in self._stamps if found is not None)
 
     def fingerprint(self) -> str:
-        """Hash of names, labels and file contents: equal for equal copies on any machine."""
+        """Hash of names, labels and file contents: equal for equal copies on any machine.
+
+        Raises:
+            UserError: If a file cannot be read for a reason that may pass.
+        """
         with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as threads:
             hashes = list(threads.map(_content, self.paths))
         lines = zip(self.names, self.labels, hashes, strict=True)
@@ -93,6 +97,7 @@ def _content(path: str) -> str:
         require_regular(path)
         return sha256_file(Path(path))
     except OSError as error:
+        refuse_passing(error, path)
         return f"unreadable: {error.strerror}"
 
 

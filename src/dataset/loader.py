@@ -26,7 +26,7 @@ class LabelledBatches:
         seed: Seed of order and augmentation.
 
     Raises:
-        UserError: If a rank would have no image.
+        UserError: If a rank would have no image, or images or labels are of another type.
     """
 
     def __init__(
@@ -44,6 +44,12 @@ class LabelledBatches:
                 f"Expected an image for each of {world_size()} ranks, but got a "
                 f"{'train' if training else 'test'} split of {len(split.labels)}; take fewer "
                 "trainer.devices"
+            )
+        kinds = split.images.dtype, split.labels.dtype
+        if kinds != (torch.uint8, torch.int64):  # floats would be divided by 255 once more
+            raise UserError(
+                f"Expected uint8 images and int64 labels of a data set, but got {kinds[0]} and "
+                f"{kinds[1]}; give images of 0 to 255"
             )
         self.split, self.spec = split, spec
         self.batch_size, self.device = batch_size, device

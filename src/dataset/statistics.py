@@ -9,13 +9,15 @@ from torch import Tensor
 from src.common.errors import UserError
 
 Channels = tuple[float, float, float]
+_PART = 2**22  # values; 32 MiB as float64
 
 
 def measure(images: Tensor) -> tuple[Channels, Channels]:
     """Mean and standard deviation over all pixels of ``[N, 3, H, W]`` uint8, in [0, 1]."""
     total = torch.zeros(3, dtype=torch.float64)
     squares = torch.zeros(3, dtype=torch.float64)
-    for part in images.split(1024):  # float copies of a whole data set would not fit
+    # Float copies of a whole data set would not fit.
+    for part in images.split(min(1024, max(1, _PART // images.shape[1:].numel()))):
         pixels = part.double() / 255
         total += pixels.sum(dim=(0, 2, 3))
         squares += pixels.square().sum(dim=(0, 2, 3))

@@ -69,7 +69,10 @@ class DictionaryBuilder:
                 return None
             return found
 
-        return on_rank_zero(load)
+        found = on_rank_zero(load)
+        if found is not None:
+            _mention_one_class(found)
+        return found
 
     def build(self, recording: Recording) -> ConfounderDictionary:
         """Cluster, and keep the dictionary for other runs.
@@ -105,17 +108,22 @@ class DictionaryBuilder:
                 predictions_sha256=sha256_tensors(rows),
             )
         )
-        if int((dictionary.counts.sum(0) > 0).sum()) == 1:
-            _log.warning(
-                "The teacher calls all %d images of the substitution data class %d: the "
-                "confounder dictionary says nothing of classes",
-                len(logits),
-                int(dictionary.counts.sum(0).argmax()),
-            )
         require_equal_on_all_ranks(
             (dictionary.prototypes, dictionary.prior, dictionary.counts), "confounder dictionaries"
         )
+        _mention_one_class(dictionary)
         return dictionary
+
+
+def _mention_one_class(dictionary: ConfounderDictionary) -> None:
+    of_class = dictionary.counts.sum(0)
+    if int((of_class > 0).sum()) == 1:
+        _log.warning(
+            "The teacher calls all %d images of the substitution data class %d: the confounder "
+            "dictionary says nothing of classes",
+            int(of_class.sum()),
+            int(of_class.argmax()),
+        )
 
 
 def _gather(recording: Recording, space: Space) -> Tensor:

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from src.common.distributed import rank, world_size
+from src.common.errors import UserError
 from src.common.seeding import derive_seed, restore_rng_state, rng_state, seed_all
 from src.config.node import build, build_partial
 from src.kdci.dictionary import ConfounderDictionary
@@ -138,6 +139,13 @@ def _inclusion(
     inclusion = None
     if isinstance(module, KDCIMixin):
         inclusion = module.adjustment.weights_within(by_bank(recording, recording.logits))
+        for part in inclusion or ():
+            if not ((part > 0) & (part <= 1)).all():  # they are taken for probabilities
+                raise UserError(
+                    "Expected weights in (0, 1] of kdci.adjustment, but "
+                    f"{type(module.adjustment).__name__} gave {float(part.min()):.3g} to "
+                    f"{float(part.max()):.3g}; divide them by their maximum"
+                )
     if held_out is None:
         return inclusion
     if inclusion is None:

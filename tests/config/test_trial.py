@@ -3,9 +3,24 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from src.common.errors import UserError
-from src.config.trial import check_node, check_size, try_optimizer, try_scheduler
+from src.config.trial import (
+    check_node,
+    check_size,
+    try_adjustment,
+    try_optimizer,
+    try_scheduler,
+)
+
+
+class Bare(nn.Module):
+    """Forgets ``super().__init__()``, which no line of its own notices."""
+
+    def __init__(self, **supplied: Any) -> None:
+        self.__dict__["supplied"] = supplied
+
 
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.1}
 
@@ -126,3 +141,8 @@ def test_stages_that_a_network_does_not_have_are_refused(monkeypatch: pytest.Mon
     message = refusal("network", "src.network.resnet.ResNet", depth=18)
     assert "expected `stage_names` of its modules, but got layer5" in message
     assert "\n" not in message
+
+
+def test_an_adjustment_that_was_not_initialised_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"Cannot build 'kdci\.adjustment' .* '_parameters'"):
+        try_adjustment("kdci.adjustment", {"_target_": f"{__name__}.Bare"}, "logits")

@@ -85,6 +85,23 @@ def test_the_original_batches_are_read(dataset, reader, key, archive, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize("place", ["itself", "within", "above"])
+def test_the_original_is_found_from_within_and_from_above(place, archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(CIFAR10, "download", lambda self: pytest.fail("downloads"))
+    whole = Cifar10(archive(), tmp_path / "cache").fingerprint()
+    folder = root = tmp_path / "cifar-10-batches-py"
+    if place == "above":
+        (tmp_path / "cifar10").mkdir()
+        root, folder = tmp_path, folder.rename(tmp_path / "cifar10" / folder.name)
+    if place == "within":
+        monkeypatch.chdir(folder)
+        root = Path()
+    data = Cifar10(root, tmp_path / "cache", download=True)
+    assert len(data.train().labels) == 12
+    assert data.fingerprint() == whole
+    assert folder / "one" in data.sources()
+
+
 @pytest.mark.parametrize("name", ["one", "test", "meta"])
 def test_an_altered_batch_is_refused_before_it_is_unpickled(name, archive, tmp_path):
     root = archive()
@@ -134,6 +151,30 @@ def test_the_wrong_folder_is_told_with_what_was_expected(action, tmp_path):
     data = Cifar10(tmp_path, tmp_path / "cache")
     with pytest.raises(UserError, match=r"cifar-10-batches-py/.*train,test.*it holds holiday"):
         getattr(data, action)()
+
+
+@pytest.mark.parametrize("action", ["train", "test", "fingerprint"])
+def test_images_without_class_folders_are_told_from_classes(action, tmp_path, save):
+    for split in ("train", "test"):
+        save(tmp_path / split / "1.png", seed=1)  # as Kaggle has them
+    with pytest.raises(UserError, match=r"'train' holds images \(1\.png\) but no class folders"):
+        getattr(Cifar10(tmp_path, tmp_path / "cache"), action)()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        (Cifar10, "cifar-10-batches-bin"),
+        (Cifar10, "cifar-10-batches-mat"),
+        (Cifar100, "cifar-100-binary"),
+        (Cifar100, "cifar-100-matlab"),
+    ],
+)
+def test_another_version_of_the_original_is_named(dataset, name, tmp_path):
+    (tmp_path / name).mkdir()
+    for root in (tmp_path, tmp_path / name):
+        with pytest.raises(UserError, match=rf"'{name}' is .*download the python version"):
+            dataset(root, tmp_path / "cache").train()
 
 
 def test_a_missing_train_split_does_not_hinder_evaluation(folders, small, tmp_path, monkeypatch):

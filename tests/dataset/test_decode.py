@@ -1,3 +1,5 @@
+import errno
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -79,6 +81,27 @@ def test_integers_beyond_sixteen_bits_are_refused(tmp_path):
         decode_image(tmp_path / "x", SIZE)
 
 
+@pytest.mark.parametrize("top", [1, 60_000])
+def test_integers_of_thirty_two_bits_are_refused_in_any_range(top, tmp_path):
+    Image.fromarray(np.full((8, 8), top, dtype=np.int32)).save(tmp_path / "x", "TIFF")
+    with pytest.raises(ValueError, match="32-bit integer pixels have no defined range"):
+        decode_image(tmp_path / "x", SIZE)
+
+
+@pytest.mark.parametrize("sample_format", [1, 2])
+def test_sixteen_bits_of_a_tiff_are_read_with_and_without_sign(sample_format, tmp_path):
+    image = Image.fromarray(np.full((8, 8), 25_700, dtype=np.uint16))
+    result = decoded(image, tmp_path / "x", "TIFF", tiffinfo={339: sample_format})
+    assert (result == 100).all()
+
+
+def test_sixteen_bits_of_a_pgm_are_read(tmp_path):
+    (tmp_path / "x.pgm").write_bytes(b"P5 8 8 65535 " + np.full(64, 25_700, ">u2").tobytes())
+    with Image.open(tmp_path / "x.pgm") as image:
+        assert image.mode == "I"  # as of 32-bit TIFFs
+    assert (decode_image(tmp_path / "x.pgm", SIZE) == 100).all()
+
+
 def test_formats_whose_reader_starts_a_program_are_not_read(rgb, tmp_path):
     rgb.save(tmp_path / "x.jpg", "EPS")
     with pytest.raises(Image.UnidentifiedImageError):
@@ -118,6 +141,37 @@ def test_many_files_come_in_order_with_reasons_for_the_unreadable(tmp_path, monk
     assert isinstance(results[3], str)
     assert "UnidentifiedImageError" in results[3]
     assert [int(results[i].max()) for i in (0, 1, 2, 4)] == [0, 1, 2, 4]
+
+
+def failing(error):
+    def decode_image(_path, _geometry):
+        raise error
+
+    return decode_image
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TypeError("'IFDRational' object cannot be interpreted as an integer"),
+        OSError("image file is truncated"),
+        PermissionError(errno.EACCES, "Permission denied"),
+    ],
+)
+def test_what_an_image_causes_is_a_reason(error, tmp_path, monkeypatch):
+    (tmp_path / "x.tif").write_bytes(b"x")
+    monkeypatch.setattr(decode, "decode_image", failing(error))
+    (result,) = decode_files([str(tmp_path / "x.tif")], SIZE)
+    assert result == f"{type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize("name", ["EIO", "ESTALE", "EMFILE", "ENOMEM"])
+def test_what_may_pass_is_no_property_of_the_image(name, tmp_path, monkeypatch):
+    (tmp_path / "x.png").write_bytes(b"x")
+    error = OSError(getattr(errno, name), "gone for now")
+    monkeypatch.setattr(decode, "decode_image", failing(error))
+    with pytest.raises(UserError, match=r"x\.png' \(gone for now\), which may pass: run again"):
+        list(decode_files([str(tmp_path / "x.png")], SIZE))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # beside its error

@@ -192,6 +192,13 @@ def test_a_pool_leaves_litter_out_and_names_other_suffixes(root, tmp_path, caplo
     assert f"Left out of '{root}/train', as no images: 1 .heic" in caplog.messages
 
 
+def test_a_test_split_without_labels_does_not_hide_one_with_classes(root, caplog):
+    (root / "test").rename(root / "val")
+    picture(root / "test" / "images" / "test_0.png")
+    assert counts(root) == WHOLE
+    assert f"The test split is 'val' in '{root}'; not used: test" in caplog.messages
+
+
 def break_link(root):
     (root / "train" / "cat" / "link.png").symlink_to("nowhere.png")
 

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import time
@@ -53,6 +54,15 @@ def test_labels_are_positions_of_the_classes(tree):
     assert files.names == ("b/1.png", "b/2.JPEG", "a/deep/x.jpg")
     assert files.labels == (0, 0, 1)
     assert [os.path.exists(path) for path in files.paths] == [True] * 3
+
+
+def test_a_fingerprint_is_not_made_of_an_error_that_may_pass(tree, monkeypatch):
+    def stale(_path):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr("src.dataset.listing.sha256_file", stale)
+    with pytest.raises(UserError, match=r"Stale file handle\), which may pass: run again"):
+        files_by_class(tree, ["a", "b"]).fingerprint()
 
 
 def test_an_empty_class_is_named(tree):

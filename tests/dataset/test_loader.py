@@ -37,6 +37,16 @@ def test_every_rank_needs_an_image(tiny_spec: ImageSpec, monkeypatch: pytest.Mon
         make(tiny_spec, 3)
 
 
+@pytest.mark.parametrize(("image", "label"), [(torch.float32, torch.int64), (torch.uint8, None)])
+def test_images_that_are_scaled_already_are_refused(
+    tiny_spec: ImageSpec, image: torch.dtype, label: torch.dtype | None
+) -> None:
+    split = numbered(4)
+    other = Split(split.images.to(image), split.labels.to(label or torch.int32))
+    with pytest.raises(UserError, match="Expected uint8 images and int64 labels of a data set"):
+        LabelledBatches(other, tiny_spec, 4, CPU)
+
+
 def test_evaluation_sees_every_image_once_in_order(tiny_spec: ImageSpec) -> None:
     batches = make(tiny_spec, 10)
     assert [len(batch) for batch, _ in batches] == [4, 4, 2]
@@ -112,7 +122,8 @@ def test_ranks_share_the_split(
 
 
 def test_ranks_augment_apart(tiny_spec: ImageSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    same = Split(torch.randint(0, 256, (1, 3, 8, 8)).byte().repeat(16, 1, 1, 1), torch.zeros(16))
+    one = torch.randint(0, 256, (1, 3, 8, 8)).byte()
+    same = Split(one.repeat(16, 1, 1, 1), torch.zeros(16, dtype=torch.int64))
     monkeypatch.setattr(loader, "world_size", lambda: 2)
     seen = []
     for rank in range(2):

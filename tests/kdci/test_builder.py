@@ -128,3 +128,16 @@ def test_predictions_of_one_class_are_mentioned(
     builder.cluster(recording._replace(logits=logits))
     (message,) = caplog.messages
     assert f"all {len(recording.logits)} images of the substitution data class 2" in message
+
+
+def test_they_are_mentioned_again_where_the_dictionary_is_reused(
+    tiny_teacher: FrozenTeacher,
+    recording: Recording,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    one_class = recording._replace(logits=recording.logits.index_fill(1, torch.tensor(2), 99))
+    for _ in range(2):
+        make(tmp_path, tiny_teacher).obtain(one_class)
+    assert [message for message in caplog.messages if "class 2" in message] == caplog.messages
+    assert len(caplog.messages) == 2

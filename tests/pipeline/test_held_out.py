@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from src.common.errors import UserError
 from src.common.freezing import mode
 from src.dataset.contract import ImageSpec
 from src.pipeline.held_out import agreement, by_bank, held_out
@@ -48,6 +49,22 @@ def test_what_is_held_out_is_met_by_no_student(
     first, second = _inclusion(module, recording, rows) or [torch.empty(0)] * 2
     assert (first == 0).nonzero()[:, 0].tolist() == [1, 298]
     assert second.tolist() == [0.0, *[1.0] * 19]
+
+
+@pytest.mark.parametrize("weight", [0.0, 4.0, float("nan")])
+def test_weights_that_are_no_probabilities_are_refused(
+    tiny_spec: ImageSpec,
+    tiny_teacher: FrozenTeacher,
+    recording: Recording,
+    monkeypatch: pytest.MonkeyPatch,
+    weight: float,
+) -> None:
+    """Above 1 they would do nothing, and with zeros alone no epoch would begin."""
+    module, weights = kdci_student(tiny_spec, tiny_teacher), torch.ones(320)
+    weights[3] = weight
+    monkeypatch.setattr(module.adjustment, "weights", lambda _: weights)
+    with pytest.raises(UserError, match=r"Expected weights in \(0, 1\] of kdci\.adjustment"):
+        _inclusion(module, recording, None)
 
 
 def test_the_weights_of_an_adjustment_stay_beside(
