@@ -78,6 +78,40 @@ class Pooled(Classifier):
     def embed(self, images: Tensor) -> Tensor:
         return self.norm(self.conv(images)).relu().mean(dim=(2, 3))
 ''',
+    "sure.py": '''\
+from pydantic import PositiveFloat
+from torch import Tensor
+
+from src.kdci.adjustment import Adjustment
+from src.kdci.dictionary import ConfounderDictionary
+
+
+class Sure(Adjustment):
+    """Draws images the more often the surer the teacher is of them."""
+
+    def __init__(
+        self,
+        dictionary: ConfounderDictionary,
+        *,
+        num_classes: int,
+        seed: int,
+        power: PositiveFloat = 1.0,
+    ) -> None:
+        super().__init__(dictionary, num_classes=num_classes, seed=seed)
+        self.power = power
+        self.facts = {"power": power}
+
+    def weights(self, teacher_logits: Tensor) -> Tensor:
+        return teacher_logits.softmax(1).amax(1) ** self.power
+''',
+    "conf/kdci/adjustment/sure.yaml": "_target_: mylab.sure.Sure\npower: 1.0\n",
+    "conf/kdci/sure.yaml": """\
+defaults:
+  - backdoor
+  - override adjustment: sure
+  - _self_
+name: sure
+""",
     "conf/baseline/mine.yaml": """\
 _target_: mylab.mine.Mine
 batch_size: 32

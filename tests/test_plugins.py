@@ -295,6 +295,17 @@ def test_a_whole_run(mylab: Path, tmp_path: Path, as_typed: Callable[..., None])
     assert load_student(finished.folder, ["mylab"]).network.conv.out_channels == 8
 
 
+def test_an_adjustment_of_its_own(
+    mylab: Path, tmp_path: Path, as_typed: Callable[..., None]
+) -> None:
+    outputs = tmp_path / "outputs"
+    paths = [f"paths.outputs={outputs}", f"paths.cache={tmp_path / 'cache'}"]
+    as_typed("plugins=mylab", *CHOSEN[1:], "kdci=sure", *paths, "trainer.progress=false")
+    summary = Finished(0, "", "", outputs).summary
+    assert (summary["status"], summary["kdci"]["name"]) == ("finished", "sure")
+    assert summary["adjustment"] == {"power": 1.0}
+
+
 def test_a_file_does_not_allow_itself(
     mylab: Path,
     tmp_path: Path,
