@@ -69,8 +69,11 @@ def remember(
 
 
 def settled(stamps: Iterable[Stamp]) -> bool:
-    """Whether all changes are so old that another one would show."""
-    return max((max(found[2:]) for found in stamps), default=0) < time.time_ns() - _SETTLED_NS
+    """Whether all changes are so old that another one would show.
+
+    Every change moves the time of status change; that of modification may be any date.
+    """
+    return max((changed for *_, changed in stamps), default=0) < time.time_ns() - _SETTLED_NS
 
 
 def _stamps(names: Iterable[str]) -> tuple[str, bool]:

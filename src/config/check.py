@@ -26,6 +26,7 @@ from src.config.trial import check_node, try_adjustment, try_optimizer, try_sche
 from src.config.value import refuse_non_finite, shown
 
 VANILLA = "none"
+_PAPERS, _COMPENSATION = "backdoor", "BackdoorCompensation"
 _TEACHER_TRIAL_STEPS = 100  # how many there will be depends on the images
 
 
@@ -53,6 +54,7 @@ def check(config: Mapping[str, Any]) -> RunConfig:
         check_node("kdci.dictionary", checked.kdci.dictionary, "clustering")
         check_node("kdci.adjustment", checked.kdci.adjustment, "adjustment")
         _refuse_two_numbers(checked.kdci)
+        _refuse_other_form(checked.kdci)
     _check_teacher_fit(checked.teacher.fit)
     _check_distill(checked)
     if checked.task == "distill":
@@ -69,6 +71,17 @@ def _refuse_two_numbers(kdci: Kdci) -> None:
         raise UserError(
             f"Expected kdci.dictionary.N to be kdci.N, but got {own} and {kdci.N}; "
             f"give kdci.N={own} alone"
+        )
+
+
+def _refuse_other_form(kdci: Kdci) -> None:
+    """Refuse another adjustment under the name of the paper's form, which tables would show."""
+    target = kdci.adjustment["_target_"]
+    if kdci.name == _PAPERS and not target.endswith(f".{_COMPENSATION}"):
+        raise UserError(
+            f"Expected kdci.adjustment of kdci={_PAPERS} to be {_COMPENSATION}, but got "
+            f"'{target}'; choose kdci=weighting, prior or standardisation, or give a form of your "
+            "own a name, with kdci.name=NAME"
         )
 
 

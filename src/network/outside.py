@@ -48,7 +48,7 @@ class OutsideNetwork(Classifier):
         entered: list[Tensor] = []
         hook = self.head.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
         try:
-            logits = self.module(images)
+            logits = self._logits(images)
         finally:
             hook.remove()
         if not self._is_tried and not images.is_meta:
@@ -59,7 +59,12 @@ class OutsideNetwork(Classifier):
         """Logits ``[B, K]``."""
         if is_under_autocast(images):
             return super().forward(images)
-        return self.module(images)  # type: ignore[no-any-return]
+        return self._logits(images)  # type: ignore[no-any-return]
+
+    def _logits(self, images: Tensor) -> Any:
+        """Of the last layer alone: in training, some return those of auxiliary heads too."""
+        made = self.module(images)
+        return getattr(made, "logits", made)
 
     @torch.no_grad()
     def _try(self, entered: list[Tensor], logits: Any) -> None:

@@ -14,11 +14,17 @@ _DEPTH = 3
 # Wrappers of modules that add a level to the names of their entries.
 _SHELLS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _USUAL = {
-    *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "teacher"),
+    *("state_dict", "model_state_dict", "model_state", "model", "net", "network"),
     *("state", "weights", "params", ""),
 }
 _AVERAGED = re.compile(r"(?i)(^|[._])(ema|swa|averaged?|shadow)([._]|$)")
-_NO_WEIGHTS = re.compile(r"(?i)optim|sched|scaler|grad|momentum|callbacks|loops|hyper_param")
+_TEACHER = re.compile(r"(?i)(^|_)teacher(_|$)")
+_NO_WEIGHTS = re.compile(  # whole words: no letter before or after
+    r"(?i)(?<![a-z])(optim(?!al|i[sz]ed)[a-z]*|(lr)?sched(ulers?)?|(grad)?scalers?|amp_scaling"
+    r"|grads?|momentum|callbacks|loops|hyper_param[a-z]*)(?![a-z])|^gradients?$"
+)
+# In the published files of torchvision's DenseNets, which its loader renames too.
+_OLD_DENSE = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
 _LEFTOVER = re.compile(r"(^|\.)(total_ops|total_params|_extra_state)$")  # of profilers and torch
 
 
@@ -72,8 +78,9 @@ def _tensor(value: Any) -> Tensor | None:
 
 
 def without_shells(key: str) -> str:
-    """The name of an entry without the levels that module wrappers have added."""
-    return ".".join(part for part in key.split(".") if part not in _SHELLS)
+    """The name of an entry without the levels that module wrappers and old DenseNets add."""
+    plain = ".".join(part for part in key.split(".") if part not in _SHELLS)
+    return _OLD_DENSE.sub(r"\1\2.", plain)
 
 
 def _without_shells(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -86,7 +93,7 @@ def rank(where: str) -> int:
     if _AVERAGED.search(where):
         return 2
     parts = [part for part in where.split(".") if not re.fullmatch(r"\[\d+\]|\d+", part)]
-    return 0 if _USUAL.issuperset(parts) else 1
+    return 0 if all(part in _USUAL or _TEACHER.search(part) for part in parts) else 1
 
 
 def outline(stored: Any) -> str:

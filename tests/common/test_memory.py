@@ -90,6 +90,15 @@ def test_what_has_just_changed_is_not_yet_remembered(tmp_path: Path, compute: Co
     assert ask(tmp_path, [tmp_path / "a"], compute) == "answer 2"
 
 
+def test_a_file_dated_in_the_future_is_remembered(
+    tmp_path: Path, sources: list[Path], compute: Counted
+) -> None:
+    ahead = time.time() + 10**6  # as tar and cp -p keep it
+    os.utime(sources[1], (ahead, ahead))
+    assert ask(tmp_path, sources, compute) == "answer 1"
+    assert ask(tmp_path, sources, compute) == "answer 1"
+
+
 def test_what_changes_meanwhile_is_not_remembered(tmp_path: Path, sources: list[Path]) -> None:
     def compute() -> str:
         time.sleep(0.02)

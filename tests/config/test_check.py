@@ -679,6 +679,13 @@ def test_a_rank_mentions_nothing(
     assert caplog.messages == []
 
 
+def test_another_form_has_another_name() -> None:
+    other = ("kdci=backdoor", "kdci/adjustment=weighting")
+    message = complaint(plain(*other))
+    assert "adjustment of kdci=backdoor to be BackdoorCompensation, but got" in message
+    check(plain(*other, "kdci.name=mine"))
+
+
 EARLY = ("dataset=digits", "substitution.mode=online")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torchvision.models.googlenet import GoogLeNetOutputs
 
 from src.common.errors import MissingExtraError, UserError
 from src.network.outside import OutsideNetwork
@@ -76,6 +77,22 @@ def test_gradients_reach_images_and_every_parameter() -> None:
     assert images.grad is not None
     assert all(parameter.grad is not None for parameter in network.parameters())
     assert module.last._forward_pre_hooks == {}
+
+
+class Auxiliary(Toy):
+    """In training returns the logits of a second head too, as torchvision's googlenet does."""
+
+    def forward(self, images: torch.Tensor) -> Any:
+        logits = super().forward(images)
+        return GoogLeNetOutputs(logits, None, logits + 1) if self.training else logits
+
+
+def test_logits_of_auxiliary_heads_are_left_out() -> None:
+    network = OutsideNetwork(module := Auxiliary(), module.last, "toy").train()
+    images = torch.randn(2, 3, 2, 2)
+    expected = network.head(network.embed(images))
+    torch.testing.assert_close(network(images), expected)
+    torch.testing.assert_close(network.eval()(images), expected)
 
 
 def test_a_layer_after_the_last_linear_one_is_refused() -> None:

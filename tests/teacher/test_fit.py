@@ -1,4 +1,5 @@
 import argparse
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torchvision.models import DenseNet
 
 from src.network.convnet import ConvNet
+from src.network.outside import OutsideNetwork
 from src.network.wide_resnet import WideResNet
 from src.teacher.checkpoint import load_into
 from src.teacher.fit import fit
@@ -174,6 +177,63 @@ def test_a_teacher_comes_before_its_student(tmp_path: Path, trained: ConvNet) ->
     assert line.startswith("Took 'teacher'")
     inside = {**below("student.", other(state)), **below("teacher.", state)}
     assert notes(tmp_path, trained, inside)[0].startswith("Took 'teacher'")
+    named = {"student_state_dict": other(state), "teacher_state_dict": state}
+    assert notes(tmp_path, trained, named)[0].startswith("Took 'teacher_state_dict'")
+
+
+def test_a_teacher_beside_a_plain_name_is_refused_by_name(
+    tmp_path: Path, trained: ConvNet
+) -> None:
+    state = trained.state_dict()
+    path = written(tmp_path / "c.pt", {"model": other(state), "teacher_state_dict": state})
+    refused(path, "both 'model' and 'teacher_state_dict' fit the network")
+    inside = {**below("model.", other(state)), **below("teacher_model.", state)}
+    path = written(tmp_path / "c.pt", {"state_dict": inside})
+    refused(path, r"both 'state_dict\.model' and 'state_dict\.teacher_model' fit the network")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("upgraded", "schedulefree_model", "model_with_gradients", "optimal", "optimized_model"),
+        *("rescheduled", "upscaler_net", "gradcam_net"),
+    ],
+)
+def test_a_part_of_a_word_hides_no_weights(tmp_path: Path, trained: ConvNet, name: str) -> None:
+    assert notes(tmp_path, trained, {name: trained.state_dict(), "epoch": 3}) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("optimizer", "optimizer_states", "optimizerG", "optim_d", "Optimiser", "optim.g"),
+        *("scheduler", "lr_schedulers", "lrScheduler", "sched", "scheduler_state", "scheduler2"),
+        *("scaler", "grad_scaler", "GradScaler", "amp_scaler_state", "native_amp_scaling_state"),
+        *("grad", "grads", "last_grads", "gradients", "momentum", "momentum_buffer"),
+        *("callbacks", "loops", "hyper_parameters", "hyper_params"),
+    ],
+)
+def test_what_training_keeps_beside_the_weights_does_not_compete(
+    tmp_path: Path, trained: ConvNet, name: str
+) -> None:
+    state = trained.state_dict()
+    assert notes(tmp_path, trained, {name: other(state), "mine": state}) == []
+
+
+def test_a_densenet_is_read_under_its_published_names(tmp_path: Path) -> None:
+    def made() -> OutsideNetwork:
+        module = DenseNet(4, (2, 1), num_init_features=8, bn_size=2, num_classes=3)
+        return OutsideNetwork(module, module.classifier, "densenet")
+
+    trained, target = made(), made()
+    old = {
+        re.sub(r"(denselayer\d+\.[a-z]+)([12])\.", r"\1.\2.", name): value
+        for name, value in trained.module.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    assert "features.denseblock1.denselayer2.norm.1.weight" in old
+    load_into(target, written(tmp_path / "c.pt", old))
+    assert states_equal(target, trained)
 
 
 def test_weights_that_do_not_fit_do_not_compete(tmp_path: Path, trained: ConvNet) -> None:
