@@ -6,7 +6,7 @@ name, and by the source and libraries that compute it. They build on each other:
 teacher shapes all that follows.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from fnmatch import fnmatchcase
@@ -14,6 +14,7 @@ from functools import cache, cached_property, partial
 from typing import Any
 
 from src.common.files import content_hash
+from src.common.leaves import leaves
 from src.common.provenance import source_hash
 
 
@@ -90,15 +91,6 @@ _TABLE: tuple[tuple[str, Moment, str | None, Moment], ...] = (
 )
 # All others: stage (a).
 _CONTENTS = dict.fromkeys(("dataset", "teacher.checkpoint", "teacher.class_map"), _TEACHER)
-
-
-def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of a nested mapping; lists and empty mappings are values."""
-    if not isinstance(node, Mapping) or not node:
-        yield prefix, node
-        return
-    for key, value in node.items():
-        yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
 
 
 @cache

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from src.common import package, provenance
+from src.common.leaves import leaves
 from src.config.check import check
-from src.identity import Identity, Moment, Traits, code_of, first_shaped, leaves
+from src.identity import Identity, Moment, Traits, code_of, first_shaped
 from src.pipeline.content import traits_of
 from src.pipeline.identify import plain as plain_of
 from tests.compose import plain

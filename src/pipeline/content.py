@@ -7,10 +7,11 @@ from typing import Any, cast
 from hydra.utils import get_class
 
 from src.common.files import sha256_file
+from src.common.leaves import leaves
 from src.config.node import build
 from src.config.schema import RunConfig
 from src.dataset.contract import Dataset, Pool
-from src.identity import Traits, leaves
+from src.identity import Traits
 from src.substitution.contract import Baseline
 
 

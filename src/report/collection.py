@@ -2,14 +2,15 @@
 
 import fcntl
 import os
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from src.common.errors import UserError
 from src.common.files import content_hash
+from src.common.leaves import leaves
 from src.common.sealed import DamagedError
 from src.report.summary import FILE_NAME, PREVIOUS, Summary, read_whole
 
@@ -167,20 +168,12 @@ def unfinished(summaries: Sequence[Summary]) -> list[Summary]:
 def _settings(summary: Summary) -> str:
     """Of what was asked for: settings, and the files and folders that options name."""
     identity = summary["identity"]
-    paths = dict(_paths(summary["config"], identity["contents"]))
+    paths = {
+        name: value
+        for name, value in leaves(summary["config"])
+        if name.rpartition(".")[2] in _PATHS or name in identity["contents"]
+    }
     return content_hash([identity["settings"], paths])
-
-
-def _paths(
-    config: Mapping[str, Any], read: Container[str], prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
-    """Options by dotted name that name a folder, or a file that was read."""
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from _paths(value, read, f"{name}.")
-        elif key in _PATHS or name in read:
-            yield name, value
 
 
 def _started(summary: Summary) -> datetime:

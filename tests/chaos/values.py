@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 
 from src import naming
 from src.common import package
-from src.identity import leaves
+from src.common.leaves import leaves
 from tests.chaos.lab import DIGITS, Lab, Running
 from tests.chaos.runner import Case
 from tests.chaos.runs import command, copy_of, reference
