@@ -25,7 +25,7 @@ class InversePropensityWeighting(Adjustment):
     the substitution data, P* is even over the strata that have samples. In ``replay`` every epoch
     passes over the images and leaves some out; ``online`` draws again within each batch. Of
     several banks (MosaicKD's made and pool images), which have fixed shares of a batch, each is
-    weighted by its own P in ``replay``, with one gamma for all.
+    weighted by its own P in ``replay``, with one gamma for all; ``online`` P is that of a batch.
 
     Args:
         dictionary: The confounders and, of every one, the teacher's predicted classes.
