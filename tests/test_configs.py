@@ -158,6 +158,7 @@ def test_an_ablation_differs_in_one_option(kdci: str, node: str, key: str, value
     full, ablated = plain("kdci.N=8"), plain(f"kdci={kdci}", "kdci.N=8")
     assert full["kdci"][node][key] != value
     full["kdci"][node][key] = value
+    full["kdci"]["name"] = kdci  # what folders and tables call it
     assert ablated == full
 
 

@@ -1,10 +1,11 @@
 """The ablation: what the full method loses without one of its parts, paired by seed."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
+from typing import Any
 
 from src.report.apart import VANILLA, Run, kdci_hash, kdci_settings, table_of, tell_apart
 from src.report.block import EMPTY, GAIN_COLUMNS, Block, Part, gain_cells, number, title_of
@@ -50,7 +51,7 @@ def differences(summaries: Iterable[Summary]) -> list[Difference]:
         summaries: Runs, in any order; unfinished ones are left out.
     """
     runs = tell_apart(summary for summary in summaries if summary["status"] == "finished")
-    last = {(r.shared, r.kdci, r.summary["seed"]): r.summary["acc1"]["last"] for r in runs}
+    last = {(r.shared, _hash(r), r.summary["seed"]): r.summary["acc1"]["last"] for r in runs}
     full: defaultdict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
         if run.kind != VANILLA and not _is_ablated(run):
@@ -85,11 +86,14 @@ def _is_ablated(run: Run) -> bool:
     return any(settings.get(key) == value for key, value in _ABLATIONS.values())
 
 
+def _hash(run: Run, changed: Mapping[str, Any] | None = None) -> str:
+    """Of the compensation whatever it is called, since each ablation has its own name."""
+    return kdci_hash(run.summary, {"kdci.name": "", **(changed or {})})
+
+
 def _forms(full: Sequence[Run], last: dict[tuple[str, str, int], float]) -> Iterator[Difference]:
     first = full[0]
-    hashes = {
-        form: kdci_hash(first.summary, {key: value}) for form, (key, value) in _ABLATIONS.items()
-    }
+    hashes = {form: _hash(first, {key: value}) for form, (key, value) in _ABLATIONS.items()}
     for form, kdci in {"vanilla": VANILLA, **hashes}.items():
         pairs = [
             (last[other], run.summary["acc1"]["last"])

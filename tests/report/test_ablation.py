@@ -66,6 +66,18 @@ def test_forms_of_another_size_are_compared_with_that_size(
     assert {each.form: each.gain.mean for each in found} == {"vanilla": 29.0, "random z": 0.0}
 
 
+def test_an_ablation_is_compared_with_the_full_form_whatever_it_is_called(
+    make_form: Any,
+) -> None:
+    full = [make_form("full", last, seed) for seed, last in enumerate(LAST["full"])]
+    named = [
+        make_form("random z", last, seed, name="random_prototypes")
+        for seed, last in enumerate(LAST["random z"])
+    ]
+    (found,) = differences([*full, *named])
+    assert (found.form, found.gain.pairs, found.gain.mean) == ("random z", 3, -2.0)
+
+
 def test_without_an_ablated_form_there_is_no_ablation(runs: list[Any]) -> None:
     assert list(ablation([run for run in runs if run["acc1"]["last"] in (80.0, 79.0)])) == []
 
