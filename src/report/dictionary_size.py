@@ -8,6 +8,7 @@ from src.report.apart import VANILLA
 from src.report.block import ACCURACIES, EMPTY, GAINS, Block, Part, blocks, number, signed, spread
 
 _LEAST = 2  # sizes that make a line
+_TIE = 1e-4  # accuracies have four digits, which part equal means by no more
 NOTE = (
     "Last epoch, mean ± sample standard deviation over seeds, for each dictionary size N, and the "
     "gain over vanilla with its number of pairs. *: highest mean of the line, chosen on the test "
@@ -30,7 +31,7 @@ def dictionary_size(rows: Sequence[Row]) -> Iterator[Block]:
         header = ("baseline", "KDCI", "settings")
         columns = [f"N={size}" for size in sizes]
         accuracies = [
-            (*_names(curve), _reference(curve[0], vanilla), *_cells(curve, sizes, _last))
+            (*_names(curve), _reference(curve, vanilla), *_cells(curve, sizes, _last))
             for curve in curves
         ]
         gains = [(*_names(curve), *_cells(curve, sizes, _gain)) for curve in curves]
@@ -55,23 +56,29 @@ def _names(curve: Sequence[Row]) -> tuple[str, ...]:
     return (first.baseline, first.kdci, " ".join(first.settings) or EMPTY)
 
 
-def _reference(row: Row, vanilla: Sequence[Row]) -> str:
-    """Accuracy of the vanilla row that differs from ``row`` in options of KDCI only."""
-    for each in vanilla:
-        shared = row.settings[: len(each.settings)]
-        if each.baseline == row.baseline and each.settings == shared:
-            return _last(each)
-    return EMPTY
+def _reference(curve: Sequence[Row], vanilla: Sequence[Row]) -> str:
+    """Accuracy of the vanilla row that the gains of ``curve`` are over; none without a pair."""
+    first = curve[0]
+    alike = [
+        row
+        for row in vanilla
+        if row.baseline == first.baseline and row.settings == first.settings[: len(row.settings)]
+    ]
+    if not alike or not any(row.gain.pairs for row in curve):
+        return EMPTY
+    # A key that only some runs have is no label of the others, which seem to fit all.
+    return _last(max(alike, key=lambda row: len(row.settings)))
 
 
 def _cells(
     curve: Sequence[Row], sizes: Sequence[str], cell: Callable[[Row], str]
 ) -> Iterator[str]:
     found = {row.num_prototypes: row for row in curve}
-    best = max(curve, key=lambda row: row.last_mean)
+    best = max(row.last_mean for row in curve)
     for size in sizes:
         row = found.get(size)
-        yield EMPTY if row is None else cell(row) + ("*" if row is best else "")
+        is_best = row is not None and row.last_mean >= best - _TIE
+        yield EMPTY if row is None else cell(row) + ("*" if is_best else "")
 
 
 def _last(row: Row) -> str:

@@ -121,7 +121,7 @@ def _over_size(rows: Sequence[Row], identities: Mapping[str, str | None]) -> Ite
         yield wr.MarkdownBlock("\n".join(markdown_blocks([block], [NOTE])))
         chart = wr.ScatterPlot(
             title="Test accuracy, last epoch, over N",
-            x=wr.Config("kdci.N"),
+            x=wr.Config("kdci.dictionary.N"),
             y=wr.SummaryMetric("acc1/last"),
             log_x=True,
             layout=wr.Layout(w=24, h=10),

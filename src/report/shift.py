@@ -1,5 +1,6 @@
 """Gain against how uneven the substitution data is: does more shift leave more to gain?"""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -7,6 +8,7 @@ from src.report.aggregate import Row
 from src.report.block import EMPTY, GAIN_COLUMNS, GAINS, Block, Part, blocks, gain_cells, number
 
 _LEAST = 2  # pools that make a line
+_POOL, _CODE = ("pool=", "pool."), "code="  # how labels begin
 NOTE = (
     "Unevenness: divergence of the classes that the teacher predicts for the substitution data "
     "from equal shares, in nats; 0 is even. Gain: over vanilla on the same data, as elsewhere."
@@ -32,10 +34,18 @@ def controlled_shift(rows: Sequence[Row]) -> Iterator[Block]:
 
 
 def by_shift(rows: Sequence[Row]) -> dict[Line, list[Row]]:
-    """Rows with a gain that differ in their pool only, if there are several; by unevenness."""
+    """Rows with a gain that differ in their pool only, if there are several; by unevenness.
+
+    The code of a pool's class is of the pool, unless a pool of the method ran under two codes.
+
+    Args:
+        rows: All rows of a block.
+    """
+    recoded = _recoded(rows)
 
     def name(row: Row) -> Line:
-        others = (each for each in row.settings if not _is_of_pool(each))
+        of_pool = _POOL if row.baseline in recoded else (*_POOL, _CODE)
+        others = (each for each in row.settings if not each.startswith(of_pool))
         return row.baseline, row.kdci, row.num_prototypes or EMPTY, *others
 
     known = [row for row in rows if row.gain.pairs and row.unevenness is not None]
@@ -43,12 +53,24 @@ def by_shift(rows: Sequence[Row]) -> dict[Line, list[Row]]:
     return {
         key: sorted(found, key=_unevenness)
         for key, found in groups.items()
-        if len({tuple(filter(_is_of_pool, row.settings)) for row in found}) >= _LEAST
+        if len(set(map(_pool, found))) >= _LEAST
     }
 
 
-def _is_of_pool(setting: str) -> bool:
-    return setting.startswith(("pool=", "pool."))
+def _recoded(rows: Sequence[Row]) -> set[str]:
+    """Methods of which a pool ran under two codes."""
+    codes: defaultdict[tuple[str, tuple[str, ...]], set[str]] = defaultdict(set)
+    for row in rows:
+        codes[row.baseline, _pool(row)].update(_starting(row, _CODE))
+    return {baseline for (baseline, _), found in codes.items() if len(found) > 1}
+
+
+def _pool(row: Row) -> tuple[str, ...]:
+    return _starting(row, _POOL)
+
+
+def _starting(row: Row, words: str | tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(each for each in row.settings if each.startswith(words))
 
 
 def _unevenness(row: Row) -> float:

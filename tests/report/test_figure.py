@@ -51,6 +51,25 @@ def test_curves_are_told_apart_without_colour() -> None:
     assert len(axes.collections) == 2  # bands
 
 
+def test_a_tall_legend_leaves_the_axes_their_height() -> None:
+    heights = []
+    for count in (2, 8):
+        label = "backdoor, N=16 strength=1\nattention=random "
+        with style():
+            figure = learning_curves(
+                [
+                    Line(f"{label}{n}", False, [1, 2], [n, 2], [nan] * 2, [nan] * 2)
+                    for n in range(count)
+                ]
+            )
+        (axes,) = figure.axes
+        heights.append(axes.get_window_extent().height)
+        legend = axes.get_legend()
+        assert legend is not None
+        assert legend.get_window_extent().y1 <= figure.bbox.y1
+    assert heights[1] == pytest.approx(heights[0])
+
+
 @pytest.mark.parametrize("count", [4, 100])
 def test_classes_have_bars_or_many_an_outline(count: int) -> None:
     names, share = [f"class {number}" for number in range(count)], [1 / count] * count

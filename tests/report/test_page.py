@@ -389,6 +389,16 @@ def test_figures_keep_apart_what_only_looks_alike(
     assert [list(line[0].get_ydata()) for line in axes.containers] == [[2, 4], [1, 3]]
 
 
+def test_figures_call_no_other_seed_the_seed(tmp_path: Path, make_summary: Any) -> None:
+    runs = [make_summary(80.0 + seed, settings={"teacher.seed": seed}) for seed in (0, 1)]
+    root = tmp_path / "outputs"
+    for number, run in enumerate(runs):
+        write_run(root / str(number), run)
+    said = plots_of(root)["curves_dafl"].alt
+    assert "vanilla teacher.seed=0: 80.00" in said
+    assert "vanilla teacher.seed=1: 81.00" in said
+
+
 def test_every_figure_of_the_page_has_a_file_name_of_its_own(outputs: Path) -> None:
     (section,) = sections_of(read_summaries([outputs]).summaries)
     assert [plot.name for topic in section.topics for plot in topic.plots] == [

@@ -112,7 +112,7 @@ def test_accuracy_over_n_is_coloured_by_baseline(module: Any, runs: list[Summary
     grid = grids(sent(module, runs))[1]
     (chart,) = charts(grid)
     assert chart["viewType"] == "Scatter Plot"
-    assert chart["config"]["xAxis"] == "config:kdci.value.N"
+    assert chart["config"]["xAxis"] == "config:kdci.value.dictionary.N"
     assert chart["config"]["yAxis"] == "summary:acc1/last"
     sized = {
         name: [run for run in runs if run["kdci"]["N"] and run["baseline"] == name]

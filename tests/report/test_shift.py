@@ -38,6 +38,24 @@ def test_other_settings_are_lines_of_their_own(make_summary: Any, make_kdci: Any
     assert [len(found) for found in by_shift(aggregate(runs)).values()] == [2, 2]
 
 
+@pytest.mark.parametrize(("codes", "found"), [(("a1",), [[0, 1]]), (("a1", "a2"), [])])
+def test_a_pool_of_another_class_has_other_code(
+    make_summary: Any, make_kdci: Any, codes: tuple[str, ...], found: list[list[float]]
+) -> None:
+    """It is no setting beside the pool, as long as the code was not edited in between."""
+    photos = {"pool.foreign": 0.5, "pool.other._target_": "PhotoPatches"}
+    digits = {"pool.foreign": 0, "pool.other": None}
+    runs = []
+    for gain, (settings, shares, of_pool) in enumerate(
+        ((digits, EVEN, codes), (photos, UNEVEN, ("p1",)))
+    ):
+        for code in of_pool:
+            pool = {"settings": settings, "class_proportions": shares, "code": {"stage_a": code}}
+            runs += [make_summary(80.0, **pool), make_kdci(80.0 + gain, **pool)]
+    lines = by_shift(aggregate(runs)).values()
+    assert [[row.gain.mean for row in line] for line in lines] == found
+
+
 def test_one_shift_is_no_series(runs: list[Any]) -> None:
     assert list(controlled_shift(aggregate(runs[:4]))) == []
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import cycle
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,6 +15,7 @@ WIDTH = 4.1  # inches; small, so that letters stay readable where a phone shrink
 _DASHES = ("-", ":", "-.", "--")
 _MARKERS = "osD^vP"
 _LEGEND = 18  # letters in a label, two of which fit beside each other
+_ROOM = 0.75  # inches of a figure's height that are a legend's
 
 
 class Look(NamedTuple):
@@ -54,11 +55,11 @@ def fitted(figure: Figure) -> Figure:
 
 
 def legend(axes: Axes) -> None:
-    """Above the axes, where there is more than one label."""
+    """Above the axes, where there is more than one label; the figure grows by a tall one."""
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
         is_long = max(len(line) for label in labels for line in label.split("\n")) > _LEGEND
-        axes.legend(
+        made = axes.legend(
             handles,
             labels,
             loc="lower center",
@@ -66,3 +67,6 @@ def legend(axes: Axes) -> None:
             ncols=1 if is_long else 2,
             frameon=False,
         )
+        figure = cast("Figure", axes.figure)
+        tall = made.get_window_extent().height / figure.dpi
+        figure.set_figheight(figure.get_figheight() + max(0.0, tall - _ROOM))

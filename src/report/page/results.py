@@ -54,11 +54,11 @@ def cost(block: Block) -> Topic:
 def _brief_settings(rows: Sequence[Row]) -> dict[_Setting, str]:
     """What figures call each setting: nothing if most rows of its kind share it.
 
-    Options go by their last names, where no other in the block has the same.
+    Options go by their last names, where neither another in the block nor the run has the same.
     """
     kinds = Counter((row.baseline, row.kdci) for row in rows)
     counts = Counter((row.baseline, row.kdci, setting) for row in rows for setting in row.settings)
-    keys = {setting.partition("=")[0] for *_, setting in counts}
+    keys = {setting.partition("=")[0] for *_, setting in counts} | {"seed"}
     last = Counter(key.rpartition(".")[2] for key in keys)
     brief = {}
     for (baseline, kdci, setting), count in counts.items():
