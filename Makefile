@@ -28,7 +28,7 @@ demo: $(READY)  ## The main job on scikit-learn's digits, minutes on two CPU cor
 	$(BIN)/python -m src.run
 
 test: $(READY)  ## All tests but the slow ones, in two processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow'
 
 test-slow: $(READY)  ## The slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

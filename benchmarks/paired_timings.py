@@ -31,6 +31,7 @@ from src.kdci.compensation import BackdoorCompensation
 from src.kdci.dictionary import ConfounderDictionary
 from src.network.wide_resnet import WideResNet
 from src.objective.distillation import kl_divergence
+from src.pipeline.trainer import forbid_tf32
 from src.report.console import console
 from src.substitution.image_bank import ImageBank
 
@@ -41,7 +42,8 @@ _SPEC = ImageSpec(_CLASSES, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 def main() -> None:
     """Run all pairs and print one table."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    keep_freed_memory()  # as a run does
+    keep_freed_memory()  # as a run does, and
+    forbid_tf32()
     where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     title = f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     table = Table(box=SIMPLE_HEAD, title=title)

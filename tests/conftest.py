@@ -4,7 +4,9 @@ import os
 import signal
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for the processes we start
+# Before torch is imported, and for the processes we start. A GPU rounds otherwise than what is
+# compared with.
+os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 import pytest
 import torch

@@ -34,6 +34,7 @@ from src.substitution.module import predict
 from src.teacher.frozen import FrozenTeacher
 from tests.smoke import on_two_ranks
 from tests.toys import NoisePool
+from tests.waits import Waits
 
 NAMES = sorted(path.stem for path in (package.CONF / "baseline").glob("*.yaml"))
 RECIPES = sorted(path.stem for path in (package.CONF / "recipe").glob("*.yaml"))
@@ -102,6 +103,14 @@ def copied(tensors) -> dict[str, Tensor]:
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
+
+
+def test_a_round_does_not_wait_for_its_device(make, student):
+    baseline = make()
+    play(baseline, student, 1)  # which makes optimisers, banks and what is known of the layers
+    with Waits() as waits:
+        advance(baseline, student)
+    assert waits.seen == []
 
 
 @pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter")

@@ -29,6 +29,19 @@ def test_a_student_step_with_and_without_compensation() -> None:
         paired_timings.student_step(CPU, width=1, num_prototypes=count, channels_last=True)()
 
 
+def test_float32_is_that_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed: list[bool] = []
+
+    def seen(*_: object) -> tuple[str, str, str]:
+        allowed.append(torch.backends.cudnn.allow_tf32)
+        return "", "", ""
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(paired_timings, "paired", seen)
+    paired_timings.main()
+    assert set(allowed) == {False}
+
+
 def test_images_from_the_bank_and_from_files(tmp_path: Path) -> None:
     paired_timings.bank_batches(CPU)()
     paired_timings.png_batches(CPU, tmp_path)()

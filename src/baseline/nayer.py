@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from src.common.arrays import open_array
-from src.common.distributed import average_gradients, broadcast_module, own_places, world_size
+from src.common.distributed import (
+    average_gradients,
+    broadcast_module,
+    own_places,
+    rank,
+    world_size,
+)
 from src.common.errors import UserError
 from src.common.seeding import global_generator
 from src.dataset.contract import ImageSpec
@@ -170,7 +176,7 @@ class NAYER(Baseline):
         """
         count, places = self.spec.num_classes, own_places(self.batch_size, self.device)
         in_sets = world_size() * self.batch_size // count * count
-        dealt = places[places < in_sets] % count
+        dealt = places[: max(0, in_sets - rank() * self.batch_size)] % count
         rest = self.batch_size - len(dealt)
         return torch.cat([dealt, torch.randint(count, (rest,), device=self.device)])
 

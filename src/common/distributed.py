@@ -67,7 +67,9 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 def barrier() -> None:
     """Wait for all ranks."""
     if world_size() > 1:
-        dist.barrier()
+        # NCCL's would say in every run that it had to guess the device.
+        on_gpus = dist.get_backend() == "nccl"
+        dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpus else None)
 
 
 def broadcast_object(value: T) -> T:

@@ -78,7 +78,11 @@ class LabelledBatches:
         self.epoch += 1
         own = order[rank() :: world_size()].split(self.batch_size)
         for index in own[: len(self)]:
-            images = self.split.images[index].to(self.device)
+            images = self._brought(self.split.images[index])
             if self.training:
                 images = self.spec.augmentation(images, draws)
-            yield self._normalisation.from_uint8(images), self.split.labels[index].to(self.device)
+            yield self._normalisation.from_uint8(images), self._brought(self.split.labels[index])
+
+    def _brought(self, rows: Tensor) -> Tensor:
+        # A blocking copy would wait for all that the device still has to do.
+        return rows.to(self.device, non_blocking=self.device.type == "cuda")

@@ -60,12 +60,11 @@ def predict(
     for bank in banks:
         bank.require_finite(source)
     outputs = [
-        teacher(bank.batch(index))
+        [kind.cpu() for kind in teacher(bank.batch(index))[:2]]  # all of them might fill a GPU
         for bank in banks
         for index in torch.arange(len(bank)).split(_PREDICTION_BATCH)
     ]
-    logits = torch.cat([output.logits.cpu() for output in outputs])
-    features = torch.cat([output.features.cpu() for output in outputs])
+    logits, features = (torch.cat(kind) for kind in zip(*outputs, strict=True))
     if not (logits.isfinite().all() and features.isfinite().all()):
         raise FloatingPointError(
             f"Predictions of the teacher {type(teacher.network).__name__} on images of {source} "

@@ -20,7 +20,7 @@ def accuracy(network: Classifier, batches: LabelledBatches) -> float:
         for images, labels in batches:
             logits = network(images)
             correct, bad = logits.argmax(1) == labels, ~logits.isfinite()
-            count = torch.tensor(len(labels), device=hits.device)
+            count = torch.full((), len(labels), device=hits.device)
             hits += torch.stack([correct.sum(), count, bad.sum()])
     correct_total, total, bad = sum_over_ranks(hits)
     if bad:

@@ -142,13 +142,15 @@ def test_every_set_of_classes_has_a_layer_of_its_own(make):
 def test_two_ranks_deal_out_the_sets_of_one(make, monkeypatch, size, first, second):
     monkeypatch.setattr(nayer, "world_size", lambda: 2)
     for index, expected in enumerate((first, second)):
-        monkeypatch.setattr(distributed, "rank", lambda index=index: index)
+        for module in (distributed, nayer):
+            monkeypatch.setattr(module, "rank", lambda index=index: index)
         assert make(batch_size=size)._labels().tolist() == expected
 
 
 def test_what_remains_of_all_ranks_is_random(make, monkeypatch):
     monkeypatch.setattr(nayer, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    for module in (distributed, nayer):
+        monkeypatch.setattr(module, "rank", lambda: 1)
     labels = make(batch_size=5)._labels().tolist()  # 5, 6, 7 of two sets, and two more
     assert labels[:3] == [1, 2, 3]
     assert len(labels) == 5

@@ -33,6 +33,20 @@ def test_one_process_keeps_what_it_has() -> None:
         torch.testing.assert_close(parameter.grad, gradient)
 
 
+@pytest.mark.parametrize(("backend", "devices"), [("gloo", None), ("nccl", [1])])
+def test_ranks_on_gpus_say_which_is_theirs(
+    monkeypatch: pytest.MonkeyPatch, backend: str, devices: list[int] | None
+) -> None:
+    given: list[list[int] | None] = []
+    group = torch.distributed
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(group, "get_backend", lambda: backend)
+    monkeypatch.setattr(group, "barrier", lambda *, device_ids: given.append(device_ids))
+    distributed.barrier()
+    assert given == [devices]
+
+
 def test_no_process_group_is_joined_where_nobody_started_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

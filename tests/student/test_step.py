@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from src.dataset.contract import ImageSpec
+from src.kdci import additive
 from src.objective.distillation import DistillationObjective, StudentOutput
 from src.student.companion import CompanionStudent
-from src.student.step import meet, plain_output
+from src.student.step import meet, plain_output, update
 from src.substitution.batches import ReplayBatches
 from src.substitution.module import predict
 from src.teacher.frozen import FrozenTeacher
 from tests.toys import SGD, Toy, convnet, filled_bank, job, kdci_student, labelled, student
+from tests.waits import Waits
 
 Maps = tuple[Tensor, ...]
 
@@ -158,3 +160,50 @@ def test_alongside_stage_a_maps_come_too(
     companion.learn(Toy(teacher=tiny_teacher, spec=tiny_spec))
     assert [len(maps) for *_, maps in objective.given] == [2, 2]
     assert not hooked(companion, tiny_teacher)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"attention": "dot"},
+        {"attention": "cosine", "projection": "identity"},
+        {"renormalise": True},
+        {"fusion": "linear", "attention": "random"},
+    ],
+    ids=str,
+)
+def test_a_compensated_step_does_not_wait_for_its_device(
+    tiny_spec: ImageSpec,
+    tiny_teacher: FrozenTeacher,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def as_on_a_gpu(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, bool]:
+        return -2 * queries.T[:, :, None], -2 * keys.T[:, None], False
+
+    monkeypatch.setattr(additive, "_factors", as_on_a_gpu)
+    module = kdci_student(tiny_spec, tiny_teacher, **options)
+    optimizer = SGD(module.parameters())
+    batches = ReplayBatches([filled_bank(tiny_spec)], batch_size=8, steps=2, seed=0)
+
+    def step(images: Tensor) -> None:
+        output, loss = meet(images, tiny_teacher, module.student_output, module.objective)
+        module.watched(output)
+        update(loss, [optimizer], Tensor.backward)
+
+    first, second = batches
+    step(first)  # which makes the optimiser's state
+    with Waits() as waits:
+        step(second)
+    assert waits.seen == []
+
+
+def test_waits_are_seen() -> None:
+    numbers = torch.arange(4.0)
+    with Waits() as waits:
+        float(numbers[0])
+        numbers[numbers > 1]
+        numbers.nonzero()
+        bool((numbers > 1).all())
+    assert waits.seen == ["_local_scalar_dense", "index", "nonzero", "_local_scalar_dense"]
