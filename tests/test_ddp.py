@@ -19,9 +19,10 @@ from src.common.sealed import digest_file, read_sealed
 from src.kdci.clustering import KMeans
 from tests.chaos.traces import words_of
 from tests.smoke import LIMIT, Smoke, on_two_ranks
-from tests.two_ranks import maps, network, normalised, norms, rows
+from tests.two_ranks import banks, in_banks, maps, network, normalised, norms, rows
 
 pytestmark = [pytest.mark.ddp, pytest.mark.xdist_group("ranks")]
+TOO_WIDE = ["kdci.dictionary.space=features", "kdci.dictionary.pca_dim=9999"]
 DDP = ["trainer=ddp_cpu", "trainer.progress=false", "pool.num_images=300"]
 
 
@@ -124,6 +125,16 @@ def test_both_are_told_that_a_dictionary_cannot_be(found: list[dict[str, Any]]) 
     kind, message = found[0]["too_many"]
     assert kind == "UserError"
     assert "8 > 7 of 7" in message
+
+
+def test_samples_of_all_ranks_are_counted(found: list[dict[str, Any]]) -> None:
+    expected = in_banks([torch.cat(parts) for parts in zip(banks(0), banks(1), strict=True)])
+    for rank in found:
+        torch.testing.assert_close(rank["shares"], expected["shares"])
+    for of_bank, parts in zip(
+        expected["weights"], zip(*(rank["weights"] for rank in found), strict=True), strict=True
+    ):
+        torch.testing.assert_close(torch.cat(parts), of_bank)
 
 
 def test_both_resume_from_what_both_have_saved(found: list[dict[str, Any]]) -> None:
@@ -240,9 +251,9 @@ def test_ranks_do_not_outlive_a_parent_that_was_killed(smoke: Smoke, tmp_path: P
 
 
 def test_a_failure_ends_both_and_says_why(smoke: Smoke, tmp_path: Path) -> None:
-    failed = smoke.command(tmp_path, "kdci.dictionary.pca_dim=10", *DDP)
+    failed = smoke.command(tmp_path, *TOO_WIDE, *DDP)
     assert failed.exit_code not in (0, None)
-    assert "Error: Expected kdci.dictionary.pca_dim to be below the width 10" in failed.stderr
+    assert "Error: Expected kdci.dictionary.pca_dim to be below the width" in failed.stderr
     assert failed.summary["status"] == "failed"
     assert not list(tmp_path.rglob("student.*"))
 

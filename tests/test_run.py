@@ -27,6 +27,8 @@ from src.dataset.digits import Digits
 from src.dataset.loader import LabelledBatches
 from src.deploy.student import load_student
 from src.inside.frechet import FrechetDistance
+from src.kdci.adjustment import Adjustment
+from src.kdci.dictionary import ConfounderDictionary
 from src.pipeline import job as pipeline_job
 from src.pipeline.job import Job
 from src.pipeline.pictures import evenly_spaced, shown_of_all
@@ -40,6 +42,8 @@ from tests.toys import CPU
 
 BASELINES = sorted(path.stem for path in (package.CONF / "baseline").glob("*.yaml"))
 SMALL_POOL = "pool.num_images=300"
+# What only a dictionary that is being built can refuse: the width of the features.
+TOO_WIDE = ["kdci.dictionary.space=features", "kdci.dictionary.pca_dim=9999"]
 KEYS = {
     "": "status error baseline dataset seed budget recipe protocol identity started device "
     "precision world_size checksums finished command host inside_error",
@@ -476,6 +480,49 @@ def test_online_the_baseline_goes_on_with_the_student(
     assert (summary["acc1"]["compensated"] is None) == (kdci == "none")
 
 
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[ConfounderDictionary]:
+    """Every dictionary of images that an adjustment is given, the first of a run included."""
+    given: list[ConfounderDictionary] = []
+    load = Adjustment.load
+
+    def noting(self: Adjustment, dictionary: ConfounderDictionary) -> None:
+        if "data_key" in dictionary.provenance:  # which that of a trial lacks
+            given.append(dictionary)
+        load(self, dictionary)
+
+    monkeypatch.setattr(Adjustment, "load", noting)
+    return given
+
+
+def test_a_student_meets_the_dictionary_that_was_made_again(
+    smoke: Smoke, tmp_path: Path, loaded: list[ConfounderDictionary]
+) -> None:
+    online = ["substitution.mode=online", "distill.steps_per_round=1"]
+    once = smoke.here(tmp_path / "once", *online)
+    assert len(loaded) == 1
+    again = smoke.here(tmp_path / "again", *online, "kdci.refresh_every=2")
+    first, *rebuilt = loaded[1:]
+    steps = once.summary["config"]["distill"]["steps_per_epoch"]
+    rounds = steps * once.summary["config"]["distill"]["epochs"]
+    assert len(rebuilt) == rounds // 2 > 1
+    assert not torch.equal(rebuilt[-1].prototypes, first.prototypes)
+    with pytest.raises(AssertionError):
+        assert_same_student(once, again)
+
+
+def test_a_dictionary_of_what_a_method_keeps_is_made_again_of_all_of_it(
+    smoke: Smoke, tmp_path: Path, loaded: list[ConfounderDictionary]
+) -> None:
+    online = ["substitution.mode=online", "distill.steps_per_round=1", "kdci.refresh_every=2"]
+    smoke.here(tmp_path, "baseline=dfnd", SMALL_POOL, "kdci=prior", *online)
+    first, *rebuilt = loaded
+    assert rebuilt
+    for each in rebuilt:  # DFND's choice of images is made once
+        assert torch.equal(each.counts, first.counts)
+        torch.testing.assert_close(each.prototypes, first.prototypes)
+
+
 def test_a_prior_is_of_batches_of_which_each_bank_is_an_equal_part(
     smoke: Smoke, tmp_path: Path
 ) -> None:
@@ -718,12 +765,12 @@ def test_a_dictionary_that_cannot_be_is_one_line_and_exit_code_2(
     smoke: Smoke, tmp_path: Path
 ) -> None:
     assert smoke.default
-    failed = smoke.command(tmp_path, "kdci.dictionary.pca_dim=10")
+    failed = smoke.command(tmp_path, *TOO_WIDE)
     assert failed.exit_code == 2
     assert failed.stderr.splitlines()[-1].startswith(
         "Error: Expected kdci.dictionary.pca_dim to be below"
     )
-    assert "width 10 of the predictions, but got 10" in failed.stderr
+    assert "of the predictions, but got 9999" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert failed.summary["status"] == "failed"
 

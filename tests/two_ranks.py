@@ -22,6 +22,8 @@ from src.common.sealed import digest_file, write_sealed
 from src.common.sync_batch_norm import sync_batch_norm
 from src.kdci.builder import DictionaryBuilder
 from src.kdci.clustering import KMeans
+from src.kdci.unevenness import as_in_batches
+from src.kdci.weighting import InversePropensityWeighting
 from src.substitution.image_bank import ImageBank
 from src.substitution.module import Recording
 
@@ -32,6 +34,11 @@ def rows(rank: int) -> Tensor:
     """Predictions ``[COUNTS[rank], 4]``."""
     draws = torch.Generator().manual_seed(10 + rank)
     return torch.randn(COUNTS[rank], 4, generator=draws)
+
+
+def banks(rank: int) -> list[Tensor]:
+    """The same, and a part of others, as two banks of predictions."""
+    return [rows(rank), rows(rank)[1:].flip(1)]
 
 
 def network(seed: int) -> Any:
@@ -176,6 +183,16 @@ def dictionary(rank: int, folder: Path) -> dict[str, Any]:
     return {"built": build(3), "too_many": outcome(lambda: build(8))}
 
 
+def in_banks(banks: list[Tensor]) -> dict[str, Any]:
+    """What is counted of the samples of two banks, by class and by cluster."""
+    given = KMeans(3).fit(torch.cat([rows(0), rows(1)]))
+    weighting = InversePropensityWeighting(given, num_classes=4, seed=0, strata="both", gamma=1.0)
+    return {
+        "shares": as_in_batches(given, banks).counts,
+        "weights": weighting.weights_within(banks),
+    }
+
+
 def resuming(rank: int, folder: Path) -> dict[str, Any]:
     """The newest state that both ranks have saved."""
     state = folder / "state"
@@ -207,6 +224,7 @@ def main(folder: Path) -> None:
         **agreement(rank),
         **synced(rank),
         **dictionary(rank, folder),
+        **in_banks(banks(rank)),
         **resuming(rank, folder),
     }
     torch.save(found, folder / f"rank{rank}.pt")

@@ -69,6 +69,7 @@ class ResumeCallback(Checkpoint):
             epoch = on_rank_zero(self._complete_epoch)
             damage = next((d for d in gather_objects(self._damage(epoch)) if d), None)
             if damage is not None:
+                self._state = None  # of a rank whose own is whole
                 on_rank_zero(lambda: self._discard(damage))
             self._epoch = 0 if damage else epoch
         return self._epoch

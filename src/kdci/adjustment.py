@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from src.common.errors import UserError
 from src.kdci.dictionary import ConfounderDictionary
 from src.objective.precision import at_least_float32
 
@@ -19,19 +20,37 @@ class Adjustment(nn.Module):
     the run must equal that of ``kdci=none`` bit for bit.
 
     Attributes:
+        prototypes: z_i ``[N, d]`` of the dictionary that it was given last.
+        prior: P(z_i) ``[N]`` of it.
         fuse: W_h ``[K, K]``, part of the student's own last layer; None where it has none.
         facts: What it has found for itself, such as an automatic strength; for the record.
     """
 
+    prototypes: Tensor
+    prior: Tensor
     fuse: nn.Parameter | None
     facts: dict[str, float]
 
     def __init__(self, dictionary: ConfounderDictionary, *, num_classes: int, seed: int) -> None:
         super().__init__()
         self.fuse, self.facts = None, {}
+        self.register_buffer("prototypes", dictionary.prototypes.to(torch.float32, copy=True))
+        self.register_buffer("prior", dictionary.prior.to(torch.float32, copy=True))
 
+    @torch.no_grad()
     def load(self, dictionary: ConfounderDictionary) -> None:
-        """Take a dictionary in the place of another of its shape."""
+        """Take a dictionary in the place of another of its shape.
+
+        Raises:
+            ValueError: If its shape is not the one this module was built for.
+        """
+        if dictionary.prototypes.shape != self.prototypes.shape:
+            raise ValueError(
+                f"Expected prototypes of shape {tuple(self.prototypes.shape)}, "
+                f"but got {tuple(dictionary.prototypes.shape)}"
+            )
+        self.prototypes.copy_(dictionary.prototypes)
+        self.prior.copy_(dictionary.prior)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Its facts, which follow from a dictionary that may not be there when a fit goes on."""
@@ -74,3 +93,17 @@ class Adjustment(nn.Module):
             return logits
         with torch.autocast(logits.device.type, enabled=False):
             return F.linear(at_least_float32(logits), self.fuse)
+
+
+def require_probabilities(weights: Tensor, adjustment: Adjustment) -> None:
+    """Check the weights that an adjustment gave.
+
+    Raises:
+        UserError: If they are not all in (0, 1].
+    """
+    if not ((weights > 0) & (weights <= 1)).all():
+        raise UserError(
+            "Expected weights in (0, 1] of kdci.adjustment, but "
+            f"{type(adjustment).__name__} gave {float(weights.min()):.3g} to "
+            f"{float(weights.max()):.3g}; divide them by their maximum"
+        )

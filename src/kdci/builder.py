@@ -1,7 +1,7 @@
 """From recorded predictions to the confounder dictionary, or to one that was built before."""
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -99,15 +99,19 @@ class DictionaryBuilder:
         """
         rows = _gather(recording, self.clustering.space)
         logits = rows if self.clustering.space == "logits" else _gather(recording, "logits")
-        dictionary = on_rank_zero(
-            lambda: self.clustering.fit(
-                rows,
-                logits,
-                teacher_sha256=self.teacher_sha256,
-                data_key=self.data_key,
-                predictions_sha256=sha256_tensors(rows),
-            )
-        )
+
+        def fit() -> ConfounderDictionary:
+            origin = {
+                "teacher_sha256": self.teacher_sha256,
+                "data_key": self.data_key,
+                "predictions_sha256": sha256_tensors(rows),
+            }
+            made = self.clustering.fit(rows, logits, **origin)
+            # What a reuse asks for; a clustering of somebody else's may have noted none of it.
+            facts = made.provenance | asdict(self.clustering) | origin
+            return replace(made, provenance=facts)
+
+        dictionary = on_rank_zero(fit)
         require_equal_on_all_ranks(
             (dictionary.prototypes, dictionary.prior, dictionary.counts), "confounder dictionaries"
         )

@@ -57,8 +57,6 @@ class BackdoorCompensation(Adjustment):
     Shifts, CVPR 2024, arXiv:2403.19539. The forms of attention and fusion are our reading.
     """
 
-    prototypes: Tensor
-    prior: Tensor
     random_weights: Tensor
 
     def __init__(
@@ -108,24 +106,11 @@ class BackdoorCompensation(Adjustment):
             self.fuse = nn.Parameter(torch.eye(num_classes))
         random = torch.rand(num_prototypes, generator=draws)
         self.register_buffer("random_weights", random / random.sum())
-        self.register_buffer("prototypes", torch.zeros(num_prototypes, dim))
-        self.register_buffer("prior", torch.zeros(num_prototypes))
         self.load(dictionary)
 
-    @torch.no_grad()
     def load(self, dictionary: ConfounderDictionary) -> None:
-        """Copy a dictionary in, in the place of another.
-
-        Raises:
-            ValueError: If its shape is not the one this module was built for.
-        """
-        if dictionary.prototypes.shape != self.prototypes.shape:
-            raise ValueError(
-                f"Expected prototypes of shape {tuple(self.prototypes.shape)}, "
-                f"but got {tuple(dictionary.prototypes.shape)}"
-            )
-        self.prototypes.copy_(dictionary.prototypes)
-        self.prior.copy_(dictionary.prior)
+        """Copy a dictionary in, in the place of another of its shape."""
+        super().load(dictionary)
         if self.uniform_prior:
             self.prior.fill_(1 / len(self.prior))
         self.facts = {"strength": strength_of(self.chosen, dictionary)}

@@ -40,6 +40,7 @@ def project(rows: Float, dim: int) -> Float:
     """PCA of ``rows`` ``[M, d]`` to ``[M, dim]``."""
     with _one_thread() as faiss:
         pca = faiss.PCAMatrix(rows.shape[1], dim)
+        pca.max_points_per_d = len(rows)  # by default it looks at 1000 rows a dimension at most
         pca.train(rows)
         projected: Float = pca.apply(rows)
     return projected

@@ -8,7 +8,7 @@ from torch import Tensor
 from src.common.distributed import rank
 from src.common.seeding import generator
 from src.common.systematic import resampled
-from src.kdci.adjustment import Adjustment
+from src.kdci.adjustment import Adjustment, require_probabilities
 from src.objective.distillation import StudentOutput
 
 _TINY = 1e-12  # below any logits' size; a student that says 0 of everything has a ratio, too
@@ -45,7 +45,11 @@ class KDCIMixin:
         self.lr_scale = lr_scale
 
     def drawn(self, teacher_logits: Tensor) -> Tensor | None:
-        """Rows of the batch that are drawn by weight; None: all, as they are."""
+        """Rows of the batch that are drawn by weight; None: all, as they are.
+
+        Raises:
+            UserError: If the adjustment's weights are not all in (0, 1].
+        """
         if self.resampling_seed is None:
             return None
         weights = self.adjustment.weights(teacher_logits)
@@ -53,7 +57,9 @@ class KDCIMixin:
             return None
         draws = generator("cpu", self.resampling_seed, "resampling", rank(), self.student_step)
         # Sums on a GPU have no deterministic form, which `trainer.deterministic` would refuse.
-        rows = resampled(weights.cpu(), float(torch.rand((), generator=draws)))
+        weights = weights.cpu()
+        require_probabilities(weights, self.adjustment)
+        rows = resampled(weights, float(torch.rand((), generator=draws)))
         return rows.to(teacher_logits.device)
 
     def student_output(self, images: Tensor, with_maps: bool = False) -> StudentOutput:
@@ -71,7 +77,10 @@ class KDCIMixin:
 
     @torch.no_grad()
     def watched(self, output: StudentOutput) -> dict[str, Tensor]:
-        """Mean size of the compensation relative to the logits, ``|s~ - W_h s| / |W_h s|``."""
+        """Mean size of the compensation relative to the logits, ``|s~ - W_h s| / |W_h s|``.
+
+        A constant that it adds to all classes counts, though a softmax does not see it.
+        """
         watched: dict[str, Tensor] = super().watched(output)  # type: ignore[misc]
         if not self.is_compensated:
             return watched

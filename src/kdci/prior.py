@@ -50,6 +50,7 @@ class PriorAdjustment(Adjustment):
     @torch.no_grad()
     def load(self, dictionary: ConfounderDictionary) -> None:
         """Take the prior of a dictionary."""
+        super().load(dictionary)
         total = float(dictionary.counts.sum())
         shares = class_shares(dictionary)
         smoothed = (shares * total + _PSEUDO_COUNT) / (total + _PSEUDO_COUNT * len(shares))

@@ -20,7 +20,8 @@ class Standardisation(Adjustment):
 
     What the paper approximates by moving the expectation inside the softmax is summed here, over
     all N prototypes: ``[B, N, K]`` numbers a step. There is no attention: strata are weighted by
-    their prior alone.
+    their prior alone. The logarithms have the mean of the student's logits, which a softmax does
+    not see, but a distance of logits does.
 
     Args:
         dictionary: The confounders: N prototypes of width d.
@@ -33,9 +34,6 @@ class Standardisation(Adjustment):
     for Handling Distribution Shifts, CVPR 2024, arXiv:2403.19539; this estimator is not in it.
     """
 
-    prototypes: Tensor
-    prior: Tensor
-
     def __init__(
         self,
         dictionary: ConfounderDictionary,
@@ -46,28 +44,27 @@ class Standardisation(Adjustment):
     ) -> None:
         super().__init__(dictionary, num_classes=num_classes, seed=seed)
         self.chosen = strength
-        count, dim = dictionary.prototypes.shape
-        weight = torch.empty(num_classes, dim)
+        weight = torch.empty(num_classes, dictionary.prototypes.shape[1])
         draws = generator("cpu", seed, "standardisation")
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=draws)
         self.project = nn.Parameter(weight)
-        self.register_buffer("prototypes", torch.zeros(count, dim))
-        self.register_buffer("prior", torch.zeros(count))
         self.load(dictionary)
 
-    @torch.no_grad()
     def load(self, dictionary: ConfounderDictionary) -> None:
         """Copy a dictionary in, in the place of another of its shape."""
-        self.prototypes.copy_(dictionary.prototypes)
-        self.prior.copy_(dictionary.prior)
+        super().load(dictionary)
         self.facts = {"strength": strength_of(self.chosen, dictionary)}
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Log of the averaged prediction ``[B, K]``, at least float32."""
+        """Logits ``[B, K]`` of the averaged prediction, of the mean of ``logits``.
+
+        At least float32.
+        """
         logits = at_least_float32(logits)
         if self.facts["strength"] == 0:
             return logits + 0 * self.project.sum()  # ranks wait for every parameter's gradient
         with torch.autocast(logits.device.type, enabled=False):
             shifts = self.facts["strength"] * F.linear(self.prototypes, self.project)
             within = F.log_softmax(logits[:, None] + shifts, dim=2)
-            return torch.logsumexp(within + self.prior.log()[:, None], dim=1)
+            mixed = torch.logsumexp(within + self.prior.log()[:, None], dim=1)
+            return mixed - mixed.mean(1, keepdim=True) + logits.mean(1, keepdim=True)

@@ -41,12 +41,17 @@ def as_in_batches(
         return dictionary
     num_classes = dictionary.counts.shape[1]
     own = torch.stack([bank.argmax(1).bincount(minlength=num_classes).cpu() for bank in banks])
-    counts = torch.stack(gather_objects(own)).sum(0).double()
+    counts = over_ranks(own).double()
     wanted = (counts / counts.sum(1, keepdim=True)).mean(0)
     shares = class_shares(dictionary)
     return replace(
         dictionary, counts=dictionary.counts * torch.where(shares > 0, wanted / shares, 1.0)
     )
+
+
+def over_ranks(counts: Tensor) -> Tensor:
+    """Their sum over ranks; they may lie on the CPU, where NCCL adds up nothing."""
+    return torch.stack(gather_objects(counts)).sum(0)
 
 
 def divergence(dictionary: ConfounderDictionary) -> float:

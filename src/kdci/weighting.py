@@ -7,11 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from src.common.distributed import gather_objects
 from src.common.errors import UserError
 from src.kdci.adjustment import Adjustment
 from src.kdci.dictionary import ConfounderDictionary
-from src.kdci.unevenness import Auto
+from src.kdci.unevenness import Auto, over_ranks
 
 _STEPS = 100  # of gamma, where it is searched
 _LARGEST_GAMMA = 10  # ratios of a million to the power of much more are infinite
@@ -47,7 +46,6 @@ class InversePropensityWeighting(Adjustment):
     Universe, 1952; effective sample size: Kish, Survey Sampling, 1965. Not in the KDCI paper.
     """
 
-    prototypes: Tensor
     table: Tensor  # weights of cluster and class, relative to the largest
 
     def __init__(
@@ -69,14 +67,13 @@ class InversePropensityWeighting(Adjustment):
             )
         self.strata, self.gamma = strata, gamma
         self.min_effective, self.largest = min_effective, largest
-        self.register_buffer("prototypes", dictionary.prototypes.clone())
         self.register_buffer("table", torch.ones(dictionary.counts.shape, dtype=torch.double))
         self.load(dictionary)
 
     @torch.no_grad()
     def load(self, dictionary: ConfounderDictionary) -> None:
         """Weigh the strata of a dictionary."""
-        self.prototypes.copy_(dictionary.prototypes)
+        super().load(dictionary)
         (table,) = self._weighed([dictionary.counts.double()])
         self.table.copy_(table)
 
@@ -132,7 +129,7 @@ class InversePropensityWeighting(Adjustment):
         counts = torch.zeros_like(self.table)
         ones = counts.new_ones(len(teacher_logits))
         counts.index_put_(self._cells(teacher_logits), ones, accumulate=True)
-        return torch.stack(gather_objects(counts)).sum(0)
+        return over_ranks(counts)
 
     def _cells(self, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
         """Cluster and class of each sample; the first cluster where all have the same weights."""

@@ -220,9 +220,8 @@ def _prototypes(
 ) -> dict[str, Any]:
     """Numbers of every prototype as the student met it last, and a picture of the largest."""
     recording = substitution.recording
-    prototypes, prior = dictionary.prototypes, dictionary.prior
-    if isinstance(adjustment, BackdoorCompensation):  # an online run may have built another since
-        prototypes, prior = adjustment.prototypes.cpu(), adjustment.prior.cpu()
+    # Of the adjustment: an online run may have built another dictionary since.
+    prototypes, prior = adjustment.prototypes.cpu(), adjustment.prior.cpu()
     rows = predictions_of(recording, dictionary.space)
     pca_dim = dictionary.provenance.get("pca_dim")
     if pca_dim is not None:

@@ -9,9 +9,10 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from src.common.distributed import rank, world_size
-from src.common.errors import UserError
 from src.common.seeding import derive_seed, restore_rng_state, rng_state, seed_all
 from src.config.node import build, build_partial
+from src.kdci.adjustment import require_probabilities
+from src.kdci.builder import DictionaryBuilder
 from src.kdci.dictionary import ConfounderDictionary
 from src.kdci.mixin import KDCIMixin
 from src.kdci.unevenness import as_in_batches
@@ -24,7 +25,7 @@ from src.student.module import StudentModule
 from src.substitution.batches import OnlineBatches, OnlineRounds, ReplayBatches
 from src.substitution.contract import Baseline
 from src.substitution.image_bank import files_of
-from src.substitution.module import Recording
+from src.substitution.module import Recording, predict
 from src.teacher.frozen import FrozenTeacher
 
 _log = logging.getLogger(__name__)
@@ -140,12 +141,7 @@ def _inclusion(
     if isinstance(module, KDCIMixin):
         inclusion = module.adjustment.weights_within(by_bank(recording, recording.logits))
         for part in inclusion or ():
-            if not ((part > 0) & (part <= 1)).all():  # they are taken for probabilities
-                raise UserError(
-                    "Expected weights in (0, 1] of kdci.adjustment, but "
-                    f"{type(module.adjustment).__name__} gave {float(part.min()):.3g} to "
-                    f"{float(part.max()):.3g}; divide them by their maximum"
-                )
+            require_probabilities(part, module.adjustment)  # they are taken for them
     if held_out is None:
         return inclusion
     if inclusion is None:
@@ -173,16 +169,27 @@ def _online_rounds(
 
         def rebuild(rounds: int) -> None:
             if rounds % every == 0:
-                recording = _draw(job, teacher=module.teacher, baseline=substitution.baseline)
-                cast("KDCIMixin", module).adjustment.load(again.cluster(recording))
+                found = _dictionary_now(job, again, substitution.baseline)
+                cast("KDCIMixin", module).adjustment.load(found)
                 _say_what_was_found(job, module)
 
         rounds.after_round = rebuild
     return rounds
 
 
+def _dictionary_now(
+    job: Job, builder: DictionaryBuilder, baseline: Baseline
+) -> ConfounderDictionary:
+    """Of all images that the baseline keeps; where it keeps none, of as many as (a) records."""
+    if not baseline.keeps_images:
+        return builder.cluster(_draw(job, baseline))
+    banks = baseline.substitution_data()
+    recording = predict(baseline.teacher, banks, type(baseline).__name__)
+    return as_in_batches(builder.cluster(recording), by_bank(recording, recording.logits))
+
+
 @torch.no_grad()
-def _draw(job: Job, teacher: FrozenTeacher, baseline: Baseline) -> Recording:
+def _draw(job: Job, baseline: Baseline) -> Recording:
     """The teacher's predictions on what the baseline makes now.
 
     Its dice are thrown back: the student goes on with the images of a run that draws none.
@@ -190,7 +197,7 @@ def _draw(job: Job, teacher: FrozenTeacher, baseline: Baseline) -> Recording:
     before = rng_state()
     batch = job.config.distill.batch_size
     steps = -(-job.config.substitution.num_images // (batch * world_size()))
-    outputs = [teacher(baseline.fresh(batch)) for _ in range(steps)]
+    outputs = [baseline.teacher(baseline.fresh(batch)) for _ in range(steps)]
     logits = torch.cat([output.logits for output in outputs]).cpu()
     features = torch.cat([output.features for output in outputs]).cpu()
     restore_rng_state(before)

@@ -124,6 +124,11 @@ class Baseline(nn.Module, ABC):
     def harvest(self, n: int) -> None:
         """Record ``n`` images; only generators that keep no bank of their own need to."""
 
+    @property
+    def keeps_images(self) -> bool:
+        """Whether all images that students see lie in its banks, as they do without a harvest."""
+        return type(self).harvest is Baseline.harvest
+
     def objective(self) -> nn.Module:
         """A new loss for a student of this method, ``(output, teacher_logits) -> scalar``.
 

@@ -37,7 +37,8 @@ from tests.toys import (
 )
 
 EPOCHS = 4
-EXPONENTIAL: Any = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.7)
+# Unlike one that multiplies the rate, it has a place of its own to go on from.
+COSINE: Any = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=6)
 
 
 @dataclass
@@ -76,11 +77,11 @@ class Fixed:
 
 
 def vanilla(fixed: Fixed) -> Fit:
-    return fixed.replayed(student(fixed.spec, fixed.teacher, scheduler=EXPONENTIAL))
+    return fixed.replayed(student(fixed.spec, fixed.teacher, scheduler=COSINE))
 
 
 def stepwise_schedule(fixed: Fixed) -> Fit:
-    options: Any = {"scheduler": EXPONENTIAL, "scheduler_steps": 2}
+    options: Any = {"scheduler": COSINE, "scheduler_steps": 2}
     return fixed.replayed(student(fixed.spec, fixed.teacher, **options))
 
 
@@ -124,10 +125,11 @@ def stage_a_with_a_student(fixed: Fixed) -> Fit:
         convnet(fixed.spec),
         DistillationObjective(2.0),
         optimizer=SGD,
-        scheduler=EXPONENTIAL,
+        scheduler=COSINE,
         scheduler_steps=3,
         steps_per_round=2,
         batch_size=6,
+        first_round=3,
     )
     return stage_a(fixed, companion)
 
@@ -300,6 +302,18 @@ def test_a_damaged_state_starts_the_fit_again_and_says_so(
     assert states_equal(again.module, straight.module)
     for ours, theirs in zip(*map(_stores, (again, straight)), strict=True):
         assert torch.equal(ours.rows, theirs.rows)
+
+
+def test_damage_of_another_rank_starts_the_fit_again_with_the_dice_of_a_first_one(
+    fixed: Fixed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = begin(stage_a, fixed)
+    straight.run(tmp_path / "straight")
+    cut_after_two(stage_a, fixed, tmp_path / "cut", monkeypatch)
+    monkeypatch.setattr(resume, "gather_objects", lambda own: [own, "of rank 1"])
+    again = begin(stage_a, fixed)
+    again.run(tmp_path / "cut")
+    assert states_equal(again.module, straight.module)
 
 
 def test_bytes_beyond_the_committed_ones_are_no_damage(

@@ -149,7 +149,7 @@ def test_a_missing_file_is_refused_and_nothing_downloaded(
 ) -> None:
     module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     monkeypatch.delattr(module, "load_state_dict_from_url")
-    with pytest.raises(UserError, match=r"Cannot find .*absent\.pth"):
+    with pytest.raises(UserError, match=r"Cannot find fid\.weights=.*absent\.pth"):
         Inception(tmp_path / "absent.pth")
 
 

@@ -1,14 +1,18 @@
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from src.common.errors import UserError
+from src.common.files import sha256_tensors
 from src.common.measure import Measurement
 from src.dataset.contract import ImageSpec
 from src.kdci.builder import DictionaryBuilder
-from src.kdci.clustering import KMeans
+from src.kdci.clustering import Clustering, KMeans
+from src.kdci.dictionary import ConfounderDictionary, Space
 from src.substitution.module import Recording, predict
 from src.teacher.frozen import FrozenTeacher
 from tests.toys import filled_bank
@@ -24,7 +28,7 @@ def recording(tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher) -> Recording:
 def make(
     folder: Path,
     teacher: FrozenTeacher,
-    clustering: KMeans = SETTINGS,
+    clustering: Clustering = SETTINGS,
 ) -> DictionaryBuilder:
     return DictionaryBuilder(
         clustering,
@@ -99,6 +103,65 @@ def test_a_dictionary_of_another_teacher_is_refused(
     tiny_teacher.network.head.bias.data += 1
     with pytest.raises(UserError, match="to be of this teacher"):
         make(tmp_path, tiny_teacher).obtain(recording)
+
+
+@dataclass(frozen=True)
+class Halves(Clustering):
+    """As somebody else would write it: the first half and the rest, and no provenance."""
+
+    share: float = 0.5
+
+    def fit(
+        self, rows: Tensor, logits: Tensor | None = None, **origin: Any
+    ) -> ConfounderDictionary:
+        parts = rows.split([int(self.share * len(rows)), len(rows) - int(self.share * len(rows))])
+        prototypes = torch.stack([part.mean(0) for part in parts])
+        prior = torch.tensor([self.share, 1 - self.share])
+        return ConfounderDictionary(prototypes, prior, torch.ones(2, 4).long(), {"mine": 1})
+
+
+@pytest.mark.parametrize("space", ["logits", "features"])
+def test_a_clustering_that_notes_no_provenance_is_reused_all_the_same(
+    tiny_teacher: FrozenTeacher,
+    recording: Recording,
+    tmp_path: Path,
+    space: Space,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clustering = Halves(2, space=space)
+    built = make(tmp_path, tiny_teacher, clustering).build(recording)
+    assert built.space == space
+    assert built.provenance["mine"] == 1
+    second = make(tmp_path, tiny_teacher, clustering)
+    found = second.obtain(recording)
+    assert torch.equal(found.prototypes, built.prototypes)
+    assert found.provenance == built.provenance
+    assert second.cost.seconds == 0
+    assert caplog.messages == []
+    assert make(tmp_path, tiny_teacher, replace(clustering, share=0.25)).read(recording) is None
+    assert make(tmp_path, tiny_teacher, replace(clustering, seed=1)).read(recording) is None
+
+
+def test_the_provenance_of_ours_is_what_its_fit_has_noted(
+    tiny_teacher: FrozenTeacher, recording: Recording, tmp_path: Path
+) -> None:
+    built = make(tmp_path, tiny_teacher).cluster(recording)
+    origin = {
+        "teacher_sha256": tiny_teacher.fingerprint(),
+        "data_key": "key",
+        "predictions_sha256": sha256_tensors(recording.logits),
+    }
+    assert [*built.provenance.items()] == [
+        *SETTINGS.fit(recording.logits, **origin).provenance.items()
+    ]
+
+
+def test_the_classes_of_clustered_features_are_those_of_the_logits(
+    tiny_teacher: FrozenTeacher, recording: Recording, tmp_path: Path
+) -> None:
+    builder = make(tmp_path, tiny_teacher, clustering=replace(SETTINGS, space="features"))
+    counts = builder.cluster(recording).counts
+    assert torch.equal(counts.sum(0), recording.logits.argmax(1).bincount(minlength=4))
 
 
 def test_a_rebuilt_dictionary_need_not_be_saved(

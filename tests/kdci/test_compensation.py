@@ -267,11 +267,6 @@ def test_the_uniform_prior_replaces_proportions() -> None:
     assert make(prior="proportion").prior.std() > 0
 
 
-def test_a_dictionary_of_another_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"shape \(5, 4\), but got \(3, 4\)"):
-        make().load(dictionary(count=3))
-
-
 @pytest.mark.parametrize(
     "option", [{"attention": "cosine"}, {"projection": "identity"}, {"expectation": "arithmetic"}]
 )

@@ -61,6 +61,17 @@ def plain_prototypes(rows: Tensor, assignment: Tensor, count: int) -> Tensor:
     return (sums[order] / sizes[order, None]).float()
 
 
+@pytest.mark.parametrize("seed", range(4))  # k-means numbers the clusters otherwise
+def test_classes_are_counted_in_the_cluster_of_their_samples(seed: int) -> None:
+    rows = blobs(20, 50, 30)
+    logits = torch.randn(100, 5)
+    dictionary = KMeans(3, seed=seed).fit(rows, logits)
+    of_blob, classes = nearest_centre(rows), logits.argmax(1)
+    expected = [classes[of_blob == k].bincount(minlength=5) for k in (1, 2, 0)]
+    assert torch.equal(dictionary.counts, torch.stack(expected))
+    torch.testing.assert_close(dictionary.counts.sum(1) / 100, dictionary.prior)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_prototypes_are_those_of_a_plain_sum_bit_for_bit(threads: int) -> None:
     rows = torch.randn(5000, 7) * 10 ** torch.empty(5000, 1).uniform_(-4, 4)  # more than one part
@@ -193,6 +204,14 @@ def test_random_prototypes_have_the_moments_of_the_true_ones() -> None:
         random.prototypes.mean(0), true.prototypes.mean(0), rtol=0.05, atol=0.1
     )
     torch.testing.assert_close(random.prototypes.std(0), true.prototypes.std(0), rtol=0.1, atol=0)
+
+
+def test_random_prototypes_are_drawn_from_the_seed() -> None:
+    rows = blobs(20, 50, 30)
+    true, other = fit(rows, 3, seed=3).prototypes, fit(rows, 3, seed=4).prototypes
+    torch.testing.assert_close(true, other)  # the clusters are the same
+    drawn = [fit(rows, 3, seed=seed, prototypes="random").prototypes for seed in (3, 4)]
+    assert ((drawn[0] - drawn[1]).abs() > 0.1).any()
 
 
 def test_half_precision_predictions_are_clustered_in_float32() -> None:

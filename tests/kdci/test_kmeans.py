@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from src.kdci.kmeans import Assignment, count_distinct, kmeans, project
+from src.kdci.kmeans import Assignment, _fill_empty, count_distinct, kmeans, project
 
 
 def blobs(*sizes: int, dim: int = 3, spread: float = 0.1) -> np.ndarray[Any, Any]:
@@ -137,6 +137,12 @@ def test_no_cluster_is_empty_and_equal_rows_stay_together(distinct: int) -> None
         assert all(len(set(group)) == 1 for group in groups)
 
 
+def test_the_row_of_a_cluster_of_its_own_is_not_moved() -> None:
+    rows = np.array([[0.0], [1], [9]], dtype=np.float32)
+    distances = np.array([0, 1, 5], dtype=np.float32)
+    assert _fill_empty(rows, np.array([0, 0, 1]), distances, 3).tolist() == [0, 2, 1]
+
+
 def test_says_nothing_about_few_or_many_rows(capfd: pytest.CaptureFixture[str]) -> None:
     cluster(blobs(3, 2), 4)
     cluster(blobs(1000, 1000), 2)
@@ -163,6 +169,17 @@ def test_projection_keeps_what_varies_most() -> None:
     assert projected.shape == (200, 2)
     for axis, column in ((0, 1), (1, 2)):
         assert abs(np.corrcoef(projected[:, axis], draws[:, column])[0, 1]) > 0.99
+
+
+def test_projection_looks_at_every_row() -> None:
+    draws = np.random.default_rng(0).standard_normal((5000, 2)) * [3, 1]
+    draws[::3] = draws[::3, ::-1] * 2  # a part of them has other axes
+    rows = draws.astype(np.float32)
+    centred = rows - rows.mean(0, dtype=np.float64)
+    axis = np.linalg.svd(centred, full_matrices=False)[2][0]
+    projected = project(rows, 1)[:, 0]
+    error = min(np.abs(projected - sign * centred @ axis).max() for sign in (-1, 1))
+    assert error < 1e-3
 
 
 @pytest.mark.parametrize("distinct", [1, 2, 7, 300])

@@ -1,4 +1,5 @@
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from src.common.augment import Augmentation
+from src.common.errors import UserError
 from src.dataset.contract import ImageSpec
 from src.kdci.adjustment import Adjustment
 from src.kdci.compensation import BackdoorCompensation
@@ -122,10 +124,10 @@ def test_a_compensation_without_parameters_adds_no_group(
 
 
 class Weighing(Adjustment):
-    """Samples of class 0 only."""
+    """Samples of class 0, and of each other one a thousandth of them."""
 
     def weights(self, teacher_logits: Tensor) -> Tensor | None:
-        return (teacher_logits.argmax(1) == 0).double()
+        return (teacher_logits.argmax(1) == 0).double().clamp(min=1e-3)
 
 
 def weighing(
@@ -148,6 +150,37 @@ def test_an_online_batch_is_drawn_again_by_weight(
     rows = weighing(tiny_spec, tiny_teacher, 0).drawn(torch.eye(4).repeat(2, 1))
     assert rows is not None
     assert rows.tolist() == [0] * 4 + [4] * 4
+
+
+def test_every_step_draws_with_dice_of_its_own(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, logits = weighing(tiny_spec, tiny_teacher, 0), torch.randn(50, 4)
+    monkeypatch.setattr(module.adjustment, "weights", lambda _: torch.linspace(0.1, 1, 50))
+
+    def drawn(step: int, seed: int = 0) -> list[int]:
+        module.student_step, module.resampling_seed = step, seed
+        torch.randn(3)
+        rows = module.drawn(logits)
+        assert rows is not None
+        return rows.tolist()
+
+    assert drawn(0) == drawn(0)
+    assert drawn(0) != drawn(1)
+    assert drawn(0) != drawn(0, seed=1)
+
+
+@pytest.mark.parametrize("weights", [[0.0] * 8, [1.0] * 7 + [math.nan], [-1.0] * 8, [2.0] * 8])
+def test_weights_that_are_no_probabilities_are_refused(
+    tiny_spec: ImageSpec,
+    tiny_teacher: FrozenTeacher,
+    monkeypatch: pytest.MonkeyPatch,
+    weights: list[float],
+) -> None:
+    module = weighing(tiny_spec, tiny_teacher, 0)
+    monkeypatch.setattr(module.adjustment, "weights", lambda _: torch.tensor(weights))
+    with pytest.raises(UserError, match=r"in \(0, 1\] of kdci\.adjustment, but Weighing gave"):
+        module.drawn(torch.randn(8, 4))
 
 
 def test_a_batch_that_comes_weighted_is_left_alone(

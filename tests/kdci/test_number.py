@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from src.common.errors import UserError
+from src.kdci import number
 from src.kdci.clustering import KMeans
 from src.kdci.number import choose_number
 
@@ -18,6 +19,13 @@ def blobs(count: int, each: int = 60, seed: int = 0) -> torch.Tensor:
 def test_separated_clusters_are_counted(count: int) -> None:
     for seed in range(3):
         assert choose_number(blobs(count).numpy(), iterations=25, seed=seed)[0] == count
+
+
+def test_of_many_rows_a_random_part_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(number, "_LARGEST_SAMPLE", 120)
+    rows = blobs(4)
+    in_order = rows[rows.argmax(1).argsort()]  # the first 120 have two clusters
+    assert choose_number(in_order.numpy(), iterations=25, seed=0)[0] == 4
 
 
 def test_a_dictionary_finds_its_number_and_records_how() -> None:

@@ -4,6 +4,7 @@ import torch
 from src.common.errors import UserError
 from src.objective.distillation import (
     DistillationObjective,
+    LogitDistanceObjective,
     StudentOutput,
     kl_divergence,
     kl_per_sample,
@@ -92,6 +93,15 @@ def test_logit_distance_equals_the_slow_equation_on_both_sides() -> None:
     assert_same_with_gradients(
         logit_distance, reference.logit_distance, torch.randn(4, 5), torch.randn(4, 5)
     )
+
+
+def test_the_distance_compares_the_compensated_logits_and_holds_the_teacher_constant() -> None:
+    logits, raw, teacher = (torch.randn(4, 5, requires_grad=True) for _ in range(3))
+    loss = LogitDistanceObjective()(StudentOutput(logits, raw), teacher)
+    torch.testing.assert_close(loss, logit_distance(logits, teacher))
+    gradients = torch.autograd.grad(loss, (logits, raw, teacher), allow_unused=True)
+    assert gradients[0] is not None
+    assert gradients[1:] == (None, None)
 
 
 def test_logit_distance_of_samples_has_the_distance_of_the_batch_for_a_mean() -> None:
