@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from src.common.errors import RankError, UserError
-from src.common.files import atomic_write, remove_spent_state
+from src.common.files import atomic_write, lock, remove_spent_state
 from src.common.gpus import own_gpus
 from src.common.memory import recall
 from src.common.package import CONF
@@ -82,6 +82,7 @@ def _check_and_run(
     conf = (CONF, *conf_of(checked.plugins))
     name = RunName(checked.task, choices, os.environ.get("KDCI_SWEEP"), conf)
     name.require_budget(checked.budget)
+    name.require_kdci(plain["kdci"]["name"])
     handed = handed_down()
     found, typed = handed or (find(checked, name, memory), _typed())
     folder = Path(found["folder"])
@@ -168,13 +169,12 @@ def _failure_recorded(folder: Path) -> Iterator[None]:
 
 
 def _correct(folder: Path, status: str, reason: str) -> None:
-    try:
+    # There may be none yet, or it is of another process, which goes on.
+    with suppress(UserError), lock(folder, wait=False):
         summary: Any = read_summary(folder / FILE_NAME)
-    except UserError:  # there is none yet
-        return
-    if summary["status"] == "running":
-        del summary["folder"]
-        write_summary(summary | {"status": status, "error": reason}, folder)
+        if summary["status"] == "running":
+            del summary["folder"]
+            write_summary(summary | {"status": status, "error": reason}, folder)
 
 
 def _show(plain: Any, folder: Path) -> None:

@@ -16,6 +16,7 @@ from src.common.files import content_hash
 from src.common.package import CONF, SOURCE
 from src.common.plugins import folders_of
 from src.common.provenance import library_versions
+from src.config.check import VANILLA
 
 _PAPER, _GENERIC = "paper", "generic"
 _TABLES = "tables"  # values have been taken out of it; the rest belongs to other networks
@@ -92,6 +93,22 @@ class RunName:
             raise UserError(
                 f"Expected 'budget' in 'conf/budget/{chosen}.yaml' to be '{chosen}', as the file "
                 f"is called, but got '{stated}'; add the line `budget: {chosen}` to it"
+            )
+
+    def require_kdci(self, stated: str) -> None:
+        """Refuse ``kdci=none`` that would be compensated, and another option that would not.
+
+        Folders are called by the option, but ``kdci.name`` says what is done.
+
+        Raises:
+            UserError: If only one of the option and ``stated`` is ``none``.
+        """
+        chosen = str(self.choices["kdci"])
+        if (chosen == VANILLA) != (stated == VANILLA):
+            raise UserError(
+                f"Expected kdci.name={VANILLA} with kdci={VANILLA}, and with it alone, but got "
+                f"kdci={chosen} with kdci.name={stated}; leave kdci.name out, in a sweep over "
+                "both too, or choose the other option"
             )
 
     @property

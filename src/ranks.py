@@ -16,6 +16,7 @@ from src.common.signals import Interrupted, is_rank
 from src.config.schema import TrainerOptions
 
 _FOUND, _TYPED = "KDCI_FOUND", "KDCI_TYPED"
+_TALKATIVE = ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api")
 
 
 def prepare_rank() -> None:
@@ -74,7 +75,9 @@ def start_ranks(
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # The second tells of a signal, and has been given a level of its own by its import.
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

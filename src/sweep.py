@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import traceback
@@ -29,6 +30,7 @@ from src.report.sweep import Failure, point_name, report_sweep, result_of
 _log = logging.getLogger(__name__)
 POINT, SWEEP_PROCESS = "point.json", "KDCI_SWEEP_PROCESS"
 _FOLDER, _START = "KDCI_SWEEP_FOLDER", "KDCI_SWEEP_START"
+_REASON = re.compile(r"^(\[rank \d+\] )?Error: ")
 _BEGUN = ".begun"  # one line for each call of a sweep that has begun it, or a point of it
 
 
@@ -61,14 +63,16 @@ def _run_point(overrides: Sequence[str], record: Path) -> None:
         ) as child,
     ):
         try:
-            last_line = ""
+            reason = last_line = ""
             for line in child.stderr or ():
                 sys.stderr.write(line)
                 last_line = line.strip() or last_line
+                # A rank's own comes first; of its end, whoever started it speaks after it.
+                reason = reason or (last_line if _REASON.match(line) else "")
         except BaseException:  # a launcher's handler of signals raises errors of its own
             child.terminate()  # it may have had the signal too, and heeds one only
             raise
-    error = last_line.removeprefix("Error: ") if child.returncode > 0 else None
+    error = _REASON.sub(r"\1", reason or last_line) if child.returncode > 0 else None
     if child.returncode < 0:
         error = f"Killed by {Signals(-child.returncode).name}; the same command goes on"
     point = {

@@ -13,10 +13,14 @@ from omegaconf import DictConfig
 from src import launch, naming
 from src.common import package
 from src.common.errors import UserError
+from src.common.files import lock
+from src.common.signals import Interrupted
 from src.config.check import check
 from src.pipeline.content import contents_of, sources_of
 from src.pipeline.identify import identify
+from src.report.summary import FILE_NAME, read_summary, write_summary
 from tests.compose import composed
+from tests.report.conftest import make_summary as make_summary
 from tests.smoke import Smoke
 
 
@@ -124,6 +128,24 @@ def test_points_of_a_sweep_take_their_gpus_before_anything_asks_for_cuda(
 def test_the_program_that_takes_gpus_has_not_imported_torch() -> None:
     code = "import sys, src.command; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=package.ROOT, check=True)
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_stopped_launcher_leaves_the_record_of_a_run_that_goes_on(
+    is_held: bool, make_summary: Any, tmp_path: Path
+) -> None:
+    """As one that has only waited for it."""
+    folder = tmp_path / "run"
+    write_summary(make_summary(status="running"), folder)
+
+    def stop() -> None:
+        with launch._failure_recorded(folder):
+            raise Interrupted(15)
+
+    with lock(folder) if is_held else nullcontext(), pytest.raises(Interrupted):
+        stop()
+    status = read_summary(folder / FILE_NAME)["status"]
+    assert status == ("running" if is_held else "interrupted")
 
 
 def test_a_rank_of_another_configuration_does_not_work_in_the_folder() -> None:

@@ -74,3 +74,19 @@ def test_a_sweep_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("KDCI_SWEEP")
     with pytest.raises(UserError, match="expected --multirun on the command line"):
         naming.require_sweep()
+
+
+@pytest.mark.parametrize(
+    ("choice", "stated"), [("none", "mine"), ("none", "backdoor"), ("backdoor", "none")]
+)
+def test_vanilla_runs_are_called_so_and_no_others(choice: str, stated: str) -> None:
+    rule = f"with it alone, but got kdci={choice} with kdci.name={stated}; leave kdci.name out"
+    with pytest.raises(UserError, match=rule):
+        name_of("distill", f"kdci={choice}").require_kdci(stated)
+
+
+@pytest.mark.parametrize(
+    ("choice", "stated"), [("none", "none"), ("backdoor", "backdoor"), ("weighting", "mine")]
+)
+def test_a_form_may_have_a_name_of_its_own(choice: str, stated: str) -> None:
+    name_of("distill", f"kdci={choice}").require_kdci(stated)

@@ -1,5 +1,6 @@
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed.elastic.multiprocessing.api import SignalException
 
 from src.common import package
 from src.common.errors import UserError
+from src.common.signals import Interrupted
 from src.config.schema import TrainerOptions
 from src.ranks import (
     ending_at_once,
@@ -209,6 +212,21 @@ def test_a_rank_that_fails_ends_while_the_other_waits_for_it() -> None:
     assert "Error: Expected more\n" in ended.stderr
     assert "exitcode  : 2 " in ended.stderr
     assert ended.returncode == 1  # torchrun's own
+
+
+def test_what_stops_the_ranks_is_said_by_us_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.distributed.elastic.agent.server import api as agent
+    from torch.distributed.launcher import api
+
+    agent.logger.setLevel(logging.WARNING)  # as its import leaves it
+
+    def stop(*_: Any) -> None:
+        assert not agent.logger.isEnabledFor(logging.WARNING)
+        raise SignalException("stopped", signal.SIGTERM)
+
+    monkeypatch.setattr(api, "elastic_launch", lambda *_: stop)
+    with pytest.raises(Interrupted, match="Stopped by SIGTERM"):
+        start_ranks(2, [], Path("outputs/abc"), {}, "kdci")
 
 
 def test_ranks_of_one_machine_do_not_ask_for_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

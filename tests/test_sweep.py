@@ -202,3 +202,22 @@ def test_what_nobody_has_foreseen_ends_a_sweep_too(
         start(begun)
     assert caught.value.code == 1
     assert "AttributeError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("loading\nError: no GPU\nError: Rank 0 failed with exit code 2", "no GPU"),
+        ("[rank 1] Error: no GPU\nError: Rank 1 failed", "[rank 1] no GPU"),
+        ("Traceback\nKeyError: 'Error: x'", "KeyError: 'Error: x'"),
+    ],
+)
+def test_a_point_of_several_ranks_failed_for_what_a_rank_says(
+    said: str, reason: str, begun: Path
+) -> None:
+    (begun / "said").write_text(f"{said}\n")
+    Path(sys.executable).write_text(f"#!/bin/sh\ncat {begun}/said >&2\nexit 2\n")
+    record = begun / "0"
+    record.mkdir()
+    run_point([], record)
+    assert read_own(record / "point.json", point_name(record))["error"] == reason

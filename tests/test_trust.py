@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from src.deploy.student import load_student
 from src.naming import RunName
 from src.pipeline import outcome as pipeline_outcome
 from src.pipeline import run as pipeline_run
+from src.pipeline import stage_a as pipeline_stage_a
+from src.pipeline import teacher as pipeline_teacher
 from src.pipeline.identify import find, identify
 from src.pipeline.job import Job
 from src.pipeline.teacher import prepare_teacher, refuse_misfit, refuse_unfit_networks
@@ -249,6 +252,28 @@ def test_a_last_layer_that_reads_other_channels_is_refused_where_it_weighs_them(
         refuse_unfit_networks(job)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            ["baseline=spaceshipnet", "+baseline.generator.blocks=1"],
+            "Expected baseline.generator.",
+        ),
+        (
+            ["baseline=fast", "baseline.generator._target_=src.network.generator.DeepGenerator"],
+            "with baseline.reset_after=",
+        ),
+        (["baseline=nayer", "baseline.embedding=missing.npy"], "baseline.embedding"),
+    ],
+)
+def test_what_only_the_method_refuses_is_refused_before_the_teacher_is_trained(
+    cats: Path, tmp_path: Path, options: list[str], told: str
+) -> None:
+    job = tiny_job(cats, tmp_path, "dataset.image_size=16", *options)
+    with pytest.raises(UserError, match=told):
+        refuse_unfit_networks(job)
+
+
 # A teacher of more classes than the folder has.
 
 
@@ -421,21 +446,38 @@ def test_a_replaced_checkpoint_is_another_run(smoke: Smoke, tmp_path: Path) -> N
     assert old["substitution"]["artifact"] != new["substitution"]["artifact"]
 
 
+@pytest.mark.parametrize(
+    ("module", "fit"),
+    [
+        pytest.param(pipeline_teacher, "_train", id="teacher", marks=pytest.mark.slow),
+        pytest.param(pipeline_stage_a, "_fit", id="stage_a"),
+        pytest.param(pipeline_run, "train_student", id="stage_b"),
+    ],
+)
 def test_data_that_change_meanwhile_leave_no_result(
-    smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: ModuleType, fit: str, smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert smoke.default
-    train = pipeline_run.train_student
+    cache = tmp_path / "cache"
+    if module is not pipeline_teacher:
+        smoke.cache_with_teacher(cache)
+    train = getattr(module, fit)
 
-    def edited_meanwhile(*arguments: Any) -> Any:
-        student = train(*arguments)
-        monkeypatch.setattr(Digits, "fingerprint", lambda self: "edited")
-        return student
+    with monkeypatch.context() as patch:
 
-    monkeypatch.setattr(pipeline_run, "train_student", edited_meanwhile)
-    with pytest.raises(UserError, match="content of dataset to stay as it was"):
-        smoke.here(tmp_path)
-    assert not list(tmp_path.rglob("student.*"))
+        def edited_meanwhile(*arguments: Any) -> Any:
+            trained = train(*arguments)
+            patch.setattr(Digits, "fingerprint", lambda self: "edited")
+            return trained
+
+        patch.setattr(module, fit, edited_meanwhile)
+        with pytest.raises(UserError, match="content of dataset to stay as it was"):
+            smoke.here(tmp_path / "run", cache=cache)
+    assert not [*tmp_path.rglob("student.*"), *tmp_path.rglob("state")]
+    assert module is pipeline_run or not list(cache.rglob("dictionaries"))
+    # With the data as they were, nothing is taken up that was made of others.
+    again = smoke.here(tmp_path / "run", cache=cache).summary
+    assert again["resumed"] == []
+    assert again["acc1"] == smoke.default.summary["acc1"]
 
 
 # Damage: what we made is made again, with a line that says why.
@@ -607,15 +649,22 @@ def test_a_file_where_a_folder_should_be_is_one_line(
 # Signals.
 
 
+RANKS = [pytest.mark.slow, pytest.mark.ddp, pytest.mark.xdist_group("ranks")]
+
+
 @pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+    ("number", "code", "trainer"),
+    [
+        (signal.SIGTERM, 143, "trainer=default"),
+        pytest.param(signal.SIGINT, 130, "trainer=default", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, "trainer=ddp_cpu", marks=RANKS),
+    ],
 )
 def test_a_stopped_run_says_so_and_goes_on(
-    smoke: Smoke, tmp_path: Path, number: signal.Signals, code: int
+    smoke: Smoke, tmp_path: Path, number: signal.Signals, code: int, trainer: str
 ) -> None:
     assert smoke.default
-    options = ["distill.epochs=12", "distill.steps_per_epoch=20", "kdci=none"]
+    options = [trainer, "distill.epochs=12", "distill.steps_per_epoch=20", "kdci=none"]
     deadline = time.monotonic() + LIMIT
     with smoke.start(tmp_path, *options) as process:
         while not list(tmp_path.rglob("state/epoch*_rank0.json")):
@@ -623,11 +672,14 @@ def test_a_stopped_run_says_so_and_goes_on(
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(number)
+        asked = time.monotonic()
         _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == code
+    assert time.monotonic() - asked < 30  # after which torch kills ranks that have not ended
     line = f"Error: Stopped by {number.name}; the same command goes on from what is saved"
     assert said.splitlines()[-1] == line
     assert "Traceback" not in said
+    assert "death signal" not in said  # torch's word to whoever started ranks
     summary = Finished(1, "", "", tmp_path).summary
     assert (summary["status"], summary["error"]) == ("interrupted", line.removeprefix("Error: "))
     again = smoke.command(tmp_path, *options)

@@ -7,6 +7,11 @@ import torch
 from src.common.errors import UserError
 
 _BF16 = ("avx512_bf16", "amx_bf16", "bf16")  # as torch calls these instructions; the last: ARM's
+_FEWER = "lower trainer.devices"
+_NO_GPU = (
+    "use trainer.accelerator=cpu (trainer=ddp_cpu for several ranks), or look at "
+    "CUDA_VISIBLE_DEVICES and the driver"
+)
 
 
 def device_of(accelerator: str, devices: int) -> torch.device:
@@ -20,15 +25,15 @@ def device_of(accelerator: str, devices: int) -> torch.device:
         UserError: If there are fewer GPUs, or fewer CPU cores, than processes.
     """
     if _is_cpu(accelerator):
-        found, kind = os.cpu_count() or 1, "CPU cores"
+        found, kind, cure = os.cpu_count() or 1, "CPU cores", _FEWER
         device = torch.device("cpu")
     else:
         found, kind = torch.cuda.device_count(), "GPUs"
+        cure = _FEWER if found else _NO_GPU
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     if found < devices:
         raise UserError(
-            f"Expected at least {devices} {kind} (trainer.devices), but found {found}; lower "
-            "trainer.devices"
+            f"Expected at least {devices} {kind} (trainer.devices), but found {found}; {cure}"
         )
     return device
 

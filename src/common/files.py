@@ -45,9 +45,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with writing(path):  # which finds a disk full only while the half file is there
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            _flush(temporary)
+            flush(temporary)
             os.replace(temporary, path)
-            _flush(path.parent)
+            flush(path.parent)
     finally:
         with suppress(OSError):  # of a folder that never was
             temporary.unlink(missing_ok=True)
@@ -104,11 +104,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.rglob("*"):
-            _flush(file)
+            flush(file)
         if path.exists():  # a folder cannot be renamed onto one that has content
             path.rename(aside)
         temporary.rename(path)
-        _flush(path.parent)
+        flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(aside, ignore_errors=True)
@@ -171,6 +171,18 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[None]:
         guard.release()
 
 
+def flush(path: Path) -> None:
+    """Wait until the disk has a file or folder, where there is a way to wait for folders."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NOT_FLUSHED or not path.is_dir():
+            raise
+    finally:
+        os.close(handle)
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
@@ -200,15 +212,3 @@ def content_hash(value: Any) -> str:
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
-
-
-def _flush(path: Path) -> None:
-    """Wait until the disk has a file or folder, where there is a way to wait for folders."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in _NOT_FLUSHED or not path.is_dir():
-            raise
-    finally:
-        os.close(handle)

@@ -37,8 +37,8 @@ def source_hash(
     """SHA-256 over the source that stands behind some modules, so that changed code is noticed.
 
     That is the modules, all that they import within ``src`` and the plug-ins, at any depth and
-    place, and the versions of the computing libraries among the rest. Comments, docstrings and
-    layout do not count: they change no result.
+    place, and the versions of the computing libraries among the rest. Comments, docstrings,
+    layout and Python's minor version do not count: they change no result.
 
     Args:
         roots: Dotted modules, e.g. ``"src.baseline.dafl"``; those outside ``src`` and the
@@ -148,6 +148,8 @@ def _parsed(text: str) -> tuple[str, tuple[str, ...]]:
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
+        if not getattr(node, "type_params", True):  # which Python 3.11 does not have
+            vars(node).pop("type_params")
     return ast.dump(tree), imports
 
 

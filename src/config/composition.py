@@ -89,9 +89,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     text = _text(error)
     option = re.search(r"Could not find '(.+)' Available options in '([^']+)': (.*)", text)
     if option:
-        return unknown_option(
-            option[2], option[1].removeprefix(f"{option[2]}/"), option[3].split()
-        )
+        name = option[1].removeprefix(f"{option[2]}/")
+        return _no_option(option[2], name, option[3].split(), overrides)
     key = re.search(r"Could not override '([^']+)'|from config\. '([^']+)' does not exist", text)
     if key:
         return _unknown_key(key[1] or key[2], _key_of(error.__cause__), overrides)
@@ -167,6 +166,17 @@ def unknown_option(group: str, name: str, known: Sequence[str]) -> str:
     if "/" in name and group in _WHERE_PATHS_GO:
         hint = f"; a path goes elsewhere: {_WHERE_PATHS_GO[group]}={shown(name)}"
     return f"Unknown option '{group}={name}'{hint}{options}"
+
+
+def _no_option(group: str, name: str, known: Sequence[str], overrides: Sequence[str]) -> str:
+    """What to say of an option that is not there; a setting follows the data set's name."""
+    if group != "setting" or any(each.startswith("setting=") for each in overrides):
+        return unknown_option(group, name, known)
+    return (
+        f"Cannot use 'dataset={name}', which has no setting (one of: {', '.join(known)}); a pool "
+        f"is given as dataset@pool={name}, a data set of your own with 'conf/setting/{name}.yaml' "
+        "or another's setting=NAME"
+    )
 
 
 def _text(error: BaseException) -> str:

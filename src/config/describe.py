@@ -18,6 +18,9 @@ _GROUPS = {
     "pool": "dataset@pool",
 }
 
+# What may be given too, and has had another value put in its place.
+_REPLACED = {"trainer.precision": "'auto'"}
+
 
 def describe(error: ValidationError, root: type[BaseModel]) -> str:
     """The first fault: its key, its value, what is allowed, and for an unknown key the nearest.
@@ -43,7 +46,8 @@ def describe(error: ValidationError, root: type[BaseModel]) -> str:
     # Of a union there is one for every alternative.
     same = [each for each in others if list(map(str, each["loc"]))[: len(location)] == location]
     rules = dict.fromkeys(each["msg"] for each in (first, *same))
-    rule = " or ".join(rules).replace("Input should be", "expected", 1)
+    also = [_REPLACED[path]] if path in _REPLACED else []
+    rule = " or ".join([*rules, *also]).replace("Input should be", "expected", 1)
     rule = rule.replace("Input should be ", "")
     if first["type"] == "dict_type":
         rule = "expected a node with a `_target_`"

@@ -1,4 +1,4 @@
-"""How long stages (a) and (b) are, and what has to be as long."""
+"""How long stages (a) and (b) are, and what has to be as long, or as wide."""
 
 import logging
 
@@ -52,6 +52,27 @@ def refuse_other_rounds(config: RunConfig) -> None:
             f"has distill.epochs={distill.epochs} of {of_epoch} rounds after "
             f"{options.warmup_rounds} of warm-up, and baseline.total_rounds, the length of a "
             f"schedule, follows substitution.rounds; give substitution.rounds={expected}"
+        )
+
+
+def refuse_wide_pca(config: RunConfig, num_classes: int) -> None:
+    """Refuse a PCA of logits that does not reduce them, before a teacher is trained for them.
+
+    Raises:
+        UserError: If ``kdci.dictionary.pca_dim`` is not below ``num_classes``, their width.
+    """
+    if config.kdci is None:
+        return
+    # Brings torch.
+    from src.kdci.clustering import KMeans
+
+    node = config.kdci.dictionary
+    dim = node.get("pca_dim")
+    is_ours = issubclass(target_of("kdci.dictionary", node), KMeans)
+    if is_ours and node.get("space", "logits") == "logits" and dim and dim >= num_classes:
+        raise UserError(
+            f"Expected kdci.dictionary.pca_dim to be below the width {num_classes} of the "
+            f"predictions, but got {dim}; null turns PCA off"
         )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -24,6 +25,16 @@ BatchSize = Annotated[int, Field(gt=0, le=LARGEST_BATCH)]
 """Images a step."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What every generator of random numbers takes."""
+
+
+def _partial(node: Node) -> Node:
+    """The same, however it says that the program gives it more arguments, as it does anyway."""
+    is_said = isinstance(node.get("_partial_", False), bool)  # else it is refused
+    return {**node, "_partial_": True} if is_said else node
+
+
+Factory = Annotated[Node, AfterValidator(_partial)]
+"""Of what is built on an object that is made later."""
 
 
 class _Model(BaseModel):
@@ -54,8 +65,8 @@ class Distill(_Model):
     held_out: float = Field(ge=0, lt=1)
     objective_lr: PositiveFloat
     scheduler_steps: Count | None
-    optimizer: Node
-    scheduler: Node | None
+    optimizer: Factory
+    scheduler: Factory | None
 
 
 class Search(_Model):
@@ -71,7 +82,7 @@ class TeacherFit(_Model):
     batch_size: BatchSize
     label_smoothing: float = Field(ge=0, lt=1)
     schedule: Literal["one_cycle", "cosine"]
-    optimizer: Node
+    optimizer: Factory
 
 
 class Teacher(_Model):
@@ -184,6 +195,16 @@ class RunConfig(_Model):
     logger: Logger
     fid: Fid
     paths: Paths
+
+    @model_validator(mode="after")
+    def _forced_runs_only(self) -> "RunConfig":
+        if self.force and self.task == "teacher":
+            raise ValueError(
+                "force=true runs a finished run again, but task=teacher reuses the teacher that "
+                "there is; leave it out, and for another teacher give another teacher.seed or "
+                "remove its folder in paths.cache"
+            )
+        return self
 
     @model_validator(mode="after")
     def _online_only(self) -> "RunConfig":

@@ -207,7 +207,12 @@ def _check_keys(
             )
         is_known = key in named or (takes_all and not str(key).startswith("_"))
         if not is_known and key not in OWN_KEYS:
-            raise UserError(f"Unknown configuration key '{path}.{key}'{nearest(str(key), named)}")
+            hint = nearest(str(key), named)
+            if not hint and "." in path:  # perhaps of the class that was there before
+                target = node["_target_"]
+                hint = f", which {target} does not take; to replace the whole node, options and "
+                hint += f"all, give '{path}={{_target_: {target}, ...}}'"
+            raise UserError(f"Unknown configuration key '{path}.{key}'{hint}")
         if key in supplied:
             raise UserError(
                 f"Wrong value of '{path}.{key}': expected no such key, since the program supplies "

@@ -61,6 +61,11 @@ class Inception(nn.Module):
 
 def _rewritten(path: Path) -> BytesIO:
     """The tensors of a file, as a file in memory: what is given one would execute its code."""
+    if not path.exists():
+        raise UserError(
+            f"Cannot find fid.weights='{path}'; expected a file of InceptionV3, such as "
+            f"{_PUBLISHED} of pytorch-fid"
+        )
     stored: Any = read(path)
     if not isinstance(stored, Mapping) or not all(map(torch.is_tensor, stored.values())):
         raise _refusal(path, "it holds more than named tensors")

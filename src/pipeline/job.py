@@ -85,24 +85,27 @@ class Job:
         pool: Pool = build(self.config.pool)
         return pool
 
-    def require_unchanged_data(self) -> None:
+    def require_unchanged_data(self, state: Path) -> None:
         """Refuse to keep a result of data that was not the same from beginning to end.
+
+        Args:
+            state: Folder of what was made of them, removed then: where they are as they were
+                again, the same command would go on with it.
 
         Raises:
             UserError: If a file was edited meanwhile; the same command is another run now.
         """
 
-        def check() -> None:
+        def changed() -> list[str]:
             now = contents_of(self.config)
-            contents = self.identity.contents
-            changed = [name for name, was in contents.items() if now.get(name) != was]
-            if changed:
-                raise UserError(
-                    f"Expected the content of {', '.join(changed)} to stay as it was, but it was "
-                    "changed or removed while this run was reading it; nothing was kept: run again"
-                )
+            return [name for name, was in self.identity.contents.items() if now.get(name) != was]
 
-        on_rank_zero(check)
+        if names := on_rank_zero(changed):
+            remove(state)
+            raise UserError(
+                f"Expected the content of {', '.join(names)} to stay as it was, but it was "
+                "changed or removed while this run was reading it; nothing was kept: run again"
+            )
 
     def to_device(self, module: nn.Module) -> None:
         """Move ``module`` to the device and into the memory format of the run."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from src.common.allocator import keep_freed_memory
 from src.common.device import device_of, has_native_bf16
@@ -172,7 +173,7 @@ def _moments(job: Job, summary: Summary) -> None:
     with measured(costs["stage_b"]):
         student = train_student(job, teacher, substitution, dictionary)
         summary["held_out"] = agreement(job, substitution.recording, student)
-    job.require_unchanged_data()
+    job.require_unchanged_data(job.folder / "state")
     if rank() == 0:
         write_outcome(job, summary, teacher, substitution, dictionary, student)
         (job.folder / PREVIOUS).unlink(missing_ok=True)
@@ -234,7 +235,9 @@ def _recorded(summary: Summary, folder: Path) -> Iterator[None]:
         if is_rank() and is_lost_peer(error):  # whoever started the ranks records what it was
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        status = "interrupted" if isinstance(error, Interrupted) else "failed"
+        # Lightning's own is of a signal that came before its handlers were replaced.
+        is_stopped = isinstance(error, Interrupted | SIGTERMException)
+        status = "interrupted" if is_stopped else "failed"
         # Where not even this can be written, the free lock tells that the run is over.
         with suppress(UserError, OSError):
             # W&B comes last, and a result that is written stands whatever becomes of its copy.

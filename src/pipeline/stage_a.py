@@ -73,7 +73,7 @@ def make_substitution_data(job: Job, teacher: FrozenTeacher) -> Substitution:
             module = _fit(job, baseline, artifact, callback)
             recording = module.recording()
             acc1 = _companion_accuracy(job, module)
-            job.require_unchanged_data()
+            job.require_unchanged_data(artifact.folder)  # with the dictionary that is built of it
             info = artifact.write(
                 baseline, recording, losses=module.losses, acc1_stage_a=acc1, stores=kept
             )

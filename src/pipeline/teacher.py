@@ -15,10 +15,11 @@ from src.common.files import remove_leftovers
 from src.common.sealed import DamagedError
 from src.common.seeding import derive_seed, seed_all
 from src.common.sync_batch_norm import require_syncable
+from src.config.lengths import refuse_wide_pca
 from src.config.node import build, build_partial
 from src.config.schema import RunConfig, Student, Teacher
 from src.config.trial import check_size
-from src.dataset.contract import Dataset, Pool
+from src.dataset.contract import Dataset, ImageSpec, Pool
 from src.dataset.loader import LabelledBatches
 from src.network.classifier import Classifier
 from src.network.stages import heard
@@ -61,7 +62,8 @@ def refuse_misfit(config: RunConfig) -> None:
         UserError: If the checkpoint is missing, damaged, or of another network or number of
             classes; if its classes may be in another order, or their map does not fit; or if a
             generator cannot make images of the data set's size, the dictionary has more
-            prototypes than there will be images, or too few to hold some out.
+            prototypes than there will be images, a PCA as wide as what it reduces, or too few
+            images to hold some out.
     """
     dataset: Dataset = build(config.dataset)
     if config.teacher.checkpoint is not None:
@@ -71,18 +73,20 @@ def refuse_misfit(config: RunConfig) -> None:
             _refuse_permuted(dataset, path)
     if config.task == "distill":
         check_size("baseline", config.baseline, "baseline", dataset.geometry.size)
+        refuse_wide_pca(config, len(dataset.class_names))
         _refuse_few_images(config)
 
 
 def refuse_unfit_networks(job: Job) -> None:
-    """Refuse networks that cannot do their part, before either is trained.
+    """Refuse networks and a method that cannot do their part, before anything is trained.
 
     Of a run that only trains a teacher, the teacher; what the method needs of it is then open.
 
     Raises:
         UserError: If images are too small or too large for one of them, the teacher lacks the
-            BatchNorm layers that the method reads, stage maps differ that its loss compares, or a
-            last layer reads something else than these maps where the loss weighs them by it.
+            BatchNorm layers that the method reads, stage maps differ that its loss compares, a
+            last layer reads something else than these maps where the loss weighs them by it, or
+            the method refuses its options.
     """
     config = job.config
     if config.task != "distill":
@@ -91,6 +95,7 @@ def refuse_unfit_networks(job: Job) -> None:
     compares_maps = _method(config).compares_maps(config.baseline)
     teacher, of_teacher = _tried(job, "teacher", config.teacher, compares_maps)
     _refuse_without_statistics(config, teacher)
+    _try_method(job, teacher)
     student, of_student = _tried(job, "student", config.student, compares_maps)
     if compares_maps and of_teacher is not None and of_student is not None:
         require_alike(of_student, of_teacher)
@@ -121,6 +126,19 @@ def _tried(
                 f"({error}); choose another dataset.image_size or network"
             ) from error
     return network, maps
+
+
+def _try_method(job: Job, teacher: Classifier) -> None:
+    """Build the method without memory, for what only its constructor knows to refuse."""
+    if _method(job.config).reads_pool:  # which may take hours to decode
+        return
+    geometry, grey = job.dataset.geometry, (0.5, 0.5, 0.5)
+    spec = ImageSpec(len(job.dataset.class_names), geometry.size, mean=grey, std=grey)
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            build(job.config.baseline, teacher=FrozenTeacher(teacher), spec=spec)
+    except (NotImplementedError, RuntimeError):  # of an operation that the meta device lacks
+        return
 
 
 def _refuse_without_statistics(config: RunConfig, network: Classifier) -> None:
@@ -242,7 +260,7 @@ def _own_teacher(job: Job) -> tuple[Classifier, float]:
                     "Published: %.2f%%, %s (teacher.checkpoint=...)", known.acc1, known.source
                 )
             acc1 = _train(job, network, folder / "state")
-            job.require_unchanged_data()
+            job.require_unchanged_data(folder / "state")
             on_rank_zero(lambda: save_trained(network, folder, acc1, options.name))
         remove(folder / "state")  # also of one that was killed between its card and this
         stored = load_trained(network, folder)

@@ -41,8 +41,8 @@ class KeepSignals(Callback):
     def __init__(self) -> None:
         self.handlers = {number: signal.getsignal(number) for number in STOPPING}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning has registered its own by now."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning has registered its own by now, as it has not at ``on_fit_start``."""
         if threading.current_thread() is threading.main_thread():
             for number, handler in self.handlers.items():
                 signal.signal(number, handler)

@@ -17,7 +17,7 @@ from src.common.distributed import (
     world_size,
 )
 from src.common.errors import UserError
-from src.common.files import sha256_tensors, writing
+from src.common.files import flush, sha256_tensors, writing
 from src.common.sealed import DamagedError, digests, read_own, verify, write_sealed
 from src.common.tensors import save_tensors
 from src.substitution.contract import Baseline
@@ -156,6 +156,8 @@ class Artifact:
             predictions = {"logits": recording.logits, "features": recording.features}
             save_tensors(predictions, self.folder / self._predictions)
             torch.save(baseline.state_dict(), self.folder / self._state)
+            for file in files:
+                flush(self.folder / file)
         return files
 
     @property

@@ -10,6 +10,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
+from src.common.files import flush
 from src.common.finite import FiniteWatch
 
 _FIRST_ROWS = 1024
@@ -146,7 +147,7 @@ class RowStore(nn.Module):
         self.length = state["length"]
 
     def sync(self, path: Path) -> tuple[str, int]:
-        """Append what is new since the last call to the raw file ``path``.
+        """Append what is new since the last call to the raw file ``path``; wait for the disk.
 
         Returns:
             XXH3 of all bytes that count, and their number.
@@ -161,7 +162,7 @@ class RowStore(nn.Module):
                 added = part.cpu().numpy().tobytes()
                 file.write(added)
                 self._digest.update(added)
-            file.flush()
+        flush(path)
         self._synced = self.length
         return self._digest.hexdigest(), self.length * self._row_bytes
 

@@ -9,10 +9,11 @@ from random import Random
 
 import psutil
 
+from src.report.summary import read_summary
 from tests.chaos.lab import Lab, Running
 from tests.chaos.resumes import overrides_of
 from tests.chaos.runner import Case
-from tests.chaos.runs import command, finish, reference
+from tests.chaos.runs import command, finish, reference, summaries
 from tests.chaos.signals import judge_stop
 from tests.chaos.verdict import Kind, Outcome, Verdict, crash_of
 
@@ -68,7 +69,7 @@ def _disturb(victim: str, moment: int, lab: Lab, folder: Path, rng: Random) -> V
     _strike(victim, running, ranks)
     outcome = lab.wait(running)
     left = _left(ranks)
-    wrong = _judge(victim, outcome)
+    wrong = _judge(victim, outcome) or _judge_record(victim, outcome, folder)
     if wrong is None and left:
         wrong = Verdict(Kind.OTHER, f"left behind: {left}", outcome.evidence())
     return wrong or finish(lab, folder, overrides, whole.result)
@@ -111,3 +112,13 @@ def _judge(victim: str, outcome: Outcome) -> Verdict | None:
     ):
         return Verdict(Kind.OTHER, f"expected one line about {victim}", outcome.evidence())
     return None
+
+
+def _judge_record(victim: str, outcome: Outcome, folder: Path) -> Verdict | None:
+    """A run that was asked to stop is not recorded as failed, which may be deleted."""
+    found = [read_summary(path)["status"] for path in summaries(folder)]  # none, at the beginning
+    if victim != "parent, asked" or outcome.exit_code == 0 or found in ([], ["interrupted"]):
+        return None
+    return Verdict(
+        Kind.OTHER, f"expected it to be interrupted, but got {found}", outcome.evidence()
+    )

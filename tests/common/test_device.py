@@ -74,3 +74,18 @@ def test_bfloat16_is_native_where_there_are_instructions(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: on_gpu)
     assert has_native_bf16(accelerator) is expected
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cure"),
+    [
+        (0, r"use trainer\.accelerator=cpu \(trainer=ddp_cpu .* CUDA_VISIBLE_DEVICES and the d"),
+        (1, "lower trainer.devices$"),
+    ],
+)
+def test_without_any_gpu_fewer_do_not_help(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, cure: str
+) -> None:
+    pretend(monkeypatch, gpus)
+    with pytest.raises(UserError, match=f"found {gpus}; {cure}"):
+        device_of("gpu", 2)

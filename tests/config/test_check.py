@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from src.baseline import dafl
 from src.common.errors import UserError, nearest
 from src.config.check import check
+from src.config.lengths import refuse_wide_pca
 from src.network import convnet
 from src.network.classifier import Classifier
 from src.pipeline.share import of_a_rank
@@ -951,3 +952,56 @@ def test_a_method_may_ask_for_a_certain_generator() -> None:
     told = r"DeepGenerator': expected .*, a subclass of src\.network\.generator\.Generator"
     with pytest.raises(UserError, match=told):
         check(plain("baseline=spaceshipnet", target))
+
+
+def test_a_factory_is_the_same_whether_it_says_so_or_not() -> None:
+    nodes = ("distill__optimizer", "distill__scheduler", "teacher__fit__optimizer")
+    for said in (True, False):
+        found = check(changed(**{f"{node}___partial_": said for node in nodes}))
+        assert found == check(plain())
+    unsaid = copy.deepcopy(plain())
+    for node in (*unsaid["distill"].values(), unsaid["teacher"]["fit"]["optimizer"]):
+        if isinstance(node, dict):
+            del node["_partial_"]
+    assert check(unsaid) == check(plain())
+
+
+def test_a_teacher_is_not_made_again_by_force() -> None:
+    message = complaint(changed(force=True, task="teacher"))
+    assert "force=true runs a finished run again, but task=teacher reuses" in message
+    assert "another teacher.seed" in message
+    check(changed(force=True))
+
+
+def test_a_precision_is_told_of_the_machine_s_own() -> None:
+    message = complaint(changed(trainer__precision="bf16_mixed"))
+    assert "expected '32-true' or 'bf16-mixed' or 'auto', but got 'bf16_mixed'" in message
+
+
+def test_another_class_needs_the_whole_node() -> None:
+    message = complaint(changed(distill__optimizer___target_="torch.optim.Adam"))
+    assert message == (
+        "Unknown configuration key 'distill.optimizer.momentum', which torch.optim.Adam does not "
+        "take; to replace the whole node, options and all, give "
+        "'distill.optimizer={_target_: torch.optim.Adam, ...}'"
+    )
+
+
+@pytest.mark.parametrize("dim", [10, 11])
+def test_a_pca_that_does_not_reduce_logits_is_refused_before_there_are_any(dim: int) -> None:
+    config = check(changed(kdci__dictionary__pca_dim=dim))
+    with pytest.raises(UserError, match=f"below the width 10 of the predictions, but got {dim}"):
+        refuse_wide_pca(config, 10)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kdci__dictionary__pca_dim": 9},
+        {"kdci__dictionary__pca_dim": None},
+        {"kdci__dictionary__pca_dim": 10, "kdci__dictionary__space": "features"},
+        {"kdci__dictionary__pca_dim": 10, "kdci__name": "none"},
+    ],
+)
+def test_a_pca_that_reduces_or_is_of_something_else_is_let_pass(changes: dict[str, Any]) -> None:
+    refuse_wide_pca(check(changed(**changes)), 10)

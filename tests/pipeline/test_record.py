@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from src.common.errors import UserError
 from src.common.signals import Interrupted
@@ -19,6 +20,18 @@ WANDB: Any = SimpleNamespace(
     ),
     force=False,
 )
+
+
+@pytest.mark.parametrize("error", [SIGTERMException(), Interrupted(15)])
+def test_a_run_that_was_stopped_is_recorded_as_interrupted(
+    tmp_path: Path, make_summary: Any, error: BaseException
+) -> None:
+    with (
+        pytest.raises(type(error)),
+        run._recorded(make_summary(status="running"), tmp_path),
+    ):
+        raise error
+    assert read_summary(tmp_path / FILE_NAME)["status"] == "interrupted"
 
 
 @pytest.mark.parametrize("error", [ConnectionError("gone"), Interrupted(15), UserError("no")])

@@ -1,11 +1,20 @@
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
+from src.common.signals import STOPPING
+from src.dataset.contract import ImageSpec
 from src.pipeline import run
+from src.substitution.batches import ReplayBatches
+from src.substitution.module import SubstitutionModule
+from src.teacher.frozen import FrozenTeacher
+from src.teacher.module import TeacherModule
+from tests.toys import SGD, Toy, convnet, filled_bank, job, labelled, student
 
 
 def test_float32_is_float32_in_convolutions_from_the_beginning(
@@ -22,3 +31,38 @@ def test_float32_is_float32_in_convolutions_from_the_beginning(
         assert torch.backends.cudnn.conv.fp32_precision != "tf32"
         assert not torch.backends.cudnn.allow_tf32
         assert not torch.backends.cuda.matmul.allow_tf32
+
+
+class Handlers(Callback):
+    """Who has the signals while a batch is trained on."""
+
+    def __init__(self) -> None:
+        self.found: list[Any] = []
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.found.append([signal.getsignal(number) for number in STOPPING])
+
+
+@pytest.mark.parametrize("stage", ["teacher", "stage_a", "stage_b"])
+def test_signals_stay_with_whoever_had_them(
+    stage: str, tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, tmp_path: Path
+) -> None:
+    module: LightningModule
+    options: dict[str, Any] = {}
+    if stage == "stage_a":
+        toy = Toy(teacher=tiny_teacher, spec=tiny_spec)
+        module = SubstitutionModule(toy, rounds=2, num_images=8, record_from=0, log_every=2)
+    elif stage == "teacher":
+        module = TeacherModule(convnet(tiny_spec), SGD, total_steps=3, schedule="one_cycle")
+        options = {"batches": labelled(tiny_spec, training=True), "test": labelled(tiny_spec)}
+    else:
+        module = student(tiny_spec, tiny_teacher)
+        batches = ReplayBatches([filled_bank(tiny_spec)], batch_size=8, steps=2, seed=0)
+        options = {"batches": batches, "test": labelled(tiny_spec)}
+    before, handlers = [signal.getsignal(number) for number in STOPPING], Handlers()
+    options |= {"callbacks": [handlers], "state": tmp_path / "state"}
+    job(tmp_path).fit(stage, module, epochs=1, **options)
+    assert handlers.found
+    assert all(found == before for found in handlers.found)

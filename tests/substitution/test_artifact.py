@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,22 @@ def test_an_artifact_exists_when_it_is_complete(
     monkeypatch.undo()
     artifact.write(toy, recording, {}, None)
     assert artifact.exists()
+
+
+def test_the_disk_has_the_shard_before_the_description(
+    toy: Toy, recording: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+
+    def fsync(handle: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{handle}").resolve().name)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    Artifact(tmp_path / "a").write(toy, recording, {}, None)
+    *shard, description, folder = flushed
+    assert sorted(shard) == sorted(FILES[1:])
+    assert description.endswith("artifact.json")
+    assert folder == "a"
 
 
 def test_a_method_can_go_on_from_it(

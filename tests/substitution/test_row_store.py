@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,19 @@ def test_what_is_saved_is_read_and_grows_on(tmp_path: Path, mapped_above: int) -
     kept = make()
     kept.read(tmp_path / "rows.npy")
     assert torch.equal(kept.rows, some)
+
+
+def test_the_disk_has_all_rows_before_their_digest_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card that will hold it is flushed, too, and then trusted."""
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.fstat(handle).st_size))
+    store = make()
+    for count in (5, 4):
+        store.append(rows(count))
+        store.sync(tmp_path / "rows")
+    assert flushed == [5 * ROW_BYTES, 9 * ROW_BYTES]
 
 
 def test_an_empty_store_survives_too(tmp_path: Path) -> None:
