@@ -18,11 +18,11 @@ from src.common.gpus import own_gpus
 from src.common.memory import recall
 from src.common.package import CONF
 from src.common.plugins import conf_of
-from src.common.signals import Interrupted, interruptible, is_rank
+from src.common.signals import Interrupted, interruptible, is_rank, speaks
 from src.config.check import check
 from src.config.schema import RunConfig
 from src.naming import RunName, memory_of, resolved
-from src.ranks import handed_down, refuse_unfit_ranks, speaks, start_ranks
+from src.ranks import handed_down, refuse_unfit_ranks, start_ranks
 from src.report.console import console
 from src.report.summary import (
     FILE_NAME,

@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 
 from src.common.errors import RankError, UserError
 from src.common.parent import PARENT
-from src.common.signals import Interrupted, is_rank
+from src.common.signals import FOUND, Interrupted, is_rank
 from src.config.schema import TrainerOptions
 
-_FOUND, _TYPED = "KDCI_FOUND", "KDCI_TYPED"
+_TYPED = "KDCI_TYPED"
 _TALKATIVE = ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api")
 
 
@@ -89,7 +89,7 @@ def start_ranks(
         max_restarts=0,
         monitor_interval=0.1,
     )
-    os.environ[PARENT], os.environ[_FOUND] = str(os.getpid()), json.dumps(found)
+    os.environ[PARENT], os.environ[FOUND] = str(os.getpid()), json.dumps(found)
     os.environ[_TYPED] = typed
     try:
         elastic_launch(launch, sys.executable)("-m", "src.run", *overrides)
@@ -99,23 +99,15 @@ def start_ranks(
     except SignalException as error:
         raise Interrupted(error.sigval) from error
     finally:
-        for name in (PARENT, _FOUND, _TYPED):
+        for name in (PARENT, FOUND, _TYPED):
             del os.environ[name]
 
 
 def handed_down() -> tuple[Any, str] | None:
     """What was found of the run, and what was typed; None where no parent of ours has looked."""
-    if not is_rank() or _FOUND not in os.environ:
+    if not is_rank() or FOUND not in os.environ:
         return None
-    return json.loads(os.environ[_FOUND]), os.environ[_TYPED]
-
-
-def speaks() -> bool:
-    """Whether this process shows the result: it is alone, or rank 0 of torchrun's.
-
-    Where the ranks were started here, whoever started them does.
-    """
-    return not is_rank() or (_FOUND not in os.environ and os.environ["RANK"] == "0")
+    return json.loads(os.environ[FOUND]), os.environ[_TYPED]
 
 
 def refuse_unfit_ranks(trainer: TrainerOptions) -> None:

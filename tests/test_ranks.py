@@ -12,7 +12,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 
 from src.common import package
 from src.common.errors import UserError
-from src.common.signals import Interrupted
+from src.common.signals import Interrupted, speaks
 from src.config.schema import TrainerOptions
 from src.ranks import (
     ending_at_once,
@@ -20,7 +20,6 @@ from src.ranks import (
     prepare_rank,
     refuse_sweep_of_ranks,
     refuse_unfit_ranks,
-    speaks,
     start_ranks,
 )
 

@@ -10,6 +10,8 @@ from types import FrameType
 from typing import Any
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+FOUND = "KDCI_FOUND"
+"""Environment variable of ranks that were started here: what was found of their run."""
 
 
 class Interrupted(BaseException):
@@ -67,6 +69,14 @@ def interruptible() -> Iterator[None]:
 def is_rank() -> bool:
     """Whether this process is one of several that were started together."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def speaks() -> bool:
+    """Whether this process says what is to say of all: it is alone, or rank 0 of torchrun's.
+
+    Where the ranks were started here, whoever started them does.
+    """
+    return not is_rank() or (FOUND not in os.environ and os.environ["RANK"] == "0")
 
 
 def _install(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> dict[int, Any]:

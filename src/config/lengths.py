@@ -3,7 +3,7 @@
 import logging
 
 from src.common.errors import UserError
-from src.common.signals import is_rank
+from src.common.signals import speaks
 from src.config.node import target_of
 from src.config.schema import RunConfig
 
@@ -85,8 +85,7 @@ def mention_other_steps(config: RunConfig) -> None:
     alongside, steps = companion_steps(config), student_steps(config)
     if alongside is None or config.distill.scheduler is None or steps < _FEWEST:
         return
-    # Ranks that were started here repeat the check of whoever started them.
-    if abs(alongside - steps) > _NEARLY * steps and not is_rank():
+    if abs(alongside - steps) > _NEARLY * steps and speaks():
         with_student = max(1, round(steps / config.distill.steps_per_round))
         _log.warning(
             "The student alongside stage (a) takes %d steps and that of stage (b) %d, but both "
@@ -105,7 +104,7 @@ def mention_early_dictionary(config: RunConfig) -> None:
     warm-up, of one round. A pool is as it is from the beginning.
     """
     options, kdci = config.substitution, config.kdci
-    if kdci is None or kdci.refresh_every is not None or is_rank():
+    if kdci is None or kdci.refresh_every is not None or not speaks():
         return
     reads_pool = getattr(target_of("baseline", config.baseline), "reads_pool", False)
     if options.mode == "online" and options.warmup_rounds <= 1 and not reads_pool:

@@ -672,12 +672,21 @@ def test_where_no_companion_follows_the_schedule_nothing_is_mentioned(
     assert caplog.messages == []
 
 
-def test_a_rank_mentions_nothing(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("started", "lines"),
+    [({"RANK": "0", "KDCI_FOUND": "{}"}, 0), ({"RANK": "0"}, 1), ({"RANK": "1"}, 0)],
+    ids=["here", "torchrun, first", "torchrun, second"],
+)
+def test_of_several_ranks_one_mentions_it(
+    started: dict[str, str],
+    lines: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("src.config.lengths.is_rank", lambda: True)
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", **started}.items():
+        monkeypatch.setenv(name, value)
     check(plain(*SHORT))
-    assert caplog.messages == []
+    assert len(caplog.messages) == lines
 
 
 def test_another_form_has_another_name() -> None:
