@@ -126,6 +126,9 @@ def try_adjustment(path: str, node: Node, space: str) -> "nn.Module":
     def make(tried: Node) -> "nn.Module":
         module: nn.Module = build(tried, **supplied)
         list(module.parameters())  # fails where the module has not been initialised
+        for name, fact in getattr(module, "facts", {}).items():  # which the run's record will hold
+            if not isinstance(fact, int | float):
+                raise TypeError(f"expected a number in facts['{name}'], but got {fact!r}")
         return module
 
     return attempt(path, node, make)

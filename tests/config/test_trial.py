@@ -22,6 +22,14 @@ class Bare(nn.Module):
         self.__dict__["supplied"] = supplied
 
 
+class Measuring(nn.Module):
+    """Has found something that JSON does not hold."""
+
+    def __init__(self, **supplied: Any) -> None:
+        super().__init__()
+        self.facts = {"strength": torch.tensor(1.0)}
+
+
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.1}
 
 
@@ -146,3 +154,9 @@ def test_stages_that_a_network_does_not_have_are_refused(monkeypatch: pytest.Mon
 def test_an_adjustment_that_was_not_initialised_is_one_line() -> None:
     with pytest.raises(UserError, match=r"Cannot build 'kdci\.adjustment' .* '_parameters'"):
         try_adjustment("kdci.adjustment", {"_target_": f"{__name__}.Bare"}, "logits")
+
+
+def test_what_an_adjustment_has_found_must_be_numbers() -> None:
+    expected = r"a number in facts\['strength'\], but got tensor"
+    with pytest.raises(UserError, match=expected):
+        try_adjustment("kdci.adjustment", {"_target_": f"{__name__}.Measuring"}, "logits")
