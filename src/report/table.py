@@ -204,15 +204,16 @@ def _held_out(summary: Summary) -> list[Text]:
 
 
 def _cost_table(summary: Summary) -> Table:
-    seconds = summary["seconds"]
+    seconds, resumed = summary["seconds"], summary.get("resumed", [])
     memory = summary.get("peak_memory_mb_by_stage", {}) | {"total": summary["peak_memory_mb"]}
     table = Table("stage", "seconds", "peak memory, MiB")
     for column in table.columns[1:]:
         column.justify = "right"
     for stage in _STAGES:
-        reused = stage == "stage_a" and summary["substitution"]["reused"]
-        name = f"{stage} (reused)" if reused else stage
-        table.add_row(name, number(seconds.get(stage), 1), number(memory.get(stage), 0))
+        note = " (reused)" if stage == "stage_a" and summary["substitution"]["reused"] else ""
+        if stage in resumed or (stage == "total" and resumed):
+            note = " (of the last attempt)"
+        table.add_row(stage + note, number(seconds.get(stage), 1), number(memory.get(stage), 0))
     return table
 
 

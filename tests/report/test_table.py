@@ -186,6 +186,12 @@ def test_pipes_in_settings_cannot_break_a_markdown_row(make_summary: Any) -> Non
     assert r"name=a\|b" in markdown_table(aggregate(runs), [])
 
 
+def test_seconds_of_a_stage_that_was_interrupted_are_told_so(runs: list[Any]) -> None:
+    text = rendered(run_table(runs[2] | {"resumed": ["stage_b"]}, Path("outputs/x")))
+    marked = [line.split()[1] for line in text.splitlines() if "(of the last attempt)" in line]
+    assert marked == ["stage_b", "total"]
+
+
 def test_run_table_of_one_run(runs: list[Any]) -> None:
     text = rendered(run_table(runs[2], Path("outputs/x")))
     lines = [line.split() for line in text.splitlines()]
