@@ -185,6 +185,14 @@ def _show(plain: Any, folder: Path) -> None:
             "The run had finished without these fid.weights and fid.images and was not looked "
             "into again; force=true runs it again"
         )
+    asked, had = plain["logger"]["wandb"], summary["config"].get("logger", {}).get("wandb") or {}
+    if asked is not None and asked["project"] != had.get("project"):
+        words = [str(folder), "--wandb", asked["project"]]
+        _log.warning(
+            "The run had finished without this project of W&B and was not sent there; "
+            "`python -m src.report %s` does so",
+            shlex.join(words),
+        )
     if "KDCI_SWEEP" in os.environ:
         held_out = summary.get("held_out")
         agreement = ""

@@ -159,9 +159,12 @@ def _gpus() -> list[str]:
 def name_sweep(arguments: Sequence[str]) -> None:
     """Name a sweep by its arguments, so that the same sweep again finds its folder.
 
-    The name travels as an environment variable, so that launchers and points inherit it.
+    In their order, in which points are numbered, but for flags. The name travels as an environment
+    variable, so that launchers and points inherit it.
     """
-    os.environ["KDCI_SWEEP"] = content_hash(sorted(arguments))[:12]
+    flags = sorted(each for each in arguments if each.startswith("-"))
+    others = [each for each in arguments if not each.startswith("-")]
+    os.environ["KDCI_SWEEP"] = content_hash([*flags, *others])[:12]
 
 
 def require_sweep() -> None:

@@ -105,6 +105,16 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
 
 
+def test_it_can_be_tried_before_there_is_a_teacher(name, tiny_spec):
+    """Without memory, so that what only its constructor refuses is told before a fit."""
+    if get_class(smoke_node(name)["_target_"]).reads_pool:
+        pytest.skip("a pool is decoded first")
+    with torch.device("meta"):
+        teacher = FrozenTeacher(ConvNet([4, 8], num_classes=tiny_spec.num_classes))
+        tried = build(smoke_node(name), teacher=teacher, spec=tiny_spec)
+    assert {tensor.device.type for tensor in tried.parameters()} <= {"meta"}
+
+
 def test_a_round_does_not_wait_for_its_device(make, student):
     baseline = make()
     play(baseline, student, 1)  # which makes optimisers, banks and what is known of the layers
@@ -447,3 +457,31 @@ def test_every_recipe_is_a_valid_configuration(recipe):
     overrides = [f"baseline={baseline}", f"dataset={dataset}"]
     with initialize_config_dir(str(package.CONF), version_base="1.3"):
         check(naming.resolved(compose("config", overrides)))
+
+
+def changed(name: str, spec: ImageSpec, teacher: FrozenTeacher, **options: Any) -> Baseline | None:
+    """The method with other options, or none if it has no such ones."""
+    node = smoke_node(name)
+    if not options.keys() <= node.keys():
+        return None
+    pool = {"pool": NoisePool()} if get_class(node["_target_"]).reads_pool else {}
+    return build(node | options, teacher=teacher, spec=spec, **pool)
+
+
+def test_the_student_learns_at_the_temperature_that_was_chosen(name, tiny_spec, tiny_teacher):
+    baseline = changed(name, tiny_spec, tiny_teacher, temperature=3.5)
+    if baseline is not None:
+        assert baseline.objective().temperature == 3.5
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_the_generator_feeds_the_student_in_the_mode_that_was_chosen(
+    name, tiny_spec, tiny_teacher, student, mode
+):
+    baseline = changed(name, tiny_spec, tiny_teacher, sampling_mode=mode)
+    if baseline is not None:
+        advance(baseline, student)
+        for draw in (baseline.sample, baseline.harvest):
+            before = copied(baseline.generator.named_buffers())
+            draw(4)
+            assert same(before, dict(baseline.generator.named_buffers())) == (mode == "eval")

@@ -13,7 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from src.common.errors import UserError
 from src.common.package import CONF, ROOT
+from src.config.arguments import understood
 from src.config.check import check
+from src.config.composition import COMPOSITION_ERRORS, explain
 from src.config.schema import RunConfig
 from src.naming import RunName, resolved
 from tests.compose import checked, composed, plain
@@ -169,6 +171,20 @@ def test_no_stage_a_of_the_variance_has_two_teachers() -> None:
         if (config := check(plain("experiments=variance", *SHRUNK, f"seed={seed}")))
     }
     assert drawn == {(0, 0), (1, 0), (2, 0), (3, 1), (4, 1), (5, 1)}
+
+
+@pytest.mark.parametrize("budget", [(), ("budget=laptop",), ("budget=smoke",)], ids=str)
+def test_a_setting_of_another_data_set_may_be_typed(budget: tuple[str, ...]) -> None:
+    typed = ("dataset=cifar10", "setting=digits", *budget)
+    config = check(plain(*understood(typed)))
+    assert (config.teacher.name, config.student.name) == ("convnet_m", "convnet_s")
+
+
+def test_a_setting_in_a_sweep_is_told_what_else_to_give() -> None:
+    typed = ("dataset=cifar10", "setting=digits", "budget=laptop")
+    with pytest.raises(COMPOSITION_ERRORS) as caught:
+        plain(*typed)
+    assert explain(caught.value, typed).startswith("Cannot compose 'setting=digits' in a sweep")
 
 
 def test_every_data_set_has_a_setting() -> None:

@@ -75,6 +75,35 @@ def test_a_finished_run_says_that_it_was_not_looked_into_again(
     assert weights in sources_of(check(naming.resolved(config)))
 
 
+@pytest.mark.parametrize(
+    ("asked", "had", "is_said"),
+    [
+        ("kdci", None, True),
+        ("kdci", "other", True),
+        ("kdci", "kdci", False),
+        (None, None, False),
+        (None, "kdci", False),
+    ],
+)
+def test_a_finished_run_says_that_it_was_not_sent_to_wandb(
+    make_summary: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    asked: str | None,
+    had: str | None,
+    is_said: bool,
+) -> None:
+    def options(project: str | None) -> dict[str, Any]:
+        return {"wandb": project and {"project": project}}
+
+    monkeypatch.setenv("KDCI_SWEEP", "5eed5")
+    write_summary(make_summary(80.0, config={"logger": options(had)}), tmp_path)
+    launch._show({"fid": {"weights": None}, "logger": options(asked)}, tmp_path)
+    assert (f"`python -m src.report {tmp_path} --wandb kdci`" in caplog.text) == is_said
+    assert len(caplog.records) == is_said
+
+
 def test_every_option_named_in_the_defaults_exists() -> None:
     config: Any = composed()
     choices = {k: v for k, v in config.hydra.runtime.choices.items() if not k.startswith("hydra/")}

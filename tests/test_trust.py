@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from src.baseline.dafl import DAFL
 from src.common.errors import UserError
 from src.common.files import atomic_write
 from src.config.check import check
@@ -264,14 +265,47 @@ def test_a_last_layer_that_reads_other_channels_is_refused_where_it_weighs_them(
             "with baseline.reset_after=",
         ),
         (["baseline=nayer", "baseline.embedding=missing.npy"], "baseline.embedding"),
+        (["baseline=cmi", "baseline.initial_images={wrong}"], "baseline.initial_images"),
     ],
 )
 def test_what_only_the_method_refuses_is_refused_before_the_teacher_is_trained(
     cats: Path, tmp_path: Path, options: list[str], told: str
 ) -> None:
-    job = tiny_job(cats, tmp_path, "dataset.image_size=16", *options)
+    np.save(wrong := tmp_path / "wrong.npy", np.zeros((3, 5), np.float32))
+    filled = [option.format(wrong=wrong) for option in options]
+    job = tiny_job(cats, tmp_path, "dataset.image_size=16", *filled)
     with pytest.raises(UserError, match=told):
         refuse_unfit_networks(job)
+
+
+def test_a_method_that_cannot_be_tried_without_a_teacher_is_not_refused(
+    cats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init = DAFL.__init__
+
+    def reading(self: DAFL, **options: Any) -> None:
+        init(self, **options)
+        self.trust = self.teacher.acc1 / 100  # which nobody has measured yet
+
+    monkeypatch.setattr(DAFL, "__init__", reading)
+    refuse_unfit_networks(tiny_job(cats, tmp_path, "dataset.image_size=16", "baseline=dafl"))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["kdci=none", "kdci.name=mine"], "Expected kdci.name=none with kdci=none"),
+        (["kdci.dictionary.pca_dim=10"], "to be below the width 10 of the predictions"),
+    ],
+)
+def test_what_names_and_classes_tell_is_refused_by_the_command(
+    smoke: Smoke, tmp_path: Path, options: list[str], told: str
+) -> None:
+    failed = smoke.command(tmp_path, *options)
+    assert failed.exit_code == 2
+    assert told in failed.stderr
+    assert len(failed.stderr.splitlines()) == 1
+    assert not list(tmp_path.rglob("teacher"))
 
 
 # A teacher of more classes than the folder has.

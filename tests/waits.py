@@ -32,7 +32,8 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        if name in _WAITING or (name.startswith("index") and _masked(args)):
+        is_counted = name == "repeat_interleave" and "output_size" not in (kwargs or {})
+        if name in _WAITING or is_counted or (name.startswith("index") and _masked(args)):
             self.seen.append(name)
         return func(*args, **(kwargs or {}))
 

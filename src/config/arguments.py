@@ -19,6 +19,9 @@ _PLUGINS = "plugins"
 _ONE_PLUGIN = re.compile(r"(\+*plugins)=(\w+)")
 # Hydra's own option of that name minimises, and none of ours can have it.
 _SWEEPERS = {"hydra/sweeper=optuna": "hydra/sweeper=search"}
+# Hydra looks at interpolated options last, when the data set and method are known that a setting's
+# budget is found by.
+_SETTING = re.compile(r"^setting=(\w+)$")
 _COMMANDS = "run", "multirun", "cfg", "info", "shell_completion"  # of which Hydra heeds one
 _SHOWING = "help", "hydra_help"  # which come before all of them
 _MODE = "hydra.mode"
@@ -72,6 +75,8 @@ def understood(arguments: Sequence[str]) -> list[str]:
     several = is_multirun(ordered)
     ordered = [_ONE_PLUGIN.sub(r"\1=[\2]", argument) for argument in ordered]
     ordered = [_SWEEPERS.get(re.sub("['\"]", "", argument), argument) for argument in ordered]
+    if not several:  # whose points Hydra would give the words, not what they stand for
+        ordered = [_SETTING.sub(r"setting=${oc.decode:\1}", each) for each in ordered]
     return [each for argument in ordered for each in _replacing(_quoted(argument, several))]
 
 

@@ -102,7 +102,17 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
             f"Cannot read the argument '{error.override}' ({text}); expected key=value, and "
             "quotes around special characters: 'key=\"a value\"'"
         )
-    return _other_kind(error, text) or text
+    return _early_setting(text, overrides) or _other_kind(error, text) or text
+
+
+def _early_setting(text: str, overrides: Sequence[str]) -> str | None:
+    setting = next((each for each in overrides if each.startswith("setting=")), None)
+    if setting is None or "resolving interpolation" not in text:
+        return None
+    return (
+        f"Cannot compose '{setting}' in a sweep, where its budget is looked for before the data "
+        "set is known; give teacher=, student= and budget= themselves, or one run a time"
+    )
 
 
 def _other_kind(error: Exception, text: str) -> str | None:

@@ -231,5 +231,6 @@ def _refuse_no_option(group: str, names: str | None, plugins: Sequence[Path]) ->
             f"Cannot remove the group '{plain}': every run needs one{cure} (one of: "
             f"{', '.join(known)})"
         )
-    if names is not None and names not in known and _NO_NAME.fullmatch(names):
+    is_part = base == "budget" and "/" in (names or "")  # of a budget, by method or schedule
+    if names is not None and names not in known and (is_part or _NO_NAME.fullmatch(names)):
         raise UserError(f"{unknown_option(plain, names, ())}{cure} (one of: {', '.join(known)})")

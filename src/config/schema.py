@@ -15,6 +15,7 @@ from pydantic import (
 
 from src.config.node import Node
 from src.config.value import LARGEST_BATCH, LARGEST_COUNT
+from src.report.project import project_name
 
 # Generous bounds: a value beyond them is a slip that would fill the memory or never end.
 Count = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
@@ -35,6 +36,14 @@ def _partial(node: Node) -> Node:
 
 Factory = Annotated[Node, AfterValidator(_partial)]
 """Of what is built on an object that is made later."""
+
+
+def _project(name: str) -> str:
+    return project_name(name, "logger.wandb.project")
+
+
+Project = Annotated[str, AfterValidator(_project)]
+"""Of W&B."""
 
 
 class _Model(BaseModel):
@@ -146,10 +155,10 @@ class TrainerOptions(_Model):
 class Wandb(_Model):
     """Weights & Biases."""
 
-    project: str
-    mode: Literal["online", "offline", "disabled"]
+    project: Project
+    mode: Literal["online", "offline", "disabled"] | None
     entity: str | None
-    tags: list[str]
+    tags: list[Annotated[str, Field(min_length=1, max_length=64)]]
 
 
 class Logger(_Model):

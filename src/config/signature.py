@@ -211,7 +211,8 @@ def _check_keys(
             if not hint and "." in path:  # perhaps of the class that was there before
                 target = node["_target_"]
                 hint = f", which {target} does not take; to replace the whole node, options and "
-                hint += f"all, give '{path}={{_target_: {target}, ...}}'"
+                partial = ", _partial_: true" if node.get("_partial_") else ""
+                hint += f"all, give '{path}={{_target_: {target}{partial}, ...}}'"
             raise UserError(f"Unknown configuration key '{path}.{key}'{hint}")
         if key in supplied:
             raise UserError(

@@ -1,8 +1,9 @@
 """From recorded predictions to the confounder dictionary, or to one that was built before."""
 
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -63,7 +64,7 @@ class DictionaryBuilder:
             except DamagedError as error:
                 _log.warning("%s; it is built again", error)
                 return None
-            expected = asdict(self.clustering) | {"predictions_sha256": sha256_tensors(rows)}
+            expected = self._settings | {"predictions_sha256": sha256_tensors(rows)}
             if any(found.provenance.get(key) != value for key, value in expected.items()):
                 _log.warning("'%s' is of other settings or data; it is built again", self.path)
                 return None
@@ -73,6 +74,11 @@ class DictionaryBuilder:
         if found is not None:
             _mention_one_class(found)
         return found
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """What every clustering has; where the file lies depends on all that this one has."""
+        return {each.name: getattr(self.clustering, each.name) for each in fields(Clustering)}
 
     def build(self, recording: Recording) -> ConfounderDictionary:
         """Cluster, and keep the dictionary for other runs.
@@ -108,8 +114,7 @@ class DictionaryBuilder:
             }
             made = self.clustering.fit(rows, logits, **origin)
             # What a reuse asks for; a clustering of somebody else's may have noted none of it.
-            facts = made.provenance | asdict(self.clustering) | origin
-            return replace(made, provenance=facts)
+            return replace(made, provenance=made.provenance | self._settings | origin)
 
         dictionary = on_rank_zero(fit)
         require_equal_on_all_ranks(

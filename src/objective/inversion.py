@@ -138,7 +138,11 @@ class BNTarget:
 @cache  # a copy to a GPU waits for all it has to do, and some methods need this in every step
 def _segments(widths: tuple[int, ...], device: torch.device) -> Tensor:
     """As many times its number as each layer has channels, ``[D]`` int64."""
-    return torch.arange(len(widths)).repeat_interleave(torch.tensor(widths)).to(device)
+    return (
+        torch.arange(len(widths))
+        .repeat_interleave(torch.tensor(widths), output_size=sum(widths))
+        .to(device)
+    )
 
 
 def bn_statistics_loss(

@@ -1,6 +1,5 @@
 """What a finished run leaves in its folder."""
 
-import logging
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -16,17 +15,12 @@ from src.pipeline.inside import look_inside
 from src.pipeline.job import Job
 from src.pipeline.pictures import evenly_spaced, shown
 from src.pipeline.stage_a import Substitution
-from src.report.dashboard import log_summary
+from src.report.dashboard import log_summary, tolerated
 from src.report.grid import save_image_grid
 from src.report.summary import Summary, write_summary
 from src.student.module import StudentModule
 from src.teacher.frozen import FrozenTeacher
 
-_log = logging.getLogger(__name__)
-NO_COPY = (
-    "W&B has no whole copy of this run, whose files here are the record "
-    "(src.report --wandb mirrors them to another project)"
-)
 _GRID_IMAGES, _GRID_COLUMNS = 64, 16
 _CHECKED = ("student", "card", "images")
 
@@ -55,10 +49,8 @@ def write_outcome(
     written = cast("Summary", finished)
     write_summary(written, job.folder)
     names = job.dataset.class_names
-    try:
+    with tolerated(job.wandb_run):
         log_summary(job.wandb_run, written, names, job.folder / "substitution.png")
-    except Exception as error:  # noqa: BLE001 - the local files are the record, W&B has a copy
-        _log.warning("%s: %s: %s", NO_COPY, type(error).__name__, error)
 
 
 def _results(

@@ -37,14 +37,14 @@ from src.pipeline.held_out import agreement
 from src.pipeline.identify import identify, plain
 from src.pipeline.job import Job, locked, remove
 from src.pipeline.log import written_down
-from src.pipeline.outcome import NO_COPY, write_outcome
+from src.pipeline.outcome import write_outcome
 from src.pipeline.share import of_a_rank
 from src.pipeline.software import git_revision, versions
 from src.pipeline.stage_a import make_substitution_data
 from src.pipeline.stage_b import train_student
 from src.pipeline.teacher import prepare_teacher, refuse_unfit_networks
 from src.pipeline.trainer import forbid_tf32
-from src.report.dashboard import finished, start_wandb
+from src.report.dashboard import finish, start_wandb, tolerated
 from src.report.summary import (
     FILE_NAME,
     PREVIOUS,
@@ -68,6 +68,12 @@ def run_teacher(
     config: RunConfig, folder: Path, contents: Mapping[str, str] | None = None
 ) -> None:
     """Only the first moment: train the teacher, or find it trained, and say where it is."""
+    if config.logger.wandb is not None:
+        _log.warning(
+            "Expected logger=wandb with task=distill, but with task=teacher nothing goes to W&B; "
+            "its curves go to '%s'",
+            folder / "metrics",
+        )
     with interruptible(), _begun(config, folder, contents) as (device, identity):
         job = Job(of_a_rank(config), folder, build(config.dataset), device, identity)
         refuse_unfit_networks(job)
@@ -271,12 +277,10 @@ def _mirrored(config: RunConfig, summary: Summary, folder: Path) -> "Iterator[Ru
         entity=options.entity,
         goes_on=not config.force,
     )
-    has_result = False
+    exit_code = 1
     try:
-        with finished(run_):
-            yield run_
-            has_result = True
-    except Exception as error:
-        if not has_result:
-            raise
-        _log.warning("%s: %s: %s", NO_COPY, type(error).__name__, error)
+        yield run_
+        exit_code = 0
+    finally:
+        with tolerated(run_):
+            finish(run_, exit_code)

@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from src.common.distributed import on_rank_zero, rank
 from src.common.signals import STOPPING, is_rank
 from src.config.schema import TrainerOptions
+from src.report.dashboard import tolerated
 from src.substitution.strategy import UnwrappedDDPStrategy
 
 if TYPE_CHECKING:
@@ -65,6 +66,18 @@ class StageProgress(RichProgressBar):
         return {key.split("/")[-1]: value for key, value in metrics.items() if key != "v_num"}
 
 
+class _Mirror(WandbLogger):
+    """A copy in W&B, without which the fit goes on."""
+
+    def __init__(self, run: "Run") -> None:
+        super().__init__(experiment=run)
+        self.run = run
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with tolerated(self.run):
+            super().log_metrics(metrics, step)
+
+
 def forbid_tf32() -> None:
     """Let convolutions in float32 be so on every GPU, as torch has it for products of matrices.
 
@@ -102,7 +115,7 @@ def make_trainer(
     _silence()
     loggers: list[Logger] = [CSVLogger(folder, "metrics", version=_version(folder, stage))]
     if wandb_run is not None:
-        loggers.append(WandbLogger(experiment=wandb_run))
+        loggers.append(_Mirror(wandb_run))
     shown = options.progress and rank() == 0
     return Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",

@@ -1,10 +1,12 @@
 """Weights & Biases as a mirror of the run; the local files stay the record."""
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakSet
 
 from src.common.distributed import rank
 from src.common.errors import UserError
@@ -14,9 +16,15 @@ from src.report.summary import Summary
 if TYPE_CHECKING:  # importing wandb costs half a second that most runs need not pay
     from wandb import Run
 
+_log = logging.getLogger(__name__)
 Mode = Literal["online", "offline"]
 NAMES = "names"  # in W&B's config: names of options, of which the configuration holds the values
 _NAMED: tuple[Literal["dataset", "baseline"], ...] = ("dataset", "baseline")
+_NO_COPY = (
+    "W&B has no whole copy of this run, whose files here are the record "
+    "(src.report --wandb mirrors them to another project)"
+)
+_partial: "WeakSet[Run]" = WeakSet()  # of which that was said
 
 
 class DashboardError(UserError):
@@ -27,7 +35,7 @@ def start_wandb(
     summary: Summary,
     folder: Path,
     project: str,
-    mode: Mode | Literal["disabled"],
+    mode: Mode | Literal["disabled"] | None,
     tags: Sequence[str] = (),
     entity: str | None = None,
     goes_on: bool = True,
@@ -35,11 +43,12 @@ def start_wandb(
     """Open one run that is about to begin, on rank 0 only; the other ranks get ``None``.
 
     Args:
-        summary: What is known of it; its configuration is told which entity was taken, by which
-            the mirror knows the run again.
+        summary: What is known of it; its configuration is told which mode and entity were taken,
+            by which the mirror knows the run again.
         folder: Run folder; W&B keeps its files in ``folder/wandb``.
         project: Project to log into.
-        mode: ``offline`` and ``disabled`` need neither account nor network.
+        mode: ``offline`` and ``disabled`` need neither account nor network; ``None`` is that of
+            WANDB_MODE, or else ``online``.
         tags: Labels to filter by.
         entity: Team or user; ``None`` is that of WANDB_ENTITY, or else the account's default.
         goes_on: Whether a later call in the same folder goes on with the same run. It does online
@@ -48,13 +57,15 @@ def start_wandb(
 
     Raises:
         DashboardError: If W&B refuses to start, for instance without an account in online mode.
+        UserError: If WANDB_MODE counts and is none of the modes.
     """
     if rank() != 0:
         return None
+    taken = mode_or_default(mode, ("online", "offline", "disabled"))
     folder.mkdir(parents=True, exist_ok=True)
     entity = entity or os.environ.get("WANDB_ENTITY") or None
-    summary["config"]["logger"]["wandb"]["entity"] = entity
-    name = summary["identity"]["run"] if mode == "online" and goes_on else None
+    summary["config"]["logger"]["wandb"] |= {"mode": taken, "entity": entity}
+    name = summary["identity"]["run"] if taken == "online" and goes_on else None
     # Of a run that is made again, in a new folder, curves would hold every epoch twice.
     has_begun = name is not None and any((folder / "wandb").glob(f"run-*-{name}"))
     return _start(
@@ -62,12 +73,30 @@ def start_wandb(
         folder,
         "set logger.wandb.mode=offline or logger=csv",
         project=project,
-        mode=mode,
+        mode=taken,
         tags=tags,
         entity=entity,
         id=name,
         resume="allow" if has_begun else None,
     )
+
+
+def mode_or_default(mode: str | None, allowed: Sequence[str]) -> str:
+    """What is asked for; where nothing is, that of WANDB_MODE, or else ``online``.
+
+    Args:
+        mode: One that is allowed, or None.
+        allowed: Those that there are.
+
+    Raises:
+        UserError: If WANDB_MODE counts and is none of them.
+    """
+    taken = mode or os.environ.get("WANDB_MODE") or "online"
+    if taken not in allowed:
+        *others, last = allowed
+        expected = f"{', '.join(others)} or {last}"
+        raise UserError(f"Expected WANDB_MODE to be {expected}, but got '{taken}'")
+    return taken
 
 
 def start_afterwards(summary: Summary, folder: Path, project: str, mode: Mode, name: str) -> "Run":
@@ -190,8 +219,28 @@ def _origin(summary: Summary) -> dict[str, Any]:
 
 def finish(run: "Run | None", exit_code: int = 0) -> None:
     """Close ``run``; a non-zero ``exit_code`` shows it as failed instead of finished."""
-    if run is not None:
+    if run is None:
+        return
+    try:
         run.finish(exit_code=exit_code)
+    except ConnectionError:  # its process is gone, as a traceback would say again at exit
+        import wandb
+
+        with suppress(ConnectionError, SystemExit):
+            wandb.teardown()
+        raise
+
+
+@contextmanager
+def tolerated(run: "Run | None") -> Iterator[None]:
+    """Go on where W&B fails in the block, and say once that it has no whole copy of ``run``."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - the local files are the record, W&B has a copy
+        if run not in _partial:
+            _log.warning("%s: %s: %s", _NO_COPY, type(error).__name__, error)
+        if run is not None:
+            _partial.add(run)
 
 
 @contextmanager

@@ -24,16 +24,17 @@ from src.report.dashboard import (
     finished,
     log_points,
     log_summary,
+    mode_or_default,
     start_afterwards,
 )
 from src.report.metrics import STEPS, metric_files, read_points
 from src.report.page.leftover import read_picture
+from src.report.project import project_name
 from src.report.summary import FILE_NAME, Summary, read_whole
 
 RECORD = "mirrored.json"
 _MEND = "mend or remove it"
 _STAGES = ("teacher", "stage_a", "stage_b")
-_LONGEST, _RESERVED = 128, "/\\#?%:"  # what W&B says of a project's name
 
 
 class Target(NamedTuple):
@@ -93,15 +94,9 @@ def target(project: str, mode: str | None) -> Target:
     Raises:
         UserError: If W&B would not take the project, or is switched off.
     """
-    if not 0 < len(project.strip()) <= len(project) <= _LONGEST or set(_RESERVED) & set(project):
-        raise UserError(
-            f"Expected --wandb with the name of a project, 1 to {_LONGEST} characters and none of "
-            f"{' '.join(_RESERVED)}, but got '{project}'; a team is named by WANDB_ENTITY"
-        )
-    mode = mode or os.environ.get("WANDB_MODE") or "online"
-    if mode not in ("online", "offline"):
-        raise UserError(f"Expected WANDB_MODE to be online or offline, but got '{mode}'")
-    return Target(project, cast("Mode", mode), os.environ.get("WANDB_ENTITY") or None)
+    project_name(project, "--wandb")
+    taken = mode_or_default(mode, ("online", "offline"))
+    return Target(project, cast("Mode", taken), os.environ.get("WANDB_ENTITY") or None)
 
 
 def require_panels(to: Target) -> None:

@@ -36,7 +36,7 @@ def controlled_shift(rows: Sequence[Row]) -> Iterator[Block]:
 def by_shift(rows: Sequence[Row]) -> dict[Line, list[Row]]:
     """Rows with a gain that differ in their pool only, if there are several; by unevenness.
 
-    The code of a pool's class is of the pool, unless a pool of the method ran under two codes.
+    The code of a pool's class is of the pool, unless pools of that class ran under two codes.
 
     Args:
         rows: All rows of a block.
@@ -58,10 +58,11 @@ def by_shift(rows: Sequence[Row]) -> dict[Line, list[Row]]:
 
 
 def _recoded(rows: Sequence[Row]) -> set[str]:
-    """Methods of which a pool ran under two codes."""
+    """Methods of which pools of the same classes ran under two codes."""
     codes: defaultdict[tuple[str, tuple[str, ...]], set[str]] = defaultdict(set)
     for row in rows:
-        codes[row.baseline, _pool(row)].update(_starting(row, _CODE))
+        classes = tuple(each for each in _pool(row) if "_target_=" in each)
+        codes[row.baseline, classes].update(_starting(row, _CODE))
     return {baseline for (baseline, _), found in codes.items() if len(found) > 1}
 
 

@@ -415,3 +415,15 @@ def test_two_hundred_rounds_leave_no_hook(make: Any, tiny_teacher: FrozenTeacher
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in tiny_teacher.modules())
     assert len(baseline.bank) == 200
     assert len(contrast_of(baseline).bank) == 16
+
+
+def test_earlier_images_are_shared_out_among_ranks(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.randint(256, (5, 3, 8, 8), dtype=torch.uint8)
+    np.save(tmp_path / "bank.npy", images.numpy())
+    monkeypatch.setattr("src.baseline.cmi.world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr("src.baseline.cmi.rank", lambda rank=rank: rank)
+        found = stored(make(initial_images=str(tmp_path / "bank.npy")))
+        assert torch.equal(found, images[rank::2])

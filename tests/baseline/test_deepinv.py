@@ -14,6 +14,7 @@ from src.common import distributed
 from src.common.augment import Augmentation
 from src.dataset.contract import ImageSpec
 from src.network.convnet import ConvNet
+from src.objective.adversarial import reversed_js_divergence
 from src.substitution.contract import advance
 from src.teacher.frozen import FrozenTeacher
 from src.teacher.tap import tap
@@ -328,3 +329,11 @@ def test_two_hundred_rounds_leave_no_hook(make: Any, tiny_teacher: FrozenTeacher
         baseline.refresh(None)
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in tiny_teacher.modules())
     assert len(baseline.bank) == 200
+
+
+def test_the_divergence_has_the_temperature_floor_and_bound_that_were_chosen(make: Any) -> None:
+    mine, its = 20 * torch.eye(2, 4), 20 * torch.eye(2, 4).flip(0)
+    plain = make(js_temperature=5.0, js_floor=0.2)._agreement(mine, its)
+    torch.testing.assert_close(plain, -reversed_js_divergence(mine, its, 5.0, 0.2))
+    assert float(make(js_temperature=1.0)._agreement(mine, its)) < -1.5
+    assert float(make(js_temperature=1.0, clip_js=True)._agreement(mine, its)) == 0

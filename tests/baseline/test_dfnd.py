@@ -1,9 +1,13 @@
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from src.baseline import dfnd
 from src.baseline.dfnd import DFND
 from src.common.augment import Augmentation
 from src.objective.distillation import StudentOutput
@@ -138,3 +142,43 @@ def test_the_selection_survives_saving(make):
     assert torch.equal(first.selected, second.selected)
     assert torch.equal(first.objective().class_weights, second.objective().class_weights)
     assert advance(second, None) == {}
+
+
+@pytest.mark.parametrize("count", [COUNT, COUNT - 1])
+def test_two_ranks_score_the_pool_as_one_does_and_share_out_what_is_selected(
+    sharp_teacher, make, monkeypatch, count
+):
+    alone, own = make(), threading.local()
+    alone.pool.images = alone.pool.images[:count]
+    expected = advance(alone, None)
+    meeting, boxes = threading.Barrier(2, timeout=60), [None, None]
+
+    def gather(rows):
+        boxes[own.rank] = rows
+        meeting.wait()
+        gathered = torch.cat(boxes)
+        meeting.wait()
+        return gathered
+
+    monkeypatch.setattr(dfnd, "rank", lambda: own.rank)
+    monkeypatch.setattr(dfnd, "world_size", lambda: 2)
+    monkeypatch.setattr(dfnd, "gather_rows", gather)
+
+    def play(rank):
+        own.rank = rank
+        method = make(pool=alone.pool)
+        return method, advance(method, None)
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(play, range(2)))
+    for rank, (method, terms) in enumerate(found):
+        assert torch.equal(method.selected, alone.selected)
+        assert torch.equal(method.class_counts, alone.class_counts)
+        assert torch.equal(method.bank.images, alone.bank.images[rank::2])
+        torch.testing.assert_close(terms, expected)
+
+
+def test_pool_images_are_mirrored_even_where_the_data_set_s_are_not(tiny_spec, tiny_teacher):
+    spec = replace(tiny_spec, augmentation=Augmentation(1, 0.0))
+    method = DFND(teacher=tiny_teacher, spec=spec, pool=NoisePool(), num_select=10)
+    assert method.bank.augmentation == Augmentation(1, 0.5)

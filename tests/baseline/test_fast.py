@@ -327,3 +327,28 @@ def test_published_rates_follow_the_number_of_inner_steps_and_the_pair():
         node = naming.resolved(compose("config", overrides))["baseline"]
     assert (node["generator_lr"], node["latent_lr"]) == (2e-3, 0.01)
     assert (node["class_weight"], node["adversarial_weight"]) == (0.5, 1.33)
+
+
+def test_first_layers_that_are_drawn_anew_are_those_of_all_ranks(make, monkeypatch):
+    sent = []
+    monkeypatch.setattr("src.baseline.fast.broadcast_module", sent.append)
+    method = make(warmup_rounds=1, reset_after=1)
+    for count in (0, 1, 1):
+        advance(method, None)
+        assert len(sent) == count
+    assert sent[0] is method.generator
+
+
+@pytest.mark.parametrize(("meta", "calls"), [("none", 3), ("maml", 1), ("reptile", 1)])
+def test_gradients_of_all_ranks_are_averaged_before_the_shared_generator_moves(
+    make, monkeypatch, meta, calls
+):
+    averaged = []
+    monkeypatch.setattr(
+        "src.baseline.fast.average_gradients", lambda own: averaged.append(list(own))
+    )
+    method = make(meta=meta, inner_steps=3, reset_after=None)
+    advance(method, None)
+    own = list(method.generator.parameters())
+    assert len(averaged) == calls
+    assert all(a is b for each in averaged for a, b in zip(each, own, strict=True))

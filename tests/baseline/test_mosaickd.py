@@ -36,7 +36,7 @@ def spec(tiny_spec):
 def make(spec):
     """Makes the method, with a teacher of the default dtype."""
 
-    def build(teacher=None, pool=None, **options):
+    def build(teacher=None, pool=None, spec=spec, **options):
         teacher = teacher or FrozenTeacher(ConvNet([3, 4], num_classes=spec.num_classes))
         defaults = {
             "generator": partial(Generator, latent_dim=3, base_width=2, initial_multiplier=1),
@@ -270,3 +270,21 @@ def test_certain_predictions_have_entropy_zero_and_come_last(make):
         method.teacher.network.fc.weight *= 1e4
     advance(method, None)
     assert torch.isfinite(method._entropies(pool.images)).all()
+
+
+@pytest.mark.parametrize("subset", [None, 39])
+def test_ranks_share_out_the_pool(make, monkeypatch, subset):
+    whole = make(subset=subset)
+    whole._read_pool()
+    monkeypatch.setattr("src.baseline.mosaickd.world_size", lambda: 2)
+    monkeypatch.setattr("src.baseline.mosaickd.on_rank_zero", lambda action: action())
+    for rank in range(2):
+        monkeypatch.setattr("src.baseline.mosaickd.rank", lambda rank=rank: rank)
+        part = make(teacher=whole.teacher, pool=whole.pool, subset=subset)
+        part._read_pool()
+        assert torch.equal(part.pool_bank.images, whole.pool_bank.images[rank::2])
+
+
+def test_pool_images_are_mirrored_even_where_the_data_set_s_are_not(make, spec):
+    bank = make(spec=replace(spec, augmentation=Augmentation(1, 0.0))).pool_bank
+    assert bank.augmentation == Augmentation(1, 0.5)

@@ -285,3 +285,21 @@ def test_number_of_parameters_as_published(spec, tmp_path, num_classes, count):
     )
     own = [*method.generator.parameters(), *method.norm.parameters(), *method._noise()]
     assert sum(p.numel() for p in own) == count
+
+
+def test_the_teacher_sees_the_training_transform(make):
+    method, seen = make(), []
+    method.spec = replace(method.spec, augmentation=lambda images, _: 0 * images)
+    hook = method.teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    advance(method, None)
+    hook.remove()
+    assert len(seen) == method.inner_steps
+    assert all(torch.equal(images, -torch.ones(6, 3, 8, 8)) for images in seen)
+    assert method.bank.images.float().std() > 1  # stored as they were
+
+
+def test_the_norm_of_the_embeddings_starts_anew_with_the_generator(make):
+    method = make(renew_every=2)
+    for _ in range(3):
+        advance(method, None)
+    assert int(method.norm.num_batches_tracked) == 3

@@ -310,3 +310,14 @@ def test_a_generator_of_fewer_than_two_blocks_is_refused(make, blocks):
         make(generator=small)
     assert len(make(generator=partial(small, blocks=2)).stores) == 3
     assert len(make(generator=partial(small, blocks=3)).stores) == 3
+
+
+def test_teacher_and_student_see_the_training_transform(make):
+    method, seen = make(), []
+    method.spec = replace(method.spec, augmentation=lambda images, _: 0 * images)
+    hook = method.teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    advance(method, None)
+    hook.remove()
+    for images in (*seen, method.sample(5)):
+        assert torch.equal(images, method.normalisation(torch.zeros_like(images)))
+    assert len(seen) == method.steps

@@ -6,6 +6,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 from torchvision.transforms import RandomResizedCrop
 
+from src.common import augment
 from src.common.augment import Augmentation, random_crop_flip, random_resized_crop, roll_flip
 from tests.reference import augment as reference
 
@@ -229,3 +230,11 @@ def test_a_training_transform_crops_then_mirrors() -> None:
     resized = random_crop_flip(random_resized_crop(images, 8, SCALE, RATIO, draws), 0, 0.5, draws)
     assert torch.equal(Augmentation(2, 0.5, SCALE)(images, seeded(3)), resized)
     assert Augmentation()(images, seeded(3)) is images
+
+
+def test_boxes_reach_all_four_borders():
+    draws = torch.full((4, 2, 10), 0.5)
+    draws[2:, 0], draws[2:, 1] = 0.0, 1 - 1e-6
+    top, left, height, width = augment._boxes(draws, 8, 8, (0.25, 0.25), (1.0, 1.0))
+    assert (top.tolist(), left.tolist()) == ([0, 4], [0, 4])
+    assert height.tolist() == width.tolist() == [4, 4]

@@ -104,6 +104,7 @@ def test_the_default_is_valid() -> None:
         ("trainer=ddp",),
         ("trainer=ddp_cpu",),
         ("logger=wandb",),
+        ("logger=wandb", "logger.wandb.mode=offline", "logger.wandb.tags=[first]"),
         ("budget=smoke", "baseline=dfnd"),
         ("budget=paper",),
         (
@@ -170,6 +171,21 @@ def test_a_wrong_value_is_named_with_its_key(key: str, value: Any) -> None:
     assert f"'{key.replace('__', '.')}" in message
     shown = value[0] if isinstance(value, list) else value
     assert f"but got {shown!r}" in message
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"tags": [""]}, "at least 1 character"),
+        ({"tags": ["good", "x" * 65]}, "at most 64 characters"),
+        ({"project": "team/kdci"}, "Expected logger.wandb.project with the name of a project"),
+        ({"project": ""}, "Expected logger.wandb.project with the name of a project"),
+        ({"mode": "off"}, "'logger.wandb.mode': expected 'online', 'offline' or 'disabled'"),
+    ],
+)
+def test_what_wandb_would_refuse(values: dict[str, Any], expected: str) -> None:
+    options: dict[str, Any] = {"project": "kdci", "mode": None, "entity": None, "tags": []}
+    assert expected in complaint(changed(logger__wandb=options | values))
 
 
 def test_what_is_allowed_is_said() -> None:
@@ -992,7 +1008,7 @@ def test_another_class_needs_the_whole_node() -> None:
     assert message == (
         "Unknown configuration key 'distill.optimizer.momentum', which torch.optim.Adam does not "
         "take; to replace the whole node, options and all, give "
-        "'distill.optimizer={_target_: torch.optim.Adam, ...}'"
+        "'distill.optimizer={_target_: torch.optim.Adam, _partial_: true, ...}'"
     )
 
 

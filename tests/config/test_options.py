@@ -108,6 +108,10 @@ def test_an_experiment_that_hydra_would_misread_is_refused(
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
+        (
+            "budget=laptop/dafl",
+            "Unknown option 'budget=laptop/dafl' (one of: laptop, paper, smoke)",
+        ),
         ("kdci=null", "'kdci=null'; for a run without compensation use kdci=none (one of: "),
         ("~kdci", "Cannot remove the group 'kdci': every run needs one; for a run without comp"),
         ("~kdci=backdoor", "Cannot remove the group 'kdci'"),

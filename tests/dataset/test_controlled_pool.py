@@ -95,3 +95,20 @@ def test_every_option_shapes_the_fingerprint() -> None:
     ]
     assert len({make(**options).fingerprint() for options in changed}) == len(changed)
     assert make(other=other).fingerprint() == make().fingerprint()
+
+
+def test_noise_is_rounded_and_so_leaves_the_brightness() -> None:
+    sharp, noisy = make().unlabeled(32), make(noise=5.0).unlabeled(32)
+    inner = (sharp > 40) & (sharp < 215)
+    assert abs(float((noisy.float() - sharp.float())[inner].mean())) < 0.25
+
+
+def test_a_point_is_blurred_to_the_width_that_was_asked_for(monkeypatch: Any) -> None:
+    point = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    point[..., 16, :] = 255  # a line, whose cut is the kernel
+    pool = make(blur=2.0)
+    monkeypatch.setattr(type(pool.of), "unlabeled", lambda self, size: point)
+    monkeypatch.setattr(type(pool), "_chosen", lambda self: torch.tensor([0]))
+    cut = pool.unlabeled(32)[0, 0, :, 16].double()
+    variance = ((torch.arange(32) - 16) ** 2 * cut).sum() / cut.sum()
+    assert float(variance) == pytest.approx(4, rel=0.1)

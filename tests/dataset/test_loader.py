@@ -130,3 +130,10 @@ def test_ranks_augment_apart(tiny_spec: ImageSpec, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(loader, "rank", lambda rank=rank: rank)
         seen.append(images(LabelledBatches(same, tiny_spec, 8, CPU, training=True)))
     assert not torch.equal(*seen)
+
+
+def test_epochs_are_augmented_apart(tiny_spec: ImageSpec) -> None:
+    one = torch.randint(0, 256, (1, 3, 8, 8)).byte()
+    same = Split(one.repeat(16, 1, 1, 1), torch.zeros(16, dtype=torch.int64))
+    batches = LabelledBatches(same, tiny_spec, 8, CPU, training=True)
+    assert not torch.equal(images(batches), images(batches))

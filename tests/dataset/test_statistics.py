@@ -28,3 +28,15 @@ def test_small_images_are_summed_in_parts_of_1024():
 def test_an_image_above_the_part_is_measured_alone():
     mean, std = measure(torch.full((2, 3, 1300, 1300), 255, dtype=torch.uint8))
     assert (mean, std) == ((1.0,) * 3, (0.0,) * 3)
+
+
+def test_mean_and_deviation_are_those_of_all_pixels_of_a_channel():
+    images = torch.randint(256, (1500, 3, 8, 8), dtype=torch.uint8)
+    images[:, 1] //= 2
+    pixels = images.double() / 255
+    mean, std = measure(images)
+    torch.testing.assert_close(torch.tensor(mean, dtype=torch.double), pixels.mean((0, 2, 3)))
+    torch.testing.assert_close(
+        torch.tensor(std, dtype=torch.double),
+        pixels.transpose(0, 1).flatten(1).std(1, correction=0),
+    )

@@ -77,8 +77,23 @@ def test_a_mirror_that_cannot_be_closed_costs_a_warning(
         pass
     assert "no whole copy of this run" in caplog.text
     assert "ConnectionError: the service is gone" in caplog.text
-    with pytest.raises(ConnectionError), run._mirrored(WANDB, make_summary(), tmp_path):
+    with (
+        pytest.raises(UserError, match="of the run itself"),
+        run._mirrored(WANDB, make_summary(), tmp_path),
+    ):
         raise UserError("of the run itself")
+
+
+def test_of_a_teacher_alone_nothing_goes_to_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stop(*_: Any) -> None:
+        raise UserError("no")
+
+    monkeypatch.setattr(run, "_begun", stop)
+    with pytest.raises(UserError, match="no"):
+        run.run_teacher(WANDB, tmp_path)
+    assert "with task=teacher nothing goes to W&B" in caplog.text
 
 
 @pytest.mark.parametrize(

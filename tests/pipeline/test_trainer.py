@@ -66,3 +66,37 @@ def test_signals_stay_with_whoever_had_them(
     job(tmp_path).fit(stage, module, epochs=1, **options)
     assert handlers.found
     assert all(found == before for found in handlers.found)
+
+
+class Gone:
+    """A W&B run whose process was killed."""
+
+    logged = 0
+
+    def log(self, _: Any) -> None:
+        self.logged += 1
+        raise ConnectionResetError("the service is gone")
+
+
+def test_a_mirror_that_dies_costs_a_warning(
+    tiny_spec: ImageSpec,
+    tiny_teacher: FrozenTeacher,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    batches = ReplayBatches([filled_bank(tiny_spec)], batch_size=8, steps=2, seed=0)
+    mirror: Any = Gone()
+    running = job(tmp_path)
+    running.wandb_run = mirror
+    running.fit(
+        "stage_b",
+        student(tiny_spec, tiny_teacher),
+        epochs=2,
+        batches=batches,
+        test=labelled(tiny_spec),
+        state=tmp_path / "state",
+    )
+    assert mirror.logged > 1
+    assert caplog.text.count("W&B has no whole copy of this run") == 1
+    (metrics,) = tmp_path.rglob("metrics.csv")
+    assert len(metrics.read_text().splitlines()) > 2

@@ -12,6 +12,7 @@ from src.report.dashboard import (
     log_summary,
     start_afterwards,
     start_wandb,
+    tolerated,
 )
 from src.report.grid import save_image_grid
 
@@ -162,6 +163,35 @@ def test_the_summary_is_told_which_entity_was_taken(
     assert asked["entity"] == summary["config"]["logger"]["wandb"]["entity"] == taken
 
 
+@pytest.mark.parametrize(
+    ("given", "variable", "taken"),
+    [(None, "offline", "offline"), ("online", "offline", "online"), (None, "", "online")],
+)
+def test_the_summary_is_told_which_mode_was_taken(
+    tmp_path: Path,
+    asked: dict[str, Any],
+    beginning: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    given: Any,
+    variable: str,
+    taken: str,
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", variable)
+    summary = beginning()
+    start_wandb(summary, tmp_path, "kdci", given)
+    assert asked["mode"] == summary["config"]["logger"]["wandb"]["mode"] == taken
+    assert asked["id"] == ("c0ffee" if taken == "online" else None)
+
+
+def test_a_mode_that_there_is_not(
+    tmp_path: Path, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "off")
+    expected = "Expected WANDB_MODE to be online, offline or disabled, but got 'off'"
+    with pytest.raises(UserError, match=expected):
+        start(tmp_path, None)
+
+
 def test_a_run_is_called_by_its_choices_and_grouped_by_its_sweep(
     tmp_path: Path, asked: dict[str, Any], beginning: Any
 ) -> None:
@@ -169,7 +199,8 @@ def test_a_run_is_called_by_its_choices_and_grouped_by_its_sweep(
     start_wandb(beginning(sweep="5eed5"), folder, "kdci", "offline")
     assert (asked["name"], asked["group"]) == ("digits_dafl_none_c0ffee", "5eed5")
     names = {"dataset": "digits", "baseline": "dafl"}
-    assert asked["config"] == {**beginning()["config"], "names": names}
+    taken = {"wandb": {"mode": "offline", "entity": None}}
+    assert asked["config"] == {**beginning()["config"], "logger": taken, "names": names}
     for alone in (beginning(), beginning(sweep=None)):
         start_wandb(alone, folder, "kdci", "offline")
         assert asked["group"] == "digits_dafl_none"
@@ -257,6 +288,32 @@ def test_classes_without_names_are_numbers(make_summary: Any) -> None:
     log_summary(run, make_summary(80.0), [])
     chart = run.logged["substitution/class_proportions"]
     assert chart.table.data == [["0", 0.25], ["1", 0.75]]
+
+
+def test_that_there_is_no_whole_copy_is_said_once_of_each_run(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runs: list[Any] = [Recorder(), Recorder()]
+    for run in (*runs, *runs):
+        with tolerated(run):
+            raise ConnectionResetError("gone")
+    assert caplog.text.count("ConnectionResetError: gone") == len(caplog.records) == 2
+
+
+def test_a_process_that_is_gone_is_not_waited_for_at_exit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lost(*_: Any, **__: Any) -> None:
+        torn.append(True)
+        raise ConnectionResetError("gone")
+
+    torn: list[bool] = []
+    run: Any = Recorder()
+    monkeypatch.setattr(run, "finish", lost)
+    monkeypatch.setattr("wandb.teardown", lost)
+    with pytest.raises(ConnectionResetError, match="gone"):
+        finish(run)
+    assert len(torn) == 2
 
 
 def test_finish_passes_the_exit_code_on() -> None:

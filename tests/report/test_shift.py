@@ -56,6 +56,15 @@ def test_a_pool_of_another_class_has_other_code(
     assert [[row.gain.mean for row in line] for line in lines] == found
 
 
+def test_pools_of_one_class_and_two_codes_are_no_series(make_summary: Any, make_kdci: Any) -> None:
+    runs = []
+    for foreign, shares, code in ((0, EVEN, "p1"), (0.5, UNEVEN, "p2")):
+        settings = {"pool.foreign": foreign, "pool._target_": "Controlled"}
+        pool = {"settings": settings, "class_proportions": shares, "code": {"stage_b": code}}
+        runs += [make_summary(80.0, **pool), make_kdci(81.0, **pool)]
+    assert by_shift(aggregate(runs)) == {}
+
+
 def test_one_shift_is_no_series(runs: list[Any]) -> None:
     assert list(controlled_shift(aggregate(runs[:4]))) == []
 

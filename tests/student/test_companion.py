@@ -88,3 +88,28 @@ def test_leaves_the_method_and_its_teacher_without_gradients(
     make(tiny_spec, toy.objective()).learn(toy)
     assert all(p.grad is None for p in toy.parameters())
     assert all(p.grad is None for p in toy.teacher.parameters())
+
+
+def test_gradients_are_those_of_all_ranks(
+    tiny_spec: ImageSpec, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    averaged: list[Any] = []
+    monkeypatch.setattr(
+        "src.student.companion.average_gradients", lambda own: averaged.extend(own)
+    )
+    objective = NoisyDistillationObjective(tiny_spec.num_classes, 0.9)
+    companion = make(tiny_spec, objective, steps_per_round=1)
+    companion.learn(toy)
+    assert list(map(id, averaged)) == list(map(id, companion.parameters()))
+
+
+def test_what_is_counted_survives_saving(tiny_spec: ImageSpec, toy: Toy) -> None:
+    first, second = (make(tiny_spec, toy.objective(), first_round=1) for _ in range(2))
+    for _ in range(3):
+        first.learn(toy)
+    second.load_state_dict(first.state_dict())
+    saved, loaded = first.get_extra_state(), second.get_extra_state()
+    assert (loaded["round"], loaded["student_step"]) == (3, 6)
+    assert loaded["scheduler"] == saved["scheduler"]
+    rates = [state["optimizers"][0]["param_groups"][0]["lr"] for state in (saved, loaded)]
+    assert rates[0] == rates[1] == pytest.approx(0.05)

@@ -366,3 +366,26 @@ def test_gradients_are_not_narrowed_by_autocast(
 ) -> None:
     module = fit(student(tiny_spec, tiny_teacher), bank, tiny_spec, tmp_path, 1, "bf16-mixed")
     assert backward_passes == [False] * module.student_step
+
+
+@pytest.mark.parametrize("compensated", [False, True])
+def test_the_accuracies_of_an_epoch_are_of_its_predictions_alone(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, compensated: bool
+) -> None:
+    make: Any = partial(kdci_student, loaded=dictionary()) if compensated else student
+    module = make(tiny_spec, tiny_teacher).eval()
+    images, _ = next(iter(labelled(tiny_spec, 20)))
+    output = module.student_output(images)
+    name, logits = ("compensated", output.logits) if compensated else ("last", output.plain_logits)
+    right = logits.argmax(1)
+    for labels, expected in ((right, 100), ((right + 1) % tiny_spec.num_classes, 0)):
+        module.validation_step((images, labels), 0)
+        module.on_validation_epoch_end()
+        assert module.acc1[name] == expected
+
+
+def test_accuracies_survive_saving(tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher) -> None:
+    first, second = (student(tiny_spec, tiny_teacher) for _ in range(2))
+    first.acc1 = {"last": 25.0, "best": 75.0, "compensated": None}
+    second.load_state_dict(first.state_dict())
+    assert second.acc1 == first.acc1

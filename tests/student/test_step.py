@@ -206,4 +206,7 @@ def test_waits_are_seen() -> None:
         numbers[numbers > 1]
         numbers.nonzero()
         bool((numbers > 1).all())
-    assert waits.seen == ["_local_scalar_dense", "index", "nonzero", "_local_scalar_dense"]
+        numbers.repeat_interleave(torch.ones(4).long(), output_size=4)
+        numbers.repeat_interleave(torch.ones(4).long())
+    assert waits.seen[:4] == ["_local_scalar_dense", "index", "nonzero", "_local_scalar_dense"]
+    assert waits.seen[4:] == ["repeat_interleave"]

@@ -287,3 +287,11 @@ def test_an_image_of_inclusion_zero_never_comes(tiny_spec: ImageSpec) -> None:
         seen = [number for batch in batches for number in numbers(bank, batch)]
         assert set(seen) == set(range(40)) - set(rows.tolist())
         assert sorted(seen[:30]) == sorted(set(seen))  # each once, before one comes again
+
+
+def test_ranks_are_ordered_apart(tiny_spec: ImageSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, orders = numbered(tiny_spec, 40), []
+    for rank in range(2):
+        monkeypatch.setattr("src.substitution.batches.rank", lambda rank=rank: rank)
+        orders.append([numbers(bank, batch) for batch in ReplayBatches([bank], 4, 10, 0)])
+    assert orders[0] != orders[1]
