@@ -135,7 +135,7 @@ class TestOriginalProtocol:
                 substitution=SimpleNamespace(num_images=12),
             )
         )
-        recording = stage_b._draw(job, method.teacher, method)
+        recording = stage_b._draw(job, method)
         assert len(recording.logits.unique(dim=0)) == 12
         assert torch.equal(method.sample(4), shared)
         assert len(method.fresh(5)) == 5  # of no trained batch, so of any number
