@@ -5,9 +5,9 @@
 # Run:      bash faiss-pca-trains-on-a-thousand-rows-a-dimension.sh
 # Exit:     0 the behaviour is as stated here, 1 it no longer is, other: the set-up failed.
 #
-# Docs:     "PCAMatrix: applies a principal component analysis on a set of vectors, with optionally
-#           whitening and random rotation"; `train` is to be given "representative" vectors, and
-#           says nothing of how many of them count.
+# Docs:     "Applies a principal component analysis on a set of vectors"; train: "n: nb of training
+#           vectors"; max_points_per_d: "ratio between # training vectors and dimension", which says
+#           of no limit.
 # Expected: the principal axes and the mean of the rows that were given.
 # Seen:     those of a sample of 1,000 * d of them (`max_points_per_d`), without a line unless
 #           `verbose` is set. Where variances lie close together, the axes differ from the exact
