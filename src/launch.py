@@ -177,6 +177,26 @@ def _correct(folder: Path, status: str, reason: str) -> None:
             write_summary(summary | {"status": status, "error": reason}, folder)
 
 
+def _mention_unsent(asked: Any, summary: Any, folder: Path) -> None:
+    """Where a finished run was not logged into this project of W&B, say how to send it there."""
+    # Brings torch.
+    from src.report.mirror import Target
+
+    mode: Any = asked["mode"] or os.environ.get("WANDB_MODE") or "online"
+    entity = asked["entity"] or os.environ.get("WANDB_ENTITY") or None
+    if mode == "disabled" or Target(asked["project"], mode, entity).has(summary):
+        return
+    words = ["python", "-m", "src.report", str(folder), "--wandb", asked["project"]]
+    words += ["--wandb-mode", "offline"] if mode == "offline" else []
+    team = f"WANDB_ENTITY={shlex.quote(entity)} " if entity else ""
+    _log.warning(
+        "The run had finished without this project of W&B, and logger=wandb does not send it "
+        "there afterwards; `%s%s` does so, once",
+        team,
+        shlex.join(words),
+    )
+
+
 def _show(plain: Any, folder: Path) -> None:
     """Print the table of a finished run; a line of it where a sweep prints one for all."""
     summary: Any = read_summary(folder / FILE_NAME)
@@ -185,14 +205,8 @@ def _show(plain: Any, folder: Path) -> None:
             "The run had finished without these fid.weights and fid.images and was not looked "
             "into again; force=true runs it again"
         )
-    asked, had = plain["logger"]["wandb"], summary["config"].get("logger", {}).get("wandb") or {}
-    if asked is not None and asked["project"] != had.get("project"):
-        words = [str(folder), "--wandb", asked["project"]]
-        _log.warning(
-            "The run had finished without this project of W&B and was not sent there; "
-            "`python -m src.report %s` does so",
-            shlex.join(words),
-        )
+    if plain["logger"]["wandb"] is not None:
+        _mention_unsent(plain["logger"]["wandb"], summary, folder)
     if "KDCI_SWEEP" in os.environ:
         held_out = summary.get("held_out")
         agreement = ""

@@ -185,6 +185,14 @@ def test_a_setting_in_a_sweep_is_told_what_else_to_give() -> None:
     with pytest.raises(COMPOSITION_ERRORS) as caught:
         plain(*typed)
     assert explain(caught.value, typed).startswith("Cannot compose 'setting=digits' in a sweep")
+    with pytest.raises(COMPOSITION_ERRORS) as caught:
+        plain(*(single := understood(("setting=digits", "teacher=${nowhere}"))))
+    assert "sweep" not in explain(caught.value, single)
+
+
+@pytest.mark.parametrize("value", ["null", "true", "2024", "NULL"])
+def test_what_is_no_name_of_a_setting_stays_as_it_was_typed(value: str) -> None:
+    assert understood([f"setting={value}"]) == [f"setting={value}"]
 
 
 def test_every_data_set_has_a_setting() -> None:

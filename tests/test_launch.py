@@ -75,14 +75,22 @@ def test_a_finished_run_says_that_it_was_not_looked_into_again(
     assert weights in sources_of(check(naming.resolved(config)))
 
 
+KDCI = {"project": "kdci", "mode": "online", "entity": None, "tags": []}
+
+
 @pytest.mark.parametrize(
-    ("asked", "had", "is_said"),
+    ("asked", "had", "said"),
     [
-        ("kdci", None, True),
-        ("kdci", "other", True),
-        ("kdci", "kdci", False),
-        (None, None, False),
-        (None, "kdci", False),
+        (KDCI, None, "--wandb kdci`"),
+        (KDCI | {"mode": None}, None, "--wandb kdci`"),
+        (KDCI, KDCI | {"project": "other"}, "--wandb kdci`"),
+        (KDCI, KDCI | {"mode": "disabled"}, "--wandb kdci`"),
+        (KDCI | {"mode": "offline"}, None, "--wandb kdci --wandb-mode offline`"),
+        (KDCI | {"entity": "team"}, KDCI, "`WANDB_ENTITY=team python -m src.report"),
+        (KDCI, KDCI, None),
+        (KDCI | {"mode": "disabled"}, None, None),
+        (None, None, None),
+        (None, KDCI, None),
     ],
 )
 def test_a_finished_run_says_that_it_was_not_sent_to_wandb(
@@ -90,18 +98,20 @@ def test_a_finished_run_says_that_it_was_not_sent_to_wandb(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
-    asked: str | None,
-    had: str | None,
-    is_said: bool,
+    asked: dict[str, Any] | None,
+    had: dict[str, Any] | None,
+    said: str | None,
 ) -> None:
-    def options(project: str | None) -> dict[str, Any]:
-        return {"wandb": project and {"project": project}}
+    for name in ("WANDB_MODE", "WANDB_ENTITY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def options(node: dict[str, Any] | None) -> dict[str, Any]:
+        return {"wandb": node}
 
     monkeypatch.setenv("KDCI_SWEEP", "5eed5")
     write_summary(make_summary(80.0, config={"logger": options(had)}), tmp_path)
     launch._show({"fid": {"weights": None}, "logger": options(asked)}, tmp_path)
-    assert (f"`python -m src.report {tmp_path} --wandb kdci`" in caplog.text) == is_said
-    assert len(caplog.records) == is_said
+    assert [str(said) in line for line in caplog.messages] == ([True] if said else [])
 
 
 def test_every_option_named_in_the_defaults_exists() -> None:

@@ -278,6 +278,18 @@ def test_what_only_the_method_refuses_is_refused_before_the_teacher_is_trained(
         refuse_unfit_networks(job)
 
 
+def test_a_method_may_refuse_in_words_of_its_own(
+    cats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(self: DAFL, **options: Any) -> None:
+        raise ValueError("expected another width")
+
+    job = tiny_job(cats, tmp_path, "dataset.image_size=16", "baseline=dafl")
+    monkeypatch.setattr(DAFL, "__init__", refusing)
+    with pytest.raises(Exception, match="expected another width"):
+        refuse_unfit_networks(job)
+
+
 def test_a_method_that_cannot_be_tried_without_a_teacher_is_not_refused(
     cats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

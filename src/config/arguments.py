@@ -21,7 +21,7 @@ _ONE_PLUGIN = re.compile(r"(\+*plugins)=(\w+)")
 _SWEEPERS = {"hydra/sweeper=optuna": "hydra/sweeper=search"}
 # Hydra looks at interpolated options last, when the data set and method are known that a setting's
 # budget is found by.
-_SETTING = re.compile(r"^setting=(\w+)$")
+_SETTING = re.compile(r"^setting=(?!(?:null|true|false|nan|inf)$)([a-z_][\w-]*)$", re.IGNORECASE)
 _COMMANDS = "run", "multirun", "cfg", "info", "shell_completion"  # of which Hydra heeds one
 _SHOWING = "help", "hydra_help"  # which come before all of them
 _MODE = "hydra.mode"

@@ -28,6 +28,8 @@ COMPOSITION_ERRORS: tuple[type[Exception], ...] = (
 SEARCH_PATH = "hydra.searchpath"
 # Of a header that it cannot split Hydra says no more, and nothing of the file.
 _HEADER_ERROR = re.compile("Expected header format: |Too many components in '@")
+# What a setting's budget is found by.
+_EARLY = re.compile(r"resolving interpolation '\$\{(dataset|baseline)\b")
 _HEADER_LINE = re.compile(r"#\s*@")
 _HEADER = "# @package _global_"
 _ABSENT = object()
@@ -107,7 +109,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
 
 def _early_setting(text: str, overrides: Sequence[str]) -> str | None:
     setting = next((each for each in overrides if each.startswith("setting=")), None)
-    if setting is None or "resolving interpolation" not in text:
+    if setting is None or "${" in setting or not _EARLY.search(text):
         return None
     return (
         f"Cannot compose '{setting}' in a sweep, where its budget is looked for before the data "

@@ -68,10 +68,10 @@ def run_teacher(
     config: RunConfig, folder: Path, contents: Mapping[str, str] | None = None
 ) -> None:
     """Only the first moment: train the teacher, or find it trained, and say where it is."""
-    if config.logger.wandb is not None:
+    if config.logger.wandb is not None and config.logger.wandb.mode != "disabled":
         _log.warning(
             "Expected logger=wandb with task=distill, but with task=teacher nothing goes to W&B; "
-            "its curves go to '%s'",
+            "where it is trained, its curves go to '%s'",
             folder / "metrics",
         )
     with interruptible(), _begun(config, folder, contents) as (device, identity):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # importing wandb costs half a second that most runs need not
 
 _log = logging.getLogger(__name__)
 Mode = Literal["online", "offline"]
+_CALLED_BEFORE = {"dryrun": "offline", "run": "online"}  # by W&B, which takes either
 NAMES = "names"  # in W&B's config: names of options, of which the configuration holds the values
 _NAMED: tuple[Literal["dataset", "baseline"], ...] = ("dataset", "baseline")
 _NO_COPY = (
@@ -91,7 +92,8 @@ def mode_or_default(mode: str | None, allowed: Sequence[str]) -> str:
     Raises:
         UserError: If WANDB_MODE counts and is none of them.
     """
-    taken = mode or os.environ.get("WANDB_MODE") or "online"
+    named = os.environ.get("WANDB_MODE") or "online"
+    taken = mode or _CALLED_BEFORE.get(named, named)
     if taken not in allowed:
         *others, last = allowed
         expected = f"{', '.join(others)} or {last}"

@@ -141,7 +141,6 @@ def test_a_clustering_that_notes_no_provenance_is_reused_all_the_same(
     assert second.cost.seconds == 0
     assert caplog.messages == []
     assert make(tmp_path, tiny_teacher, replace(clustering, seed=1)).read(recording) is None
-    assert make(tmp_path, tiny_teacher, replace(clustering, seed=1)).read(recording) is None
 
 
 def test_the_provenance_of_ours_is_what_its_fit_has_noted(

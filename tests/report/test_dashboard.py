@@ -10,6 +10,7 @@ from src.report.dashboard import (
     finish,
     log_points,
     log_summary,
+    mode_or_default,
     start_afterwards,
     start_wandb,
     tolerated,
@@ -190,6 +191,14 @@ def test_a_mode_that_there_is_not(
     expected = "Expected WANDB_MODE to be online, offline or disabled, but got 'off'"
     with pytest.raises(UserError, match=expected):
         start(tmp_path, None)
+
+
+@pytest.mark.parametrize(("named", "taken"), [("dryrun", "offline"), ("run", "online")])
+def test_modes_go_by_their_old_names_too(
+    monkeypatch: pytest.MonkeyPatch, named: str, taken: str
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", named)
+    assert mode_or_default(None, ("online", "offline")) == taken
 
 
 def test_a_run_is_called_by_its_choices_and_grouped_by_its_sweep(
