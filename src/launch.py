@@ -180,10 +180,11 @@ def _correct(folder: Path, status: str, reason: str) -> None:
 def _mention_unsent(asked: Any, summary: Any, folder: Path) -> None:
     """Where a finished run was not logged into this project of W&B, say how to send it there."""
     # Brings torch.
+    from src.report.dashboard import default_entity, default_mode
     from src.report.mirror import Target
 
-    mode: Any = asked["mode"] or os.environ.get("WANDB_MODE") or "online"
-    entity = asked["entity"] or os.environ.get("WANDB_ENTITY") or None
+    mode: Any = asked["mode"] or default_mode()
+    entity = asked["entity"] or default_entity()
     if mode == "disabled" or Target(asked["project"], mode, entity).has(summary):
         return
     words = ["python", "-m", "src.report", str(folder), "--wandb", asked["project"]]

@@ -82,7 +82,7 @@ KDCI = {"project": "kdci", "mode": "online", "entity": None, "tags": []}
     ("asked", "had", "said"),
     [
         (KDCI, None, "--wandb kdci`"),
-        (KDCI | {"mode": None}, None, "--wandb kdci`"),
+        (KDCI | {"mode": None}, None, "--wandb kdci --wandb-mode offline`"),
         (KDCI, KDCI | {"project": "other"}, "--wandb kdci`"),
         (KDCI, KDCI | {"mode": "disabled"}, "--wandb kdci`"),
         (KDCI | {"mode": "offline"}, None, "--wandb kdci --wandb-mode offline`"),
@@ -102,8 +102,8 @@ def test_a_finished_run_says_that_it_was_not_sent_to_wandb(
     had: dict[str, Any] | None,
     said: str | None,
 ) -> None:
-    for name in ("WANDB_MODE", "WANDB_ENTITY"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("WANDB_ENTITY", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "dryrun")  # as W&B called offline, where no mode is asked for
 
     def options(node: dict[str, Any] | None) -> dict[str, Any]:
         return {"wandb": node}

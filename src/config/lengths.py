@@ -4,7 +4,7 @@ import logging
 
 from src.common.errors import UserError
 from src.common.signals import speaks
-from src.config.node import target_of
+from src.config.node import build, target_of
 from src.config.schema import RunConfig
 
 _log = logging.getLogger(__name__)
@@ -66,14 +66,9 @@ def refuse_wide_pca(config: RunConfig, num_classes: int) -> None:
     # Brings torch.
     from src.kdci.clustering import KMeans
 
-    node = config.kdci.dictionary
-    dim = node.get("pca_dim")
-    is_ours = issubclass(target_of("kdci.dictionary", node), KMeans)
-    if is_ours and node.get("space", "logits") == "logits" and dim and dim >= num_classes:
-        raise UserError(
-            f"Expected kdci.dictionary.pca_dim to be below the width {num_classes} of the "
-            f"predictions, but got {dim}; null turns PCA off"
-        )
+    clustering = build(config.kdci.dictionary)
+    if isinstance(clustering, KMeans) and clustering.space == "logits":
+        clustering.require_wider(num_classes)
 
 
 def mention_other_steps(config: RunConfig) -> None:

@@ -122,6 +122,18 @@ class KMeans(Clustering):
         count, silhouettes = choose_number(rows, iterations=self.iterations, seed=self.seed)
         return count, {"found_N": count, "silhouettes": silhouettes}
 
+    def require_wider(self, width: int) -> None:
+        """Refuse a PCA that does not reduce predictions of ``width`` columns.
+
+        Raises:
+            UserError: If ``pca_dim`` is not below it.
+        """
+        if self.pca_dim is not None and not 0 < self.pca_dim < width:
+            raise UserError(
+                f"Expected kdci.dictionary.pca_dim to be below the width {width} of the "
+                f"predictions, but got {self.pca_dim}; null turns PCA off"
+            )
+
     def _check(self, data: Float) -> None:
         low, high = torch.from_numpy(data).aminmax()  # NaN if one is; no copy of the data
         largest = max(-float(low), float(high))
@@ -132,11 +144,7 @@ class KMeans(Clustering):
                 "Expected teacher predictions whose squared distances add up within float32, but "
                 f"they reach {largest:.3g}; check the teacher's checkpoint"
             )
-        if self.pca_dim is not None and not 0 < self.pca_dim < data.shape[1]:
-            raise UserError(
-                f"Expected kdci.dictionary.pca_dim to be below the width {data.shape[1]} of the "
-                f"predictions, but got {self.pca_dim}; null turns PCA off"
-            )
+        self.require_wider(data.shape[1])
         # M rows span M - 1 dimensions around their mean; FAISS fills one more with noise, then
         # fails.
         if self.pca_dim is not None and self.pca_dim >= len(data):

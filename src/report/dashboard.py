@@ -64,7 +64,7 @@ def start_wandb(
         return None
     taken = mode_or_default(mode, ("online", "offline", "disabled"))
     folder.mkdir(parents=True, exist_ok=True)
-    entity = entity or os.environ.get("WANDB_ENTITY") or None
+    entity = entity or default_entity()
     summary["config"]["logger"]["wandb"] |= {"mode": taken, "entity": entity}
     name = summary["identity"]["run"] if taken == "online" and goes_on else None
     # Of a run that is made again, in a new folder, curves would hold every epoch twice.
@@ -92,13 +92,23 @@ def mode_or_default(mode: str | None, allowed: Sequence[str]) -> str:
     Raises:
         UserError: If WANDB_MODE counts and is none of them.
     """
-    named = os.environ.get("WANDB_MODE") or "online"
-    taken = mode or _CALLED_BEFORE.get(named, named)
+    taken = mode or default_mode()
     if taken not in allowed:
         *others, last = allowed
         expected = f"{', '.join(others)} or {last}"
         raise UserError(f"Expected WANDB_MODE to be {expected}, but got '{taken}'")
     return taken
+
+
+def default_mode() -> str:
+    """That of WANDB_MODE by its present name, whatever it is, or else ``online``."""
+    named = os.environ.get("WANDB_MODE") or "online"
+    return _CALLED_BEFORE.get(named, named)
+
+
+def default_entity() -> str | None:
+    """That of WANDB_ENTITY; None is the account's own."""
+    return os.environ.get("WANDB_ENTITY") or None
 
 
 def start_afterwards(summary: Summary, folder: Path, project: str, mode: Mode, name: str) -> "Run":

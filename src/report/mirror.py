@@ -21,6 +21,7 @@ from src.report.collection import read_summaries
 from src.report.dashboard import (
     DashboardError,
     Mode,
+    default_entity,
     finished,
     log_points,
     log_summary,
@@ -96,7 +97,7 @@ def target(project: str, mode: str | None) -> Target:
     """
     project_name(project, "--wandb")
     taken = mode_or_default(mode, ("online", "offline"))
-    return Target(project, cast("Mode", taken), os.environ.get("WANDB_ENTITY") or None)
+    return Target(project, cast("Mode", taken), default_entity())
 
 
 def require_panels(to: Target) -> None:
