@@ -32,7 +32,8 @@ from src.pipeline import stage_a as pipeline_stage_a
 from src.pipeline import teacher as pipeline_teacher
 from src.pipeline.identify import find, identify
 from src.pipeline.job import Job
-from src.pipeline.teacher import prepare_teacher, refuse_misfit, refuse_unfit_networks
+from src.pipeline.refusals import refuse_misfit, refuse_unfit_networks
+from src.pipeline.teacher import prepare_teacher
 from src.teacher.evaluate import accuracy
 from src.teacher.known import KnownCheckpoint
 from tests.compose import plain
@@ -101,7 +102,7 @@ def test_a_teacher_of_imagenet_needs_folders_in_its_order(
     )
     save_file(build(config.teacher.network, num_classes=2).state_dict(), weights)
     known = KnownCheckpoint(network="convnet_s", dataset="imagenet", acc1=70.0, source="a friend")
-    monkeypatch.setattr("src.pipeline.teacher.recognise", lambda path: known)
+    monkeypatch.setattr("src.pipeline.refusals.recognise", lambda path: known)
     if is_refused:
         with pytest.raises(UserError, match=r"WordNet .* but got cat, dog, \.\.\."):
             refuse_misfit(config)

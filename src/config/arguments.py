@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 
 from src.common.errors import UserError, nearest
 from src.common.package import ROOT
-from src.config.composition import SEARCH_PATH
+from src.config.option_files import SEARCH_PATH
 from src.config.value import shown
 
 _PLUGINS = "plugins"

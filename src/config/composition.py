@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.common.errors import nearest
-from src.common.package import CONF, ROOT
+from src.common.package import CONF
+from src.config.option_files import (
+    SEARCH_PATH,
+    explain_bytes,
+    explain_header,
+    explain_yaml,
+    files_of,
+    folders_of,
+    not_a_mapping,
+)
 from src.config.value import shown
 
 COMPOSITION_ERRORS: tuple[type[Exception], ...] = (
@@ -24,14 +32,10 @@ COMPOSITION_ERRORS: tuple[type[Exception], ...] = (
 )
 """What a configuration that cannot be composed raises; :func:`explain` puts it in one line."""
 
-
-SEARCH_PATH = "hydra.searchpath"
 # Of a header that it cannot split Hydra says no more, and nothing of the file.
 _HEADER_ERROR = re.compile("Expected header format: |Too many components in '@")
 # What a setting's budget is found by.
 _EARLY = re.compile(r"resolving interpolation '\$\{(dataset|baseline)\b")
-_HEADER_LINE = re.compile(r"#\s*@")
-_HEADER = "# @package _global_"
 _ABSENT = object()
 _SHOWN = 3
 # Words of other programs.
@@ -58,8 +62,6 @@ _SYNONYMS = {
     "img_size": "dataset.image_size",
     "data_dir": "dataset.root",
 }
-
-
 # Instead of an option's name.
 _WHERE_PATHS_GO = {
     "dataset": "dataset=image_folder dataset.root",
@@ -83,11 +85,11 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         overrides: The command line's arguments.
     """
     if isinstance(error, yaml.YAMLError):
-        return _explain_yaml(error)
+        return explain_yaml(error)
     if isinstance(error, UnicodeDecodeError):
-        return _explain_bytes(error, _files(overrides))
+        return explain_bytes(error, files_of(overrides))
     if _HEADER_ERROR.match(str(error)):
-        return _explain_header(error, _files(overrides))
+        return explain_header(error, files_of(overrides))
     text = _text(error)
     option = re.search(r"Could not find '(.+)' Available options in '([^']+)': (.*)", text)
     if option:
@@ -135,7 +137,7 @@ def _unknown_key(name: str, within: str, overrides: Sequence[str]) -> str:
     """What to say of a key: who has it, or which is like it in meaning or in letters."""
     name = within if within.startswith(f"{name}.") else name
     known = _known_keys(overrides)
-    options = _options_with(name, _conf(overrides))
+    options = _options_with(name, folders_of(overrides))
     last = name.rsplit(".", 1)[-1]
     alike = [_SYNONYMS[last]] if last in _SYNONYMS else []
     alike = alike or [key for key in known if key.endswith(f".{last}")]
@@ -163,11 +165,6 @@ def _options_with(name: str, conf: Sequence[Path]) -> list[str]:
             if node is not _ABSENT:
                 found.append(f"{word}={path.stem}")
     return found
-
-
-def not_a_mapping(path: str, got: str) -> str:
-    """What to say of a file without keys."""
-    return f"Cannot use '{path}': expected keys and values (`key: value`), but got {got}"
 
 
 def unknown_option(group: str, name: str, known: Sequence[str]) -> str:
@@ -202,95 +199,6 @@ def _text(error: BaseException) -> str:
     # OmegaConf's own trailer.
     where = re.search(r"^(.*?) full_key: (\S*)(?: object_type=.*)?$", text)
     return f"{where[1]} (in '{where[2]}')" if where and where[2] else text
-
-
-def _explain_yaml(error: yaml.YAMLError) -> str:
-    cure = "mend the file; YAML is indented with spaces"
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}"
-        what = ", ".join(part for part in (error.context, error.problem) if part)
-        return f"Cannot read '{in_program(mark.name)}', {where}: {what}; {cure}"
-    if isinstance(error, yaml.reader.ReaderError):
-        code = f"character #x{error.character:04x}" if isinstance(error.character, int) else "byte"
-        where = _position(Path(error.name), error.position)
-        return f"Cannot read '{in_program(error.name)}'{where}: {code}, {error.reason}; {cure}"
-    return f"Cannot read a YAML file: {' '.join(str(error).split())}; {cure}"
-
-
-def _position(path: Path, position: int) -> str:
-    """Line and column of a character, where the file can be read again."""
-    try:
-        before = path.read_bytes().decode()[:position]
-    except (OSError, ValueError):
-        return ""
-    return f", line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
-
-
-def _explain_bytes(error: UnicodeDecodeError, files: Sequence[Path]) -> str:
-    """The error does not say which file it is about: it is the first that is not UTF-8."""
-    for path in files:
-        try:
-            path.read_bytes().decode()
-        except UnicodeDecodeError as found:
-            line = found.object[: found.start].count(b"\n") + 1
-            column = found.start - found.object.rfind(b"\n", 0, found.start)
-            return (
-                f"Cannot read '{in_program(path)}', line {line}, column {column}: expected UTF-8, "
-                f"but got the byte 0x{found.object[found.start]:02x}; save the file as UTF-8"
-            )
-        except OSError:
-            continue
-    return f"Cannot read a text file: expected UTF-8, but got other bytes ({error})"
-
-
-def _conf(overrides: Sequence[str]) -> list[Path]:
-    """Folders of options: ours, and those of plug-ins on the search path."""
-    path = next((each for each in overrides if each.startswith(f"{SEARCH_PATH}=")), "")
-    _, *plugins = re.findall(r"'file://((?:\\'|[^'])*)'", path) or [""]
-    return [CONF, *(Path(folder.replace(r"\'", "'")) for folder in plugins)]
-
-
-def _files(overrides: Sequence[str]) -> list[Path]:
-    folders = [*_conf(overrides), ROOT / "experiments"]
-    return sorted(path for folder in folders for path in folder.rglob("*.yaml"))
-
-
-def _explain_header(error: Exception, files: Sequence[Path]) -> str:
-    """Nor does this one: it is the first whose header is wrong."""
-    for path in files:
-        try:
-            fault = header_fault(path)
-        except (OSError, ValueError):
-            continue
-        if fault:
-            return fault
-    return f"Wrong header of a configuration file: {error}; expected `{_HEADER}`"
-
-
-def headers(path: Path) -> list[str]:
-    """The lines ``# @...`` that Hydra reads: those above all others."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    return list(takewhile(_HEADER_LINE.match, filter(None, lines)))
-
-
-def header_fault(path: Path) -> str | None:
-    """What is wrong with the headers of a file, if Hydra cannot split one into key and value."""
-    for line in headers(path):
-        if len([part for part in line.lstrip("#").strip().split(" ") if part]) != 2:
-            return wrong_header(path, shown(line))
-    return None
-
-
-def wrong_header(path: Path, got: str) -> str:
-    """What to say of a header."""
-    return f"Wrong header of '{in_program(path)}': expected `{_HEADER}` on top, but got {got}"
-
-
-def in_program(path: str | Path) -> str:
-    """A path as seen from the program's folder."""
-    full = Path(path)
-    return str(full.relative_to(ROOT) if full.is_relative_to(ROOT) else full)
 
 
 def _known_keys(overrides: Sequence[str]) -> list[str]:

@@ -1,10 +1,10 @@
-"""How long stages (a) and (b) are, and what has to be as long, or as wide."""
+"""How long stages (a) and (b) are, and what has to be as long."""
 
 import logging
 
 from src.common.errors import UserError
 from src.common.signals import speaks
-from src.config.node import build, target_of
+from src.config.node import target_of
 from src.config.schema import RunConfig
 
 _log = logging.getLogger(__name__)
@@ -53,22 +53,6 @@ def refuse_other_rounds(config: RunConfig) -> None:
             f"{options.warmup_rounds} of warm-up, and baseline.total_rounds, the length of a "
             f"schedule, follows substitution.rounds; give substitution.rounds={expected}"
         )
-
-
-def refuse_wide_pca(config: RunConfig, num_classes: int) -> None:
-    """Refuse a PCA of logits that does not reduce them, before a teacher is trained for them.
-
-    Raises:
-        UserError: If ``kdci.dictionary.pca_dim`` is not below ``num_classes``, their width.
-    """
-    if config.kdci is None:
-        return
-    # Brings torch.
-    from src.kdci.clustering import KMeans
-
-    clustering = build(config.kdci.dictionary)
-    if isinstance(clustering, KMeans) and clustering.space == "logits":
-        clustering.require_wider(num_classes)
 
 
 def mention_other_steps(config: RunConfig) -> None:

@@ -13,13 +13,12 @@ from hydra.errors import HydraException
 
 from src.common.errors import UserError
 from src.common.package import CONF, ROOT
-from src.config.composition import (
-    explain,
+from src.config.composition import explain, unknown_option
+from src.config.option_files import (
     header_fault,
     headers,
     in_program,
     not_a_mapping,
-    unknown_option,
     wrong_header,
 )
 from src.config.value import shown

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from src.common.errors import UserError
-from src.config.composition import headers, in_program
+from src.config.option_files import headers, in_program
 
 _HYDRA, _PARAMS = "hydra", "hydra.sweeper.params"
 

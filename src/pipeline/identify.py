@@ -17,7 +17,7 @@ from src.identity import Identity, code_of
 from src.inside.inception import Inception
 from src.naming import RunName
 from src.pipeline.content import contents_of, sources_of, traits_of
-from src.pipeline.teacher import refuse_misfit
+from src.pipeline.refusals import refuse_misfit
 from src.report.summary import FILE_NAME, Summary, read_summary
 
 _log = logging.getLogger(__name__)

@@ -38,11 +38,12 @@ from src.pipeline.identify import identify, plain
 from src.pipeline.job import Job, locked, remove
 from src.pipeline.log import written_down
 from src.pipeline.outcome import write_outcome
+from src.pipeline.refusals import refuse_unfit_networks
 from src.pipeline.share import of_a_rank
 from src.pipeline.software import git_revision, versions
 from src.pipeline.stage_a import make_substitution_data
 from src.pipeline.stage_b import train_student
-from src.pipeline.teacher import prepare_teacher, refuse_unfit_networks
+from src.pipeline.teacher import prepare_teacher
 from src.pipeline.trainer import forbid_tf32
 from src.report.dashboard import finish, start_wandb, tolerated
 from src.report.summary import (

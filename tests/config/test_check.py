@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from src.baseline import dafl
 from src.common.errors import UserError, nearest
 from src.config.check import check
-from src.config.lengths import refuse_wide_pca
 from src.network import convnet
 from src.network.classifier import Classifier
+from src.pipeline.refusals import refuse_wide_pca
 from src.pipeline.share import of_a_rank
 from src.substitution.contract import Baseline
 from tests.compose import plain

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from src.config import composition
+from src.config import composition, option_files
 from tests.compose import composed
 
 
@@ -76,8 +76,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f"hydra:\n  searchpath: ['file://{tmp_path}']\n"
     )
     (tmp_path / "experiments").mkdir()
-    monkeypatch.setattr(composition, "ROOT", tmp_path)
-    monkeypatch.setattr(composition, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(option_files, "ROOT", tmp_path)
+    for module in (composition, option_files):
+        monkeypatch.setattr(module, "CONF", tmp_path / "conf")
     return tmp_path
 
 

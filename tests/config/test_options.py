@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from src.common.errors import UserError
-from src.config import composition, options
+from src.config import option_files, options
 from tests.config.test_composition import BROKEN, HEADER
 
 
@@ -12,8 +12,8 @@ from tests.config.test_composition import BROKEN, HEADER
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A program's folder with experiments of its own."""
     (tmp_path / "experiments").mkdir()
-    monkeypatch.setattr(composition, "ROOT", tmp_path)
-    monkeypatch.setattr(composition, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(option_files, "ROOT", tmp_path)
+    monkeypatch.setattr(option_files, "CONF", tmp_path / "conf")
     monkeypatch.setitem(options._OPTIONAL, "experiments", tmp_path / "experiments")
     return tmp_path
 

@@ -1,0 +1,111 @@
+"""Option files as they lie on disk: which there are, and what is wrong with one, in one line."""
+
+import re
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+
+import yaml  # type: ignore[import-untyped]
+
+from src.common.package import CONF, ROOT
+from src.config.value import shown
+
+SEARCH_PATH = "hydra.searchpath"
+_HEADER_LINE = re.compile(r"#\s*@")
+_HEADER = "# @package _global_"
+
+
+def folders_of(overrides: Sequence[str]) -> list[Path]:
+    """Folders of options: ours, and those of plug-ins on the search path."""
+    path = next((each for each in overrides if each.startswith(f"{SEARCH_PATH}=")), "")
+    _, *plugins = re.findall(r"'file://((?:\\'|[^'])*)'", path) or [""]
+    return [CONF, *(Path(folder.replace(r"\'", "'")) for folder in plugins)]
+
+
+def files_of(overrides: Sequence[str]) -> list[Path]:
+    """All option files that a command line can reach."""
+    folders = [*folders_of(overrides), ROOT / "experiments"]
+    return sorted(path for folder in folders for path in folder.rglob("*.yaml"))
+
+
+def explain_yaml(error: yaml.YAMLError) -> str:
+    """What the YAML reader says of a file, with line and column where it knows them."""
+    cure = "mend the file; YAML is indented with spaces"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}"
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        return f"Cannot read '{in_program(mark.name)}', {where}: {what}; {cure}"
+    if isinstance(error, yaml.reader.ReaderError):
+        code = f"character #x{error.character:04x}" if isinstance(error.character, int) else "byte"
+        where = _position(Path(error.name), error.position)
+        return f"Cannot read '{in_program(error.name)}'{where}: {code}, {error.reason}; {cure}"
+    return f"Cannot read a YAML file: {' '.join(str(error).split())}; {cure}"
+
+
+def _position(path: Path, position: int) -> str:
+    """Line and column of a character, where the file can be read again."""
+    try:
+        before = path.read_bytes().decode()[:position]
+    except (OSError, ValueError):
+        return ""
+    return f", line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
+
+
+def explain_bytes(error: UnicodeDecodeError, files: Sequence[Path]) -> str:
+    """The first of ``files`` that is not UTF-8, and where; the error does not say which it is."""
+    for path in files:
+        try:
+            path.read_bytes().decode()
+        except UnicodeDecodeError as found:
+            line = found.object[: found.start].count(b"\n") + 1
+            column = found.start - found.object.rfind(b"\n", 0, found.start)
+            return (
+                f"Cannot read '{in_program(path)}', line {line}, column {column}: expected UTF-8, "
+                f"but got the byte 0x{found.object[found.start]:02x}; save the file as UTF-8"
+            )
+        except OSError:
+            continue
+    return f"Cannot read a text file: expected UTF-8, but got other bytes ({error})"
+
+
+def explain_header(error: Exception, files: Sequence[Path]) -> str:
+    """The first of ``files`` whose header is wrong; the error does not say which it is."""
+    for path in files:
+        try:
+            fault = header_fault(path)
+        except (OSError, ValueError):
+            continue
+        if fault:
+            return fault
+    return f"Wrong header of a configuration file: {error}; expected `{_HEADER}`"
+
+
+def headers(path: Path) -> list[str]:
+    """The lines ``# @...`` that Hydra reads: those above all others."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    return list(takewhile(_HEADER_LINE.match, filter(None, lines)))
+
+
+def header_fault(path: Path) -> str | None:
+    """What is wrong with the headers of a file, if Hydra cannot split one into key and value."""
+    for line in headers(path):
+        if len([part for part in line.lstrip("#").strip().split(" ") if part]) != 2:
+            return wrong_header(path, shown(line))
+    return None
+
+
+def wrong_header(path: Path, got: str) -> str:
+    """What to say of a header."""
+    return f"Wrong header of '{in_program(path)}': expected `{_HEADER}` on top, but got {got}"
+
+
+def in_program(path: str | Path) -> str:
+    """A path as seen from the program's folder."""
+    full = Path(path)
+    return str(full.relative_to(ROOT) if full.is_relative_to(ROOT) else full)
+
+
+def not_a_mapping(path: str, got: str) -> str:
+    """What to say of a file without keys."""
+    return f"Cannot use '{path}': expected keys and values (`key: value`), but got {got}"
