@@ -121,4 +121,5 @@ class DAFL(GeneratorBaseline):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Load them."""
         super().set_extra_state(state["optimizers"])
-        self.last_batch = state["last_batch"]
+        batch = state["last_batch"]
+        self.last_batch = None if batch is None else batch.to(self.device)

@@ -44,7 +44,7 @@ from src.pipeline.software import git_revision, versions
 from src.pipeline.stage_a import make_substitution_data
 from src.pipeline.stage_b import train_student
 from src.pipeline.teacher import prepare_teacher
-from src.pipeline.trainer import forbid_tf32
+from src.pipeline.trainer import choose_determinism, forbid_tf32
 from src.report.dashboard import finish, start_wandb, tolerated
 from src.report.summary import (
     FILE_NAME,
@@ -136,6 +136,7 @@ def _begun(
     """
     device = device_of(config.trainer.accelerator, config.trainer.devices)
     forbid_tf32()
+    choose_determinism(config.trainer.deterministic)
     if device.type == "cpu":
         keep_freed_memory()
     if config.trainer.precision == "bf16-mixed" and not has_native_bf16(device.type):

@@ -1,6 +1,7 @@
 """Lightning trainers for the three fits, alike but for their stage."""
 
 import logging
+import os
 import signal
 import threading
 import warnings
@@ -87,6 +88,17 @@ def forbid_tf32() -> None:
     # This sets torch's newer `conv.fp32_precision`, too. To set that one alone makes it an error
     # to read this one, as `torch.backends.cudnn.flags` does.
     torch.backends.cudnn.allow_tf32 = False
+
+
+def choose_determinism(is_wanted: bool) -> None:
+    """Do for ``trainer.deterministic`` what Lightning does when it makes the first trainer.
+
+    That comes late: a given teacher is evaluated before, and cuBLAS reads its variable when it is
+    first used.
+    """
+    torch.use_deterministic_algorithms(is_wanted)
+    if is_wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def make_trainer(

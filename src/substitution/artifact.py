@@ -201,7 +201,8 @@ class Artifact:
         """
         try:
             path = self.folder / self._state
-            state = torch.load(path, map_location=baseline.device, weights_only=True)
+            # What is loaded is copied to where its module lies, and need not lie there twice.
+            state = torch.load(path, map_location="cpu", weights_only=True)
             baseline.load_state_dict(state)
             for name, store in stores.items():
                 store.read(self.folder / f"{name}_rank{rank()}.npy")

@@ -125,6 +125,12 @@ class TestOriginalProtocol:
         second.load_state_dict(first.state_dict())
         assert torch.equal(first.sample(4), second.sample(4))
 
+    def test_the_shared_batch_goes_where_the_method_is(self, make):
+        first, second = make(**ORIGINAL), make(**ORIGINAL).to("meta")
+        advance(first, None)
+        second.set_extra_state(first.get_extra_state())  # of a file, it is in the host's memory
+        assert second.sample(4).device.type == "meta"
+
     def test_a_dictionary_that_is_made_again_is_of_other_images_in_every_batch(self, make):
         method = make(**ORIGINAL)
         advance(method, None)

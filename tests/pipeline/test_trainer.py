@@ -1,3 +1,4 @@
+import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,14 +18,35 @@ from src.teacher.module import TeacherModule
 from tests.toys import SGD, Toy, convnet, filled_bank, job, labelled, student
 
 
+def begun(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Any:
+    """The configuration of a run that begins and does nothing."""
+    monkeypatch.setattr(run, "identify", lambda *_: SimpleNamespace(run="run"))
+    monkeypatch.setattr(run, "plain", lambda _: {})
+    found = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "deterministic": False}
+    return SimpleNamespace(trainer=SimpleNamespace(**found | options))
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_what_is_deterministic_is_so_before_the_first_trainer(
+    is_wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.are_deterministic_algorithms_enabled()
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # to be put back as it was
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    torch.use_deterministic_algorithms(not is_wanted)
+    try:
+        config = begun(monkeypatch, deterministic=is_wanted)
+        with run._begun(config, tmp_path / "run", None):
+            assert torch.are_deterministic_algorithms_enabled() == is_wanted
+            assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == is_wanted
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def test_float32_is_float32_in_convolutions_from_the_beginning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config: Any = SimpleNamespace(
-        trainer=SimpleNamespace(accelerator="cpu", devices=1, precision="32-true")
-    )
-    monkeypatch.setattr(run, "identify", lambda *_: SimpleNamespace(run="run"))
-    monkeypatch.setattr(run, "plain", lambda _: {})
+    config = begun(monkeypatch)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # as torch begins
     assert torch.backends.cudnn.conv.fp32_precision == "tf32"
     with run._begun(config, tmp_path / "run", None):
