@@ -25,7 +25,8 @@ _PLUGINS, _COMPOSING = "KDCI_PLUGINS", "KDCI_COMPOSING"  # for launchers with wo
 def _job(config: DictConfig) -> float | None:
     """What a search is told of a point; None where there is none, or the point has failed."""
     job = HydraConfig.get()
-    handed_on = [*json.loads(os.environ.get(_COMPOSING, "[]")), *job.overrides.task]
+    handed_on: list[str] = json.loads(os.environ.get(_COMPOSING, "[]"))
+    handed_on += arguments.as_typed(job.overrides.task)
     with complaint.complaints(sys.argv[1:]):
         arguments.require_typed(config.get("plugins"), json.loads(os.environ.get(_PLUGINS, "[]")))
         if job.mode == RunMode.MULTIRUN:

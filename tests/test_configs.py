@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from src.common.errors import UserError
 from src.common.package import CONF, ROOT
-from src.config.arguments import understood
+from src.config.arguments import as_typed, understood
 from src.config.check import check
 from src.config.composition import COMPOSITION_ERRORS, explain
 from src.config.schema import RunConfig
@@ -180,17 +180,31 @@ def test_a_setting_of_another_data_set_may_be_typed(budget: tuple[str, ...]) -> 
     assert (config.teacher.name, config.student.name) == ("convnet_m", "convnet_s")
 
 
-def test_a_setting_in_a_sweep_is_told_what_else_to_give() -> None:
-    typed = ("dataset=cifar10", "setting=digits", "budget=laptop")
+@pytest.mark.parametrize("budget", [(), ("budget=laptop",), ("budget=smoke",)], ids=str)
+def test_settings_may_be_swept_over(budget: tuple[str, ...]) -> None:
+    flag, *typed = understood(("-m", "dataset=cifar10", "setting=digits,cifar100", *budget))
+    assert flag == "-m"
+    (points,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(typed), None)
+    names = "digits", "cifar100"
+    for point, name in zip(points, names, strict=True):
+        alone = understood(("dataset=cifar10", f"setting={name}", *budget))
+        assert plain(*point) == plain(*alone)
+        assert as_typed(point) == ["dataset=cifar10", f"setting={name}", *budget]
+        assert as_typed(alone) == as_typed(point)
+    assert [plain(*point)["teacher"]["name"] for point in points] == ["convnet_m", "resnet34"]
+
+
+def test_a_setting_in_other_words_is_told_what_to_write() -> None:
+    typed = ("dataset=cifar10", "setting='digits'", "budget=laptop")
     with pytest.raises(COMPOSITION_ERRORS) as caught:
-        plain(*typed)
-    assert explain(caught.value, typed).startswith("Cannot compose 'setting=digits' in a sweep")
+        plain(*understood(typed))
+    assert explain(caught.value, typed).startswith("Cannot compose 'setting='digits'', whose")
     with pytest.raises(COMPOSITION_ERRORS) as caught:
         plain(*(single := understood(("setting=digits", "teacher=${nowhere}"))))
-    assert "sweep" not in explain(caught.value, single)
+    assert "before" not in explain(caught.value, single)
 
 
-@pytest.mark.parametrize("value", ["null", "true", "2024", "NULL"])
+@pytest.mark.parametrize("value", ["null", "true", "2024", "NULL", "a,b", "a,null"])
 def test_what_is_no_name_of_a_setting_stays_as_it_was_typed(value: str) -> None:
     assert understood([f"setting={value}"]) == [f"setting={value}"]
 

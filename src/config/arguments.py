@@ -21,7 +21,10 @@ _ONE_PLUGIN = re.compile(r"(\+*plugins)=(\w+)")
 _SWEEPERS = {"hydra/sweeper=optuna": "hydra/sweeper=search"}
 # Hydra looks at interpolated options last, when the data set and method are known that a setting's
 # budget is found by.
-_SETTING = re.compile(r"^setting=(?!(?:null|true|false|nan|inf)$)([a-z_][\w-]*)$", re.IGNORECASE)
+_OPTION = r"(?!(?:null|true|false|nan|inf)(?![\w-]))[a-z_][\w-]*"
+_SETTING = re.compile(rf"setting={_OPTION}(,{_OPTION})*", re.IGNORECASE)
+# As understood, and as Hydra's sweeper gives it to a point.
+_LATE = re.compile(r"(setting=)\$\\?\{oc\.decode\\?:([\w-]+)\\?\}")
 _COMMANDS = "run", "multirun", "cfg", "info", "shell_completion"  # of which Hydra heeds one
 _SHOWING = "help", "hydra_help"  # which come before all of them
 _MODE = "hydra.mode"
@@ -75,9 +78,13 @@ def understood(arguments: Sequence[str]) -> list[str]:
     several = is_multirun(ordered)
     ordered = [_ONE_PLUGIN.sub(r"\1=[\2]", argument) for argument in ordered]
     ordered = [_SWEEPERS.get(re.sub("['\"]", "", argument), argument) for argument in ordered]
-    if not several:  # whose points Hydra would give the words, not what they stand for
-        ordered = [_SETTING.sub(r"setting=${oc.decode:\1}", each) for each in ordered]
+    ordered = [_late(argument, several) for argument in ordered]
     return [each for argument in ordered for each in _replacing(_quoted(argument, several))]
+
+
+def as_typed(overrides: Sequence[str]) -> list[str]:
+    """Understood overrides, or those of a point, with the setting in the words of the user."""
+    return [_LATE.sub(r"\1\2", each) for each in overrides]
 
 
 def plugins_of(arguments: Sequence[str]) -> list[str]:
@@ -188,6 +195,15 @@ def _refuse_unknown_flags(arguments: Sequence[str]) -> None:
             known = [name for action in actions for name in action.option_strings]
             cure = f"{nearest(flag, known)} (one of: {', '.join(known)}); options are key=value"
         raise UserError(f"Unknown flag '{flag}'{cure}")
+
+
+def _late(argument: str, several: bool) -> str:
+    """A setting that Hydra looks at last, or one for each point of a sweep."""
+    typed = _SETTING.fullmatch(argument)
+    if typed is None or (typed[1] and not several):  # which Hydra refuses as typed
+        return argument
+    names = argument.removeprefix("setting=").split(",")
+    return "setting=" + ",".join(f"${{oc.decode:{name}}}" for name in names)
 
 
 def _quoted(argument: str, several: bool) -> str:

@@ -114,8 +114,9 @@ def _early_setting(text: str, overrides: Sequence[str]) -> str | None:
     if setting is None or "${" in setting or not _EARLY.search(text):
         return None
     return (
-        f"Cannot compose '{setting}' in a sweep, where its budget is looked for before the data "
-        "set is known; give teacher=, student= and budget= themselves, or one run a time"
+        f"Cannot compose '{setting}', whose budget is looked for before the data set is known; "
+        "write setting=NAME, in a sweep setting=NAME,NAME, or give teacher=, student= and budget= "
+        "themselves"
     )
 
 
