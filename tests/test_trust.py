@@ -34,6 +34,7 @@ from src.pipeline.identify import find, identify
 from src.pipeline.job import Job
 from src.pipeline.refusals import refuse_misfit, refuse_unfit_networks
 from src.pipeline.teacher import prepare_teacher
+from src.teacher.checkpoint import save_trained
 from src.teacher.evaluate import accuracy
 from src.teacher.known import KnownCheckpoint
 from tests.compose import plain
@@ -731,6 +732,26 @@ def test_a_stopped_run_says_so_and_goes_on(
     assert (summary["status"], summary["error"]) == ("interrupted", line.removeprefix("Error: "))
     again = smoke.command(tmp_path, *options)
     assert (again.exit_code, again.summary["status"]) == (0, "finished")
+
+
+# What a run asks for is asked of what it reuses, too.
+
+
+def test_a_reused_teacher_that_has_seen_test_images_is_refused_where_asked(
+    cats: Path, tmp_path: Path
+) -> None:
+    def reuse(*more: str) -> float:
+        job = tiny_job(cats, tmp_path, *more)
+        folder = job.cache / "teacher" / f"convnet_s_{job.identity.teacher[:12]}"
+        if not folder.exists():
+            save_trained(job.network(job.config.teacher.network), folder, 90.0, "convnet_s")
+        return prepare_teacher(job).acc1
+
+    assert reuse("dataset.allow_overlap=false") == 90.0
+    shutil.copy(cats / "train" / "cat" / "0.png", cats / "test" / "cat" / "9.png")
+    assert reuse() == 90.0
+    with pytest.raises(UserError, match=r"1 test images .* remove them or set allow_overlap=true"):
+        reuse("dataset.allow_overlap=false")
 
 
 # Whole folders can be swapped, too.

@@ -71,6 +71,8 @@ def load_decoded(
         UserError: If images cannot be decoded or the cache cannot be written.
     """
     content = content_of(files, cache_dir, name)
+    # An entry that lacks images must not serve a run that would refuse them, and whether one lacks
+    # any is known only when it is decoded.
     version = [_FORMAT, asdict(geometry), skip_corrupt, content, source_hash([DECODER])]
     folder = cache_dir / "dataset" / f"{name}-{geometry.size}-{content_hash(version)[:16]}"
     found = _read(folder, files)

@@ -119,6 +119,9 @@ class Dataset(Pool):
     def test(self) -> Split:
         """The test split, for evaluation."""
 
+    def require_apart(self) -> None:
+        """Refuse an image in both splits, where that was asked for; :meth:`train` does so, too."""
+
     @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The data set's own per-channel mean and standard deviation in [0, 1]."""

@@ -127,6 +127,15 @@ class ImageFolder(FolderDataset):
             self._report_overlap(train, self._decode("test", self.geometry))
         return Split(train.images, train.labels)
 
+    def require_apart(self) -> None:
+        """Look for images that are in both splits, where they are not allowed.
+
+        Raises:
+            UserError: If there are any.
+        """
+        if not self.allow_overlap:
+            self.train()
+
     def _list(self, split: SplitName) -> ImageFiles | None:
         folder = self._where.train if split == "train" else self._where.test
         if folder is None or not class_folders(folder):

@@ -1,7 +1,7 @@
 """From recorded predictions to the confounder dictionary, or to one that was built before."""
 
 import logging
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,8 @@ class DictionaryBuilder:
 
     @property
     def _settings(self) -> dict[str, Any]:
-        """What every clustering has; where the file lies depends on all that this one has."""
-        return {each.name: getattr(self.clustering, each.name) for each in fields(Clustering)}
+        """What every clustering has."""
+        return self.clustering.settings_of(Clustering)
 
     def build(self, recording: Recording) -> ConfounderDictionary:
         """Cluster, and keep the dictionary for other runs.

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
@@ -53,6 +53,13 @@ class Clustering(ABC):
         Raises:
             UserError: If these predictions cannot be clustered so.
         """
+
+    def settings_of(self, kind: type[Any]) -> dict[str, Any]:
+        """Those fields, for the provenance, that ``kind`` has, which this is one of.
+
+        A subclass may add others that JSON does not hold; where a dictionary lies depends on all.
+        """
+        return {each.name: getattr(self, each.name) for each in fields(kind)}
 
 
 @dataclass(frozen=True)
@@ -111,8 +118,8 @@ class KMeans(Clustering):
             prototypes = _random_like(prototypes, self.seed)
         prior = torch.from_numpy(sizes[order] / len(data)).float()
         counts = _count_classes(rows if logits is None else logits, clustering.assignment, order)
-        facts = asdict(self) | {"num_predictions": len(data), "inertia": clustering.inertia}
-        facts |= found | {"faiss": version("faiss-cpu")}
+        facts = {"num_predictions": len(data), "inertia": clustering.inertia}
+        facts = self.settings_of(KMeans) | facts | found | {"faiss": version("faiss-cpu")}
         return ConfounderDictionary(prototypes, prior, counts, facts | origin)
 
     def _number(self, rows: Float) -> tuple[int, dict[str, Any]]:

@@ -29,7 +29,8 @@ def prepare_teacher(job: Job) -> FrozenTeacher:
 
     Raises:
         UserError: If the checkpoint does not fit, or misses its expected accuracy under
-            ``teacher.strict``.
+            ``teacher.strict``; if one that is trained here, or was, has seen test images and the
+            data set does not allow it.
     """
     options = job.config.teacher
     if options.checkpoint is None:
@@ -96,6 +97,7 @@ def _own_teacher(job: Job) -> tuple[Classifier, float]:
         seed_all(derive_seed(options.seed, "teacher"))
         network = job.network(options.network)
         if on_rank_zero(lambda: _is_reusable(network, folder)):
+            job.dataset.require_apart()  # which it may have been trained without
             _log.info("Reusing the teacher in %s", folder)
         else:
             _log.info("Training the teacher %s in %s", options.name, folder)

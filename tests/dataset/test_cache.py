@@ -142,6 +142,8 @@ def test_corrupt_images_are_left_out_on_request(source, tmp_path, caplog, decodi
         assert decoded.names == ("a/0.png", "b/0.png", "b/1.png")
     assert decoding == [4, 4]
     assert "1 of 4 images" in caplog.text
+    with pytest.raises(UserError, match="1 of 4 images"):  # by a run that has not asked for it
+        load(source, tmp_path)
 
 
 def test_nothing_readable_is_an_error_even_then(source, tmp_path):

@@ -157,6 +157,25 @@ def test_the_provenance_of_ours_is_what_its_fit_has_noted(
     ]
 
 
+@dataclass(frozen=True)
+class Measured(KMeans):
+    """K-means of somebody else's, with a field that JSON would not hold."""
+
+    metric: object = None
+
+
+def test_a_clustering_built_on_ours_may_have_fields_that_are_objects(
+    tiny_teacher: FrozenTeacher, recording: Recording, tmp_path: Path
+) -> None:
+    ours = make(tmp_path, tiny_teacher).cluster(recording)
+    clustering = Measured(3, metric=object())
+    built = make(tmp_path, tiny_teacher, clustering).build(recording)
+    assert built.provenance == ours.provenance
+    found = make(tmp_path, tiny_teacher, clustering).read(recording)
+    assert found is not None
+    assert found.provenance == built.provenance
+
+
 def test_the_classes_of_clustered_features_are_those_of_the_logits(
     tiny_teacher: FrozenTeacher, recording: Recording, tmp_path: Path
 ) -> None:
