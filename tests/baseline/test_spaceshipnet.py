@@ -9,7 +9,7 @@ from torch import nn
 from src.baseline import spaceshipnet
 from src.baseline.spaceshipnet import SpaceshipNet, exchanged
 from src.common import distributed
-from src.common.augment import Augmentation
+from src.common.augment import Augmentation, random_crop_flip
 from src.common.errors import UserError
 from src.network.convnet import ConvNet
 from src.network.generator import Generator
@@ -38,7 +38,7 @@ def spec(tiny_spec):
 def make(spec):
     """Makes the method, with a teacher of the default dtype."""
 
-    def build(num_classes=4, **options):
+    def build(num_classes=4, augmentation=spec.augmentation, **options):
         network = ConvNet([3, 4], num_classes=num_classes).train()
         with torch.no_grad():
             network(torch.randn(16, 3, 8, 8))
@@ -50,7 +50,7 @@ def make(spec):
         }
         return SpaceshipNet(
             teacher=FrozenTeacher(network),
-            spec=replace(spec, num_classes=num_classes),
+            spec=replace(spec, num_classes=num_classes, augmentation=augmentation),
             **(defaults | WEIGHTS | options),
         )
 
@@ -253,6 +253,24 @@ def test_what_is_recorded_is_decoded_and_may_be_mixed(make):
     gaps = (stored.unsqueeze(1) - made).abs().flatten(2).amax(2)
     assert int(gaps.amin(1).max()) <= 1
     assert method.bank.augmentation == method.spec.augmentation
+
+
+def test_what_is_sampled_is_augmented_anew_and_what_is_recorded_when_it_is_read(make):
+    method = make(augmentation=Augmentation(2, 0.5), exchange_probability=0.0)
+    pixels = torch.rand(6, 3, 8, 8)
+    method._decode = lambda n: pixels[:n]
+    draws = torch.Generator().manual_seed(3)
+    torch.manual_seed(3)
+    for _ in range(2):
+        expected = random_crop_flip(pixels[:4], 2, 0.5, draws)
+        torch.testing.assert_close(method.sample(4), 2 * expected - 1)
+    assert not torch.equal(method.sample(4), method.sample(4))
+    method.harvest(6)
+    assert torch.equal(method.bank.images, (pixels * 255).floor().byte())
+    index = torch.arange(6)
+    first, second = (method.bank.batch(index, draws) for _ in range(2))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, method.bank.batch(index))
 
 
 def test_what_is_recorded_is_mixed(make, monkeypatch):

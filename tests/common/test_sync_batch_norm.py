@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from torch import nn
 
 from src.common.errors import UserError
@@ -43,6 +44,25 @@ def test_classifiers_that_are_trained_have_what_is_asked_for(tmp_path: Path, ask
     generator = nn.Sequential(nn.BatchNorm2d(2))
     made.to_device(generator)
     assert type(generator[0]) is nn.BatchNorm2d  # another network on each rank, of some methods
+
+
+@pytest.mark.usefixtures("two_ranks")
+@pytest.mark.parametrize("momentum", [None, 0.3])
+def test_statistics_are_remembered_over_steps_as_torch_remembers_them(
+    momentum: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Sums over ranks are those of this one: what is compared is what becomes of them.
+    monkeypatch.setattr("src.common.sync_batch_norm.dist.all_reduce", lambda value: None)
+    ours, plain = (nn.BatchNorm2d(3, momentum=momentum) for _ in range(2))
+    sync_batch_norm(ours)
+    for step in range(5):
+        images = (step + 1) * torch.randn(4, 3, 5, 2) + 10 * step
+        torch.testing.assert_close(ours(images), plain(images))
+        for name, wanted in plain.state_dict().items():
+            torch.testing.assert_close(ours.state_dict()[name], wanted)
+    assert ours.num_batches_tracked == 5
+    torch.testing.assert_close(ours.eval()(images), plain.eval()(images))
+    assert ours.num_batches_tracked == 5
 
 
 def test_layers_that_do_more_are_refused() -> None:

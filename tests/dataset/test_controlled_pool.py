@@ -112,3 +112,37 @@ def test_a_point_is_blurred_to_the_width_that_was_asked_for(monkeypatch: Any) ->
     cut = pool.unlabeled(32)[0, 0, :, 16].double()
     variance = ((torch.arange(32) - 16) ** 2 * cut).sum() / cut.sum()
     assert float(variance) == pytest.approx(4, rel=0.1)
+
+
+def grey(monkeypatch: pytest.MonkeyPatch, level: int, **options: Any) -> Tensor:
+    """What a pool of five images of one grey makes of them, less that grey."""
+    images = torch.full((5, 3, 32, 32), level, dtype=torch.uint8)
+    monkeypatch.setattr(Digits, "unlabeled", lambda self, size: images)
+    monkeypatch.setattr(ControlledPool, "_chosen", lambda self: torch.arange(5))
+    return make(**options).unlabeled(32).double() - level
+
+
+def test_noise_is_that_of_its_seed_and_of_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = grey(monkeypatch, 128, noise=20.0)
+    torch.manual_seed(7)  # of which it is no matter
+    assert torch.equal(grey(monkeypatch, 128, noise=20.0), first)
+    other = grey(monkeypatch, 128, noise=20.0, seed=1)
+    # All of them, and their channels, are drawn apart: no two go together.
+    drawn = torch.cat([first, other]).flatten(0, 1).flatten(1)
+    alike = torch.corrcoef(drawn) - torch.eye(len(drawn))
+    assert alike.abs().max() < 0.15  # standard deviation 1/32
+    torch.testing.assert_close(drawn.std(1), torch.full((30,), 20.0).double(), rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize(("level", "sign"), [(0, 1), (255, -1)])
+def test_noise_ends_where_grey_levels_do(
+    monkeypatch: pytest.MonkeyPatch, level: int, sign: int
+) -> None:
+    change = sign * grey(monkeypatch, level, noise=20.0)
+    assert (change == 0).double().mean() == pytest.approx(0.51, abs=0.02)
+    assert 0 <= change.min() < change.max() < 6 * 20
+
+
+def test_noise_is_not_blurred(monkeypatch: pytest.MonkeyPatch) -> None:
+    change = grey(monkeypatch, 128, noise=20.0, blur=2.0)
+    assert change.std() == pytest.approx(20, rel=0.05)

@@ -307,6 +307,8 @@ NAN = float("nan")
         {"prototypes": torch.full((3, 4), float("inf"))},
         {"prior": torch.tensor([0.5, 0.4, NAN])},
         {"prior": torch.tensor([0.5, 0.4, 0.2])},
+        {"prior": torch.tensor([0.5, 0.4, 0.101])},
+        {"prior": torch.tensor([0.5, 0.4, 0.099])},
         {"prior": torch.tensor([0.5, 0.5, 0.0])},
         {"prior": torch.tensor([1.5, 0.5, -1.0])},
     ],

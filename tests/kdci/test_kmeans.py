@@ -143,6 +143,12 @@ def test_the_row_of_a_cluster_of_its_own_is_not_moved() -> None:
     assert _fill_empty(rows, np.array([0, 0, 1]), distances, 3).tolist() == [0, 2, 1]
 
 
+def test_twins_that_were_moved_are_not_moved_again() -> None:
+    rows = np.array([[0.0], [9], [9], [5]], dtype=np.float32)
+    distances = np.array([0, 81, 81, 25], dtype=np.float32)
+    assert _fill_empty(rows, np.zeros(4, dtype=np.int64), distances, 3).tolist() == [0, 1, 1, 2]
+
+
 def test_says_nothing_about_few_or_many_rows(capfd: pytest.CaptureFixture[str]) -> None:
     cluster(blobs(3, 2), 4)
     cluster(blobs(1000, 1000), 2)

@@ -152,7 +152,7 @@ def test_an_online_batch_is_drawn_again_by_weight(
     assert rows.tolist() == [0] * 4 + [4] * 4
 
 
-def test_every_step_draws_with_dice_of_its_own(
+def test_every_step_and_rank_draws_with_dice_of_its_own(
     tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, logits = weighing(tiny_spec, tiny_teacher, 0), torch.randn(50, 4)
@@ -168,6 +168,9 @@ def test_every_step_draws_with_dice_of_its_own(
     assert drawn(0) == drawn(0)
     assert drawn(0) != drawn(1)
     assert drawn(0) != drawn(0, seed=1)
+    first = drawn(0)
+    monkeypatch.setattr("src.kdci.mixin.rank", lambda: 1)
+    assert drawn(0) != first
 
 
 @pytest.mark.parametrize("weights", [[0.0] * 8, [1.0] * 7 + [math.nan], [-1.0] * 8, [2.0] * 8])

@@ -44,6 +44,20 @@ def test_it_repeats_bit_for_bit() -> None:
     assert torch.equal(first.prototypes, again.prototypes)
 
 
+@pytest.mark.parametrize(
+    ("rows", "tried"),
+    [
+        (torch.eye(4).repeat(20, 1), ["2", "3"]),  # as many clusters as rows explain nothing
+        (torch.arange(60.0).view(30, 2), ["2", "3"]),  # ten rows a cluster are enough
+        (torch.arange(58.0).view(29, 2), ["2"]),
+    ],
+    ids=["distinct", "enough", "few"],
+)
+def test_numbers_are_tried_while_rows_are_many(rows: torch.Tensor, tried: list[str]) -> None:
+    _, silhouettes = choose_number(rows.numpy(), iterations=25, seed=0)
+    assert [*silhouettes] == tried
+
+
 def test_too_few_predictions_are_refused() -> None:
     with pytest.raises(UserError, match="distinct teacher predictions, but got"):
         KMeans("auto").fit(torch.tensor([[0.0, 1], [1, 0], [1, 0]]))

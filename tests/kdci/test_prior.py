@@ -27,6 +27,14 @@ def test_the_prediction_is_multiplied_by_the_prior() -> None:
     assert torch.allclose(adjusted, expected / expected.sum(1, keepdim=True), atol=1e-6)
 
 
+def test_nothing_is_added_on_average() -> None:
+    # A softmax does not see it, but a distance of logits does.
+    logits = torch.randn(5, 3, dtype=torch.double)
+    adjusted = make(59, 29, 9, strength=0.7)(logits)
+    assert (adjusted - logits).abs().max() > 0.5
+    torch.testing.assert_close(adjusted.mean(1), logits.mean(1), rtol=0, atol=1e-6)
+
+
 def test_what_is_shipped_is_the_student_alone() -> None:
     logits = torch.randn(5, 3)
     assert torch.equal(make(59, 29, 9).plain(logits), logits)

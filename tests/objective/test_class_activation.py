@@ -113,6 +113,21 @@ def test_the_regions_do_not_teach_the_classifier_and_are_the_plain_student_s(
     assert student.stages[0].weight.grad.abs().sum() > 0  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_nothing_of_what_the_teacher_says_or_sees_is_taught(weight: float) -> None:
+    own, maps = torch.randn(K, 2).double(), torch.randn(B, 2, 4, 6).double().requires_grad_()
+    logits = maps.mean((2, 3)) @ own.T
+    head, wanted = (torch.randn(n, K).double().requires_grad_() for n in (K, B))
+    its, slopes = torch.randn(B, K, 4, 6).double(), torch.randn(B, K).double()
+    of_teacher = (wanted, its.requires_grad_(), slopes.requires_grad_(), head)
+    objective = ClassActivationObjective(TAU, weight, head)
+    loss = objective(StudentOutput(logits, logits, (maps,), own), wanted, (its,), (slopes,))
+    loss.backward()
+    assert maps.grad is not None
+    assert maps.grad.any()
+    assert all(each.grad is None for each in of_teacher)
+
+
 def test_without_weight_maps_are_not_read_and_the_rest_is_a_kth_of_the_usual_loss() -> None:
     objective = ClassActivationObjective(TAU, 0.0, torch.randn(K, 2))
     assert not reads_maps(objective)

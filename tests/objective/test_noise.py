@@ -66,6 +66,17 @@ def test_likelihood_stays_finite_where_the_matrix_underflows() -> None:
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+def test_only_what_underflows_is_lifted_to_the_least_normal_number() -> None:
+    noise = NoiseMatrix(3, 0.9)
+    with torch.no_grad():
+        noise.off_diagonal[0] = torch.tensor([500.0, -500.0])  # Q[0, 2] underflows to 0
+    logits = torch.tensor([[80.0, 0.0, 0.0], [1000.0, 0.0, 0.0]])
+    small, none = noise.negative_log_likelihood(logits, torch.tensor([2, 2])).tolist()
+    # Of exp(-80) each, class 2 is seen as itself, and class 1 as it in half of its tenth.
+    assert small == pytest.approx(80 - math.log(0.9 + 0.05), abs=1e-4)
+    assert none == pytest.approx(126 * math.log(2))
+
+
 @pytest.mark.parametrize("weights", [None, [0.5, 1.0, 1.5, 0.7, 1.3]])
 @pytest.mark.parametrize("compensate_noise", [False, True])
 def test_objective_equals_the_slow_equation(

@@ -89,3 +89,29 @@ def test_the_teacher_is_held_constant() -> None:
     student, teacher = (torch.randn(4, 3, requires_grad=True) for _ in range(2))
     met(make(), student, teacher).backward()
     assert teacher.grad is None
+
+
+@pytest.mark.parametrize(("paces", "seen"), [("batch", 1.25), ("image", None)])
+def test_a_batch_has_the_weight_of_the_mean_loss_of_all_ranks(
+    monkeypatch: pytest.MonkeyPatch, paces: Any, seen: float | None
+) -> None:
+    reduced: list[Tensor] = []
+
+    def summed(value: Tensor) -> Tensor:
+        """Of this rank, and of others whose mean losses are 0.5, 1.5 and 2."""
+        reduced.append(value)
+        return value + 4
+
+    monkeypatch.setattr("src.objective.self_paced.sum_over_ranks", summed)
+    monkeypatch.setattr("src.objective.self_paced.world_size", lambda: 4)
+    gaps = torch.tensor([0.5, 1.5], dtype=torch.float64)  # of a mean of 1: that of all is 1.25
+    student = (gaps[:, None] * torch.ones(2, 3)).requires_grad_()
+    loss = met(make(paces=paces), student, torch.zeros(2, 3))
+    weights = [weight(float(gap) if seen is None else seen, 0.5) for gap in gaps]
+    expected = sum(w * float(gap) for w, gap in zip(weights, gaps, strict=True)) / 2
+    assert loss.item() == pytest.approx(expected)
+    (slope,) = torch.autograd.grad(loss, student)
+    rows = torch.tensor(weights, dtype=torch.float64)[:, None] / 6
+    torch.testing.assert_close(slope, rows.expand(2, 3))  # of this rank's own losses alone
+    assert [value.item() for value in reduced] == ([] if seen is None else [pytest.approx(1.0)])
+    assert not any(value.requires_grad for value in reduced)

@@ -82,6 +82,19 @@ def test_trains_an_objective_with_parameters(tiny_spec: ImageSpec, toy: Toy) -> 
     assert len(companion.get_extra_state()["optimizers"]) == 2
 
 
+@pytest.mark.parametrize("options", [{}, {"objective_lr": 0.02}])
+def test_an_objective_with_parameters_has_a_learning_rate_of_its_own(
+    tiny_spec: ImageSpec, toy: Toy, options: dict[str, float]
+) -> None:
+    objective = NoisyDistillationObjective(tiny_spec.num_classes, 0.9)
+    (before,) = (p.detach().clone() for p in objective.parameters())
+    make(tiny_spec, objective, steps_per_round=1, **options).learn(toy)
+    (after,) = objective.parameters()
+    moved = (after.detach() - before).abs()
+    # The first step of Adam is the rate, whatever the gradient; that of rare classes is tiny.
+    assert float(moved.max()) == pytest.approx(options.get("objective_lr", 1e-3), rel=1e-3)
+
+
 def test_leaves_the_method_and_its_teacher_without_gradients(
     tiny_spec: ImageSpec, toy: Toy
 ) -> None:

@@ -1,4 +1,6 @@
 import csv
+import inspect
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from src.dataset.contract import ImageSpec
 from src.network.convnet import ConvNet
 from src.objective.distillation import StudentOutput, kl_divergence
 from src.objective.noise import NoisyDistillationObjective
+from src.student.companion import CompanionStudent
 from src.student.module import StudentModule
 from src.substitution.batches import ReplayBatches
 from src.substitution.image_bank import ImageBank
@@ -244,6 +247,40 @@ def test_an_objective_with_parameters_trains_them_apart(
     assert len(own.param_groups) == 1
     fit(module, bank, tiny_spec, tmp_path)
     assert not any(map(torch.equal, objective.parameters(), before))
+
+
+def test_an_objective_has_the_rate_that_it_has_alongside_stage_a() -> None:
+    rates = [
+        inspect.signature(kind).parameters["objective_lr"].default
+        for kind in (StudentModule, CompanionStudent)
+    ]
+    assert rates == [1e-3, 1e-3]
+
+
+def test_ranks_evaluate_and_leave_the_student_that_the_first_one_has(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = student(tiny_spec, tiny_teacher)
+    statistics = [buffer for buffer in module.network.buffers() if buffer.is_floating_point()]
+    compared: list[list[bool]] = []
+
+    def of_the_first(shown: nn.Module) -> None:
+        for buffer in shown.buffers():
+            buffer.fill_(3)
+
+    def compare(tensors: Iterable[Tensor], what: str) -> None:
+        pairs = zip(tensors, module.network.state_dict().values(), strict=True)
+        assert all(one.data_ptr() == other.data_ptr() for one, other in pairs)
+        compared.append([bool((buffer == 3).all()) for buffer in statistics])
+
+    monkeypatch.setattr("src.student.module.broadcast_buffers", of_the_first)
+    monkeypatch.setattr("src.student.module.require_equal_on_all_ranks", compare)
+    module.on_validation_start()
+    assert all((buffer == 3).all() for buffer in statistics)
+    for buffer in statistics:
+        buffer.fill_(1)
+    module.on_train_end()
+    assert compared == [[True] * len(statistics)]
 
 
 def test_a_loss_that_is_not_finite_names_its_step_and_saves_nothing(

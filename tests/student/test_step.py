@@ -58,6 +58,40 @@ def test_maps_come_as_they_are_asked_for(
     assert not hooked(network, tiny_teacher)
 
 
+def test_only_the_student_s_part_of_a_step_has_gradients(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
+) -> None:
+    network, images, asked = convnet(tiny_spec), torch.randn(3, 3, 8, 8), list[bool]()
+    scale = torch.ones((), requires_grad=True)
+
+    def draw() -> Tensor:
+        asked.append(torch.is_grad_enabled())
+        return scale * images
+
+    def rows(_: Tensor) -> Tensor:
+        asked.append(torch.is_grad_enabled())
+        return torch.tensor([0, 2])
+
+    def taught(images: Tensor, with_maps: bool) -> StudentOutput:
+        asked.append(torch.is_grad_enabled())
+        return plain_output(network, images, with_maps)
+
+    _, loss = meet(draw, tiny_teacher, taught, DistillationObjective(2.0), rows)
+    assert asked == [False, False, True]
+    loss.backward()
+    assert scale.grad is None
+
+
+def test_every_optimiser_starts_a_step_without_gradients() -> None:
+    weights = [nn.Parameter(torch.ones(2)) for _ in range(2)]
+    optimizers = [torch.optim.SGD([weight], lr=0.1) for weight in weights]
+    for _ in range(3):
+        loss = torch.stack([weight.sum() for weight in weights]).sum()
+        update(loss, optimizers, lambda loss: loss.backward())
+    for weight in weights:
+        torch.testing.assert_close(weight.detach(), torch.full((2,), 0.7))
+
+
 def test_who_asks_for_nothing_pays_nothing(
     tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:

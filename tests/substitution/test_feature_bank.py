@@ -98,6 +98,10 @@ def test_its_state_is_a_snapshot_and_as_large_as_what_is_in_use() -> None:
         ((3, 3, 3), [1, 2, 3, 4, 5, 6, 7, 8]),
         ((5, 9), list(range(6, 14))),
         ((20,), [*range(12, 20)]),
+        # What comes after more than there is room for takes the place of the oldest of it.
+        ((20, 2), [*range(14, 22)]),
+        ((5, 20, 3), [*range(20, 28)]),
+        ((3, 9, 8, 1), [*range(13, 21)]),
     ],
 )
 def test_batches_need_not_fill_it_evenly(counts: tuple[int, ...], held: list[float]) -> None:
