@@ -184,6 +184,38 @@ def test_a_run_of_two_processes_finishes(smoke: Smoke, tmp_path: Path) -> None:
     assert (finished.folder / "run.log").read_text().count("Command: ") == 1
 
 
+TWO_HEADS = """
+from torch import nn
+
+from src.network.convnet import ConvNet
+
+
+class TwoHeads(ConvNet):
+    def __init__(self, widths, *, num_classes):
+        super().__init__(widths, num_classes=num_classes)
+        self.second = nn.Linear(3, 2)
+"""
+
+
+@pytest.mark.slow
+def test_ranks_do_not_wait_for_a_head_of_no_use(
+    smoke: Smoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "__init__.py").write_text(TWO_HEADS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    network = "{_target_: lab.TwoHeads, widths: [4, 8]}"
+    finished = smoke.command(
+        tmp_path / "runs",
+        *DDP,
+        "plugins=lab",
+        *(f"{role}.network={network}" for role in ("teacher", "student")),
+        "student.name=two_heads",
+        "teacher.name=two_heads",
+    )
+    assert (finished.exit_code, finished.summary["status"]) == (0, "finished"), finished.stderr
+
+
 @pytest.mark.slow
 def test_two_nodes_make_what_two_processes_of_one_make(smoke: Smoke, tmp_path: Path) -> None:
     """Two agents of torchrun that meet on loopback stand for two machines."""

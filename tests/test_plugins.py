@@ -290,7 +290,8 @@ def test_a_whole_run(mylab: Path, tmp_path: Path, as_typed: Callable[..., None])
     assert finished.folder.parent.name == "blobs_mine_backdoor"
     assert (summary["status"], summary["recipe"]) == ("finished", "mine_blobs")
     assert (summary["budget"], summary["student"]["name"]) == ("tiny", "pooled")
-    with pytest.raises(UserError, match=r"architecture of src\.network, but got 'mylab"):
+    expected = r"architecture of src\.network, but got 'mylab.*allow it: plugins=\['mylab'\] of lo"
+    with pytest.raises(UserError, match=expected):
         load_student(finished.folder)
     assert load_student(finished.folder, ["mylab"]).network.conv.out_channels == 8
 

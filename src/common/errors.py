@@ -59,6 +59,12 @@ class RankError(RuntimeError):
 FORESEEN = (UserError, RankError, FloatingPointError, OSError, MemoryError)
 
 
+def in_one_line(error: BaseException) -> str:
+    """What an error is and says."""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the known name that is most alike, else nothing.
 

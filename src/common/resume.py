@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
 from src.common.distributed import barrier, gather_objects, on_rank_zero, rank, world_size
-from src.common.errors import UserError
+from src.common.errors import UserError, in_one_line
 from src.common.files import atomic_write, writing
 from src.common.sealed import digest_file, read_own, verify, write_sealed
 from src.common.seeding import restore_rng_state, rng_state
+from src.common.states import read_state, save_state
 
 _log = logging.getLogger(__name__)
 
@@ -92,9 +92,9 @@ class ResumeCallback(Checkpoint):
             verify(self.folder, {path.name: card["state"]})
             for name, (digest, size) in card["files"].items():
                 verify(self.folder, {self._file(name).name: digest}, size)
-            self._state = torch.load(path, map_location="cpu", weights_only=True)
+            self._state = read_state(path)
         except Exception as error:  # noqa: BLE001 - a reader of damage may fail in any way
-            return f"{type(error).__name__}: {error}"
+            return in_one_line(error)
         return None
 
     def _discard(self, damage: str) -> None:
@@ -128,7 +128,7 @@ class ResumeCallback(Checkpoint):
                 file.restore(self._file(name))
         except Exception as error:
             raise UserError(
-                f"Cannot resume from '{self._path(epoch)}' ({type(error).__name__}); expected a "
+                f"Cannot resume from '{self._path(epoch)}' ({in_one_line(error)}); expected a "
                 f"state written by the same configuration. Delete the folder '{self.folder}' to "
                 "start again"
             ) from error
@@ -155,7 +155,7 @@ class ResumeCallback(Checkpoint):
             for name, file in self.files.items():
                 files[name] = file.sync(self._file(name))
         with atomic_write(path) as temporary:
-            torch.save(state, temporary)
+            save_state(state, temporary)
             digest = digest_file(temporary)
         write_sealed(card, {"of": self._of, "state": digest, "files": files})
         barrier()

@@ -23,7 +23,7 @@ from src.config.weightless import (
 )
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
 _MOST_STEPS = 1000
@@ -119,7 +119,10 @@ def try_adjustment(path: str, node: Node, space: str) -> "nn.Module":
     from src.kdci.dictionary import ConfounderDictionary
 
     given = ConfounderDictionary(
-        torch.zeros(1, 2), torch.ones(1), torch.ones(1, 2).long(), {"space": space}
+        torch.zeros(1, 3 if space == "features" else 2),
+        torch.ones(1),
+        torch.ones(1, 2).long(),
+        {"space": space},
     )
     supplied = {"dictionary": given, "num_classes": 2, "seed": 0}
 
@@ -129,9 +132,21 @@ def try_adjustment(path: str, node: Node, space: str) -> "nn.Module":
         for name, fact in getattr(module, "facts", {}).items():  # which the run's record will hold
             if not isinstance(fact, int | float):
                 raise TypeError(f"expected a number in facts['{name}'], but got {fact!r}")
+        _require_shape("forward", module(torch.zeros(4, 2)), (4, 2))
+        weights = module.weights(torch.zeros(4, 2))  # type: ignore[operator]
+        if weights is not None:
+            _require_shape("weights", weights, (4,))
         return module
 
     return attempt(path, node, make)
+
+
+def _require_shape(name: str, found: "Tensor", expected: tuple[int, ...]) -> None:
+    if tuple(found.shape) != expected:
+        raise ValueError(
+            f"expected {name} to give {list(expected)} of 4 images and 2 classes, but it gave "
+            f"{list(found.shape)}"
+        )
 
 
 def _step_optimizer(node: Node, scales: Sequence[float] = ()) -> "Optimizer":

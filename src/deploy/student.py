@@ -38,6 +38,10 @@ _UNUSABLE = (
 )
 
 
+class NotAllowedError(UserError):
+    """An architecture of a package that nobody has allowed."""
+
+
 class DeployedStudent(nn.Module):
     """A student that takes pixels.
 
@@ -138,6 +142,8 @@ def load_student(folder: Path | str, plugins: Sequence[str] = ()) -> DeployedStu
         return DeployedStudent(network, card)
     except MissingExtraError:  # whose cure is its own
         raise
+    except NotAllowedError as error:
+        raise UserError(f"Cannot use the student in '{folder}': {error}") from error
     except _UNUSABLE as error:
         raise _unusable(folder, error) from error
 
@@ -152,16 +158,19 @@ def build_network(
             must not choose what runs.
     """
     options = dict(architecture)
-    module, _, name = here(str(options.pop("_target_", "")), plugins).rpartition(".")
+    target = here(str(options.pop("_target_", "")), plugins)
+    module, _, name = target.rpartition(".")
     allowed = ("src.network", *plugins)
-    found = None
-    if is_within(f"{module}.{name}", allowed):
-        found = getattr(import_module(module), name, None)
-    if not (isinstance(found, type) and issubclass(found, Classifier)):
-        raise UserError(
-            f"Expected an architecture of {', '.join(allowed)}, but got '{module}.{name}'; "
-            "plugins=[...] of load_student, or --plugin, allows another package"
+    refused = f"Expected an architecture of {', '.join(allowed)}, but got '{target}'"
+    package = module.partition(".")[0]
+    if not is_within(target, allowed) and package not in ("", NAME):
+        raise NotAllowedError(
+            f"{refused}; if you trust its code, allow it: plugins=['{package}'] of load_student, "
+            f"or --plugin {package}"
         )
+    found = getattr(import_module(module), name, None) if is_within(target, allowed) else None
+    if not (isinstance(found, type) and issubclass(found, Classifier)):
+        raise UserError(refused)
     return found(num_classes=num_classes, **options)
 
 

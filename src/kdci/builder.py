@@ -1,5 +1,6 @@
 """From recorded predictions to the confounder dictionary, or to one that was built before."""
 
+import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from src.common.distributed import gather_rows, on_rank_zero, require_equal_on_all_ranks
+from src.common.errors import UserError
 from src.common.files import lock, remove_leftovers, sha256_tensors
 from src.common.measure import Measurement, measured
 from src.common.sealed import DamagedError
@@ -114,7 +116,9 @@ class DictionaryBuilder:
             }
             made = self.clustering.fit(rows, logits, **origin)
             # What a reuse asks for; a clustering of somebody else's may have noted none of it.
-            return replace(made, provenance=made.provenance | self._settings | origin)
+            found = made.provenance | self._settings | origin
+            _require_plain(found, type(self.clustering).__name__)
+            return replace(made, provenance=found)
 
         dictionary = on_rank_zero(fit)
         require_equal_on_all_ranks(
@@ -122,6 +126,18 @@ class DictionaryBuilder:
         )
         _mention_one_class(dictionary)
         return dictionary
+
+
+def _require_plain(provenance: dict[str, Any], of: str) -> None:
+    """Check what will be written down."""
+    for key, value in provenance.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"Expected numbers, strings, lists and dicts in the provenance of a dictionary, "
+                f"but {of} notes {key}={value!r}; let its fit note str({key}), or leave it out"
+            ) from error
 
 
 def _mention_one_class(dictionary: ConfounderDictionary) -> None:

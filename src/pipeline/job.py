@@ -1,7 +1,7 @@
 """What the moments of a run share: configuration, device, costs, and how a fit is run."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from src.common.distributed import barrier, on_rank_zero
 from src.common.errors import UserError
 from src.common.files import lock
+from src.common.freezing import mode
 from src.common.measure import Measurement
 from src.common.resume import FileBacked, ResumeCallback
+from src.common.seeding import restore_rng_state, rng_state
 from src.common.sync_batch_norm import sync_batch_norm
 from src.config.node import Node, build
 from src.config.schema import RunConfig
@@ -127,6 +129,33 @@ class Job:
         size = _CPU_EVALUATION_BATCH if self.device.type == "cpu" else _EVALUATION_BATCH
         return LabelledBatches(self.dataset.test(), self.dataset.spec, size, self.device)
 
+    def leaves_out(
+        self,
+        module: nn.Module,
+        logits: Callable[[Tensor], Tensor],
+        parameters: Iterable[nn.Parameter],
+    ) -> bool:
+        """Whether a parameter takes no part in the logits, such as a second head's.
+
+        One process does not care; several have to be told, or each would wait for the others'
+        gradients of it.
+
+        Args:
+            module: What is in evaluation meanwhile, so that no statistic changes.
+            logits: Of images ``[B, C, H, W]``.
+            parameters: Those that are looked at.
+        """
+        if self.config.trainer.ranks == 1:
+            return False
+        own = [each for each in parameters if each.requires_grad]
+        size = self.dataset.geometry.size
+        images = torch.zeros(2, 3, size, size, device=self.device)
+        before = rng_state()
+        with mode(module, False):
+            gradients = torch.autograd.grad(logits(images).sum(), own, allow_unused=True)
+        restore_rng_state(before)
+        return any(each is None for each in gradients)
+
     def fit(
         self,
         stage: str,
@@ -140,6 +169,7 @@ class Job:
         callbacks: Sequence[Callback] = (),
         files: Mapping[str, FileBacked] | None = None,
         outside: Mapping[str, nn.Module] | None = None,
+        leaves_out: bool = False,
     ) -> Trainer:
         """Fit ``module``, from where an interrupted fit of the same stage stopped.
 
@@ -154,6 +184,7 @@ class Job:
             callbacks: Callbacks of the stage.
             files: See :class:`ResumeCallback`.
             outside: See :class:`ResumeCallback`.
+            leaves_out: See :meth:`leaves_out`.
         """
         resume = ResumeCallback(state, files=files, outside=outside)
         done = resume.epochs_done()
@@ -170,6 +201,7 @@ class Job:
             folder=self.folder,
             callbacks=[*callbacks, EvaluateEvery(evaluate_every), resume],
             wandb_run=self.wandb_run,
+            leaves_out=leaves_out,
         )
         trainer.fit(module, batches, test)
         self.to_device(module)  # Lightning has left it, and all within it, on the CPU

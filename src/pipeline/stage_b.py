@@ -82,8 +82,14 @@ def train_student(
         callbacks=callbacks,
         files=files_of(baseline) if online else {},
         outside={"baseline": baseline} if online else {},
+        leaves_out=_leaves_out(job, module),
     )
     return module
+
+
+def _leaves_out(job: Job, module: StudentModule) -> bool:
+    own = [each for group in module.parameter_groups() for each in group["params"]]
+    return job.leaves_out(module, lambda images: module.student_output(images).logits, own)
 
 
 def _seed(job: Job) -> int:

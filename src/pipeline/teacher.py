@@ -142,7 +142,15 @@ def _train(job: Job, network: Classifier, state: Path) -> float:
         label_smoothing=fit.label_smoothing,
     )
     test = job.test_batches()
-    job.fit("teacher", module, epochs=fit.epochs, state=state, batches=batches, test=test)
+    job.fit(
+        "teacher",
+        module,
+        epochs=fit.epochs,
+        state=state,
+        batches=batches,
+        test=test,
+        leaves_out=job.leaves_out(network, network, network.parameters()),
+    )
     return module.acc1
 
 

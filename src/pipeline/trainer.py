@@ -111,6 +111,7 @@ def make_trainer(
     folder: Path,
     callbacks: Sequence[Callback],
     wandb_run: "Run | None",
+    leaves_out: bool = False,
 ) -> Trainer:
     """A trainer for one fit.
 
@@ -123,6 +124,7 @@ def make_trainer(
         folder: Run folder; metrics go to ``metrics/<stage>/metrics.csv``.
         callbacks: Callbacks of the stage.
         wandb_run: Mirror, or None.
+        leaves_out: Whether a parameter takes no part in a step, which other ranks would wait for.
     """
     _silence()
     loggers: list[Logger] = [CSVLogger(folder, "metrics", version=_version(folder, stage))]
@@ -135,7 +137,7 @@ def make_trainer(
         num_nodes=options.nodes,
         # Ours or torchrun's. Left to itself, Lightning takes a batch job of SLURM for its rank.
         plugins=[TorchElasticEnvironment() if is_rank() else LightningEnvironment()],
-        strategy=_strategy(stage, options),
+        strategy=_strategy(stage, options, leaves_out),
         precision=options.precision,
         deterministic=options.deterministic,
         max_epochs=epochs - done,
@@ -151,14 +153,14 @@ def make_trainer(
     )
 
 
-def _strategy(stage: str, options: TrainerOptions) -> Any:
+def _strategy(stage: str, options: TrainerOptions, leaves_out: bool) -> Any:
     if options.ranks == 1:
         return "auto"
     if stage == "stage_a":
         return UnwrappedDDPStrategy()
     # BN statistics stay local while training, unless the layers themselves are synchronised, and
     # are taken from rank 0 where they are used.
-    return DDPStrategy(forward_sync_buffers=False)
+    return DDPStrategy(forward_sync_buffers=False, find_unused_parameters=leaves_out)
 
 
 def _version(folder: Path, stage: str) -> str:

@@ -16,9 +16,10 @@ from src.common.distributed import (
     rank,
     world_size,
 )
-from src.common.errors import UserError
+from src.common.errors import UserError, in_one_line
 from src.common.files import flush, sha256_tensors, writing
 from src.common.sealed import DamagedError, digests, read_own, verify, write_sealed
+from src.common.states import read_state, save_state
 from src.common.tensors import save_tensors
 from src.substitution.contract import Baseline
 from src.substitution.image_bank import ImageBank
@@ -155,7 +156,7 @@ class Artifact:
                 store.save(self.folder / name)
             predictions = {"logits": recording.logits, "features": recording.features}
             save_tensors(predictions, self.folder / self._predictions)
-            torch.save(baseline.state_dict(), self.folder / self._state)
+            save_state(baseline.state_dict(), self.folder / self._state)
             for file in files:
                 flush(self.folder / file)
         return files
@@ -200,10 +201,7 @@ class Artifact:
             UserError: If a file is missing or damaged.
         """
         try:
-            path = self.folder / self._state
-            # What is loaded is copied to where its module lies, and need not lie there twice.
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            baseline.load_state_dict(state)
+            baseline.load_state_dict(read_state(self.folder / self._state))
             for name, store in stores.items():
                 store.read(self.folder / f"{name}_rank{rank()}.npy")
         except Exception as error:
@@ -213,6 +211,6 @@ class Artifact:
 
     def _damaged(self, error: Exception) -> UserError:
         return UserError(
-            f"Cannot read the substitution data in '{self.folder}' ({type(error).__name__}); "
+            f"Cannot read the substitution data in '{self.folder}' ({in_one_line(error)}); "
             "delete the folder to build it again"
         )

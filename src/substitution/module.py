@@ -100,6 +100,13 @@ class SubstitutionModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        own = [name for name, _ in baseline.named_parameters(recurse=False)]
+        if own:
+            raise UserError(
+                f"Expected parameters of {type(baseline).__name__} to be those of its networks, "
+                f"which are made equal on all ranks, but got {', '.join(own)} of its own; put "
+                "them into a sub-module"
+            )
         self.baseline = baseline
         self.companion = companion
         self.rounds, self.num_images, self.log_every = rounds, num_images, log_every

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from src.common.errors import UserError
 from src.config.trial import (
@@ -13,6 +13,7 @@ from src.config.trial import (
     try_optimizer,
     try_scheduler,
 )
+from src.kdci.adjustment import Adjustment
 
 
 class Bare(nn.Module):
@@ -28,6 +29,27 @@ class Measuring(nn.Module):
     def __init__(self, **supplied: Any) -> None:
         super().__init__()
         self.facts = {"strength": torch.tensor(1.0)}
+
+
+class Shifting(Adjustment):
+    """Adds prototypes to logits, of whatever width they are."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits + self.prototypes.mean(0)
+
+
+class Shortforward(Adjustment):
+    """Loses images."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits[:2]
+
+
+class Shortweights(Adjustment):
+    """Weighs some of them."""
+
+    def weights(self, teacher_logits: Tensor) -> Tensor:
+        return teacher_logits[:2, 0].exp()
 
 
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.1}
@@ -160,3 +182,19 @@ def test_what_an_adjustment_has_found_must_be_numbers() -> None:
     expected = r"a number in facts\['strength'\], but got tensor"
     with pytest.raises(UserError, match=expected):
         try_adjustment("kdci.adjustment", {"_target_": f"{__name__}.Measuring"}, "logits")
+
+
+@pytest.mark.parametrize("space", ["logits", "features"])
+def test_an_adjustment_is_tried_on_predictions_and_prototypes_of_the_space(space: str) -> None:
+    node = {"_target_": f"{__name__}.Shifting"}
+    if space == "logits":
+        assert isinstance(try_adjustment("kdci.adjustment", node, space), Shifting)
+        return
+    with pytest.raises(UserError, match=r"Cannot build 'kdci\.adjustment' .* must match the size"):
+        try_adjustment("kdci.adjustment", node, space)
+
+
+@pytest.mark.parametrize("method", ["forward", "weights"])
+def test_what_an_adjustment_gives_must_fit_the_batch(method: str) -> None:
+    with pytest.raises(UserError, match=rf"expected {method} to give \[4.* but it gave \[2"):
+        try_adjustment("kdci.adjustment", {"_target_": f"{__name__}.Short{method}"}, "logits")

@@ -176,6 +176,24 @@ def test_a_clustering_built_on_ours_may_have_fields_that_are_objects(
     assert found.provenance == built.provenance
 
 
+@dataclass(frozen=True)
+class Noting(KMeans):
+    """Notes what JSON does not hold."""
+
+    def fit(
+        self, rows: Tensor, logits: Tensor | None = None, **origin: Any
+    ) -> ConfounderDictionary:
+        return super().fit(rows, logits, dtype=rows.dtype, **origin)
+
+
+def test_provenance_that_could_not_be_written_is_named(
+    tiny_teacher: FrozenTeacher, recording: Recording, tmp_path: Path
+) -> None:
+    builder = make(tmp_path, tiny_teacher, Noting(3))
+    with pytest.raises(UserError, match=r"but Noting notes dtype=torch\.float32; .* str\(dtype\)"):
+        builder.build(recording)
+
+
 def test_the_classes_of_clustered_features_are_those_of_the_logits(
     tiny_teacher: FrozenTeacher, recording: Recording, tmp_path: Path
 ) -> None:

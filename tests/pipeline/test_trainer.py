@@ -1,5 +1,6 @@
 import os
 import signal
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
 
 from src.common.signals import STOPPING
 from src.dataset.contract import ImageSpec
-from src.pipeline import run
+from src.pipeline import run, trainer
 from src.substitution.batches import ReplayBatches
 from src.substitution.module import SubstitutionModule
 from src.teacher.frozen import FrozenTeacher
@@ -122,3 +124,40 @@ def test_a_mirror_that_dies_costs_a_warning(
     assert caplog.text.count("W&B has no whole copy of this run") == 1
     (metrics,) = tmp_path.rglob("metrics.csv")
     assert len(metrics.read_text().splitlines()) > 2
+
+
+class TwoHeads(nn.Module):
+    """Trains one of its heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.first, self.second = nn.BatchNorm2d(3), nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.first(self.norm(images).mean((2, 3)))
+
+
+@pytest.mark.parametrize(("ranks", "expected"), [(2, True), (1, False)])
+def test_several_ranks_are_told_of_parameters_that_take_no_part(
+    ranks: int, expected: bool, tmp_path: Path
+) -> None:
+    network, this = TwoHeads(), job(tmp_path)
+    this.dataset = SimpleNamespace(geometry=SimpleNamespace(size=4))  # type: ignore[assignment]
+    this.config.trainer = this.config.trainer.model_copy(update={"devices": ranks})
+    before = deepcopy(network.state_dict())
+    dice = torch.get_rng_state()
+    assert this.leaves_out(network, network, network.parameters()) == expected
+    assert network.training
+    assert all(torch.equal(before[name], now) for name, now in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), dice)
+    network.second.requires_grad_(False)
+    assert not this.leaves_out(network, network, network.parameters())
+
+
+@pytest.mark.parametrize("leaves_out", [True, False])
+def test_ddp_looks_for_them_only_where_there_are_any(leaves_out: bool, tmp_path: Path) -> None:
+    options = job(tmp_path).config.trainer.model_copy(update={"devices": 2})
+    assert trainer._strategy("stage_b", options, leaves_out)._ddp_kwargs == {
+        "forward_sync_buffers": False,
+        "find_unused_parameters": leaves_out,
+    }

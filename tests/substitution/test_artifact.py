@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,6 +59,15 @@ def test_the_description_says_what_lies_there(artifact: Artifact, recording: Rec
     )
     counts = torch.bincount(recording.logits.argmax(1), minlength=4)
     assert info.class_proportions == pytest.approx((counts / 40).tolist())
+
+
+def test_a_state_that_could_not_be_read_is_refused_before_the_description(
+    toy: Toy, recording: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Toy, "get_extra_state", lambda toy: {"recent": np.float32(1)})
+    with pytest.raises(UserError, match="Expected a state of tensors"):
+        Artifact(tmp_path / "a").write(toy, recording, {}, None)
+    assert not Artifact(tmp_path / "a").exists()
 
 
 def test_an_artifact_exists_when_it_is_complete(
@@ -170,7 +180,7 @@ def test_what_cannot_be_read_is_refused_with_the_way_out(artifact: Artifact, toy
         lambda: artifact.read(CPU),
         lambda: artifact.restore(toy, Recording([], torch.empty(0), torch.empty(0))),
     ):
-        with pytest.raises(UserError, match=r"Cannot read .* \(\w+\); delete the folder"):
+        with pytest.raises(UserError, match=r"Cannot read .* \(\w+: .*\); delete the folder"):
             action()
 
 

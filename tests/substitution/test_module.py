@@ -306,3 +306,9 @@ def test_ranks_start_from_one_network_but_go_on_from_their_own(
     module.set_extra_state({"round": 2, "epochs_done": 1, "losses": {}})
     module.on_fit_start()
     assert len(shared) == len(list(toy.networks()))
+
+
+def test_a_parameter_that_no_other_rank_would_hear_of_is_refused(toy: Toy) -> None:
+    toy.prompt = nn.Parameter(torch.zeros(3))
+    with pytest.raises(UserError, match=r"of Toy to be those .*, but got prompt of its own"):
+        make(toy)

@@ -1,0 +1,34 @@
+"""States on disk, of which loading executes nothing."""
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from src.common.errors import UserError
+
+
+def save_state(state: Any, path: Path) -> None:
+    """Write a state, and make sure that it can be read again while it is still in memory.
+
+    Raises:
+        UserError: If it holds what :func:`read_state` refuses, as ``get_extra_state`` of somebody
+            else's class may.
+    """
+    torch.save(state, path)
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise UserError(
+            "Expected a state of tensors, numbers, strings, lists and dicts, but "
+            f"{found[1] if found else 'something else'} is in one; let get_extra_state give such "
+            "values, and set_extra_state make of them what they were"
+        ) from error
+
+
+def read_state(path: Path) -> Any:
+    """A state as it was written, in the host's memory."""
+    return torch.load(path, map_location="cpu", weights_only=True)

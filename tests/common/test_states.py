@@ -1,0 +1,32 @@
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from src.common.errors import UserError
+from src.common.states import read_state, save_state
+
+
+def test_tensors_numbers_strings_lists_and_dicts_come_back(tmp_path: Path) -> None:
+    state = {"a": torch.arange(3), "b": [1, 2.5, "c", None, True], "d": {"e": (1, 2)}}
+    save_state(state, tmp_path / "state.pt")
+    found = read_state(tmp_path / "state.pt")
+    assert torch.equal(found.pop("a"), state.pop("a"))
+    assert found == state
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [(np.float32(1.5), "scalar"), (Path("a"), "PosixPath"), (deque([1.5]), "deque")],
+    ids=["numpy", "path", "deque"],
+)
+def test_what_could_not_be_read_again_is_refused_when_it_is_written(
+    value: Any, name: str, tmp_path: Path
+) -> None:
+    expected = rf"^Expected a state of tensors, .* but \S*{name}\S* is in one; let get_extra_st"
+    with pytest.raises(UserError, match=expected) as caught:
+        save_state({"recent": value}, tmp_path / "state.pt")
+    assert "\n" not in str(caught.value)
