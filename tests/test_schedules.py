@@ -111,3 +111,32 @@ def test_the_teacher_is_annealed(baseline: str, dataset: str, budget: str) -> No
     for _ in range(total - 1):
         module.scheduler.step()
     assert rate(optimizer) <= ANNEALED * first
+
+
+SHORT = ("baseline=fast", "budget=smoke", "distill.epochs=5")  # 15 steps after a round of warm-up
+
+
+def heard_of(caplog: pytest.LogCaptureFixture, *overrides: str) -> list[str]:
+    caplog.clear()
+    check(plain(*SHORT, *overrides))
+    return [message for message in caplog.messages if "alongside stage (a)" in message]
+
+
+@pytest.mark.parametrize(
+    ("every", "rounds", "cure"),
+    [
+        (1, 9, ["substitution.rounds=16"]),
+        (2, 9, ["distill.steps_per_round=1", "substitution.rounds=16"]),
+        (4, 9, ["distill.steps_per_round=3", "substitution.rounds=6"]),
+        (5, 9, ["substitution.rounds=4"]),
+        (100, 9, ["distill.steps_per_round=15", "substitution.rounds=2"]),
+    ],
+)
+def test_lengths_that_are_offered_for_both_students_are_equal(
+    every: int, rounds: int, cure: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    given = [f"distill.steps_per_round={every}", f"substitution.rounds={rounds}"]
+    (message,) = heard_of(caplog, *given)
+    offered = message.partition("for equal lengths give ")[2]
+    assert " ".join(cure) in offered
+    assert heard_of(caplog, *given, *cure) == []

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from src.common.arrays import open_array
+from src.common.augment import Areas
 from src.common.distributed import average_gradients, rank, world_size
 from src.common.errors import UserError
 from src.common.seeding import global_generator
@@ -93,7 +94,7 @@ class CMI(Baseline):
         projection_dim: PositiveInt = 256,
         bank_capacity: PositiveInt = 40960,
         num_negatives: NonNegativeInt = 4096,
-        local_scale: tuple[float, float] = (0.25, 1.0),
+        local_scale: Areas = (0.25, 1.0),
         feature_layers: Literal["auto", "bn", "stages"] = "auto",
         initial_images: str | None = None,
         temperature: PositiveFloat = 20.0,
@@ -253,9 +254,19 @@ class Contrast(nn.Module):
 
 
 def feature_layers_of(teacher: FrozenTeacher, choice: str) -> tuple[str, ...]:
-    """Names of the layers whose inputs are the features; none stands for all BN layers."""
+    """Names of the layers whose inputs are the features; none stands for all BN layers.
+
+    Raises:
+        UserError: If stages are chosen, and the teacher has none.
+    """
     widths = [m.num_features for m in teacher.modules() if isinstance(m, nn.BatchNorm2d)]
     is_resnet = all(hasattr(teacher.network, name) for name in _STAGES)
+    if choice == "stages" and not is_resnet:
+        raise UserError(
+            "Expected baseline.feature_layers=auto or baseline.feature_layers=bn with a teacher "
+            f"that lacks a ResNet's stages ({', '.join(_STAGES)}), but got stages and "
+            f"{type(teacher.network).__name__}; give one of them, or a ResNet as the teacher"
+        )
     if choice == "bn" or (choice == "auto" and not (is_resnet and sum(widths) > _WIDEST)):
         return ()
     return _STAGES

@@ -1,7 +1,7 @@
 """DAFL: a generator that the teacher finds confident, active and balanced."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -79,6 +79,11 @@ class DAFL(GeneratorBaseline):
         self.balance_log_base = balance_log_base
         self.shares_batch = protocol == "shared_batch"
         self.last_batch: Tensor | None = None
+
+    @classmethod
+    def largest_sample(cls, options: Mapping[str, Any]) -> int | None:
+        """Those of a batch, where it is shared with the student."""
+        return options["batch_size"] if options.get("protocol") == "shared_batch" else None
 
     def refresh(self, student: nn.Module | None) -> dict[str, Tensor]:
         """One generator step; DAFL never looks at the student."""

@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from src.common.augment import Areas
 from src.common.distributed import average_gradients, broadcast_module
 from src.common.errors import UserError
 from src.common.seeding import global_generator
@@ -93,7 +94,7 @@ class Fast(Baseline):
         reset_after: NonNegativeInt | None = 120,
         keep: Literal["best", "last"] = "best",
         reinit_every: PositiveInt | None = None,
-        crop_scale: tuple[float, float] | None = None,
+        crop_scale: Areas | None = None,
         temperature: PositiveFloat = 20.0,
     ) -> None:
         super().__init__(teacher=teacher, spec=spec, temperature=temperature)

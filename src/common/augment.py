@@ -5,10 +5,25 @@ the device, so all of it may stand in an inner loop.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 from torch import Generator, Tensor
 from torch.nn import functional as F
+
+
+def _require_ascending(areas: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < areas[0] <= areas[1] <= 1:
+        raise PydanticCustomError(
+            "areas", "expected [least, greatest], 0 < least <= greatest <= 1"
+        )
+    return areas
+
+
+Areas = Annotated[tuple[float, float], AfterValidator(_require_ascending)]
+"""Least and greatest area of a crop, as fractions of the image; checked in a constructor."""
 
 _CROP_RATIO = (3 / 4, 4 / 3)
 _CROP_TRIES = 10

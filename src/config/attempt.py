@@ -19,10 +19,14 @@ def attempt(path: str, node: Node, make: Callable[[Node], T], note: str = "") ->
         raise
     except Exception as error:
         guilty, rule = _find_guilty(node, make, error)
-        given = ", ".join(f"{key}={shown(node[key])}" for key in guilty) or "no arguments"
+        suspects = guilty or [key for key in node if key not in OWN_KEYS]
+        given = ", ".join(f"{key}={shown(node[key])}" for key in suspects) or "no arguments"
         what = f"Cannot build '{path}' ({node['_target_']}) with {given}"
-        where = f"'{path}.{guilty[0]}'" if len(guilty) == 1 else f"a value of '{path}'"
-        raise UserError(f"{what}: {rule}{note}; change {where}") from error
+        where = f"'{path}.{suspects[0]}'" if len(suspects) == 1 else f"a value of '{path}'"
+        cure = f"change {where}"
+        if not guilty and _fails_by_itself(node, make, error):
+            cure = f"take another class for '{path}'"
+        raise UserError(f"{what}: {rule}{note}; {cure}") from error
 
 
 def quietly(make: Callable[[Node], T], node: Node) -> T:
@@ -39,8 +43,7 @@ def _find_guilty(
 ) -> tuple[list[str], str]:
     """Keys that are at fault, as far as trying can tell, and the rule that they break.
 
-    Each of them alone, if left to its default, lets the object be built. Without one all keys
-    are named.
+    Each of them alone, if left to its default, lets the object be built. There may be none.
     """
     given = [key for key in node if key not in OWN_KEYS]
     if isinstance(error, ZeroDivisionError):
@@ -52,7 +55,16 @@ def _find_guilty(
     guilty = [
         key for key in given if works(make, {k: value for k, value in node.items() if k != key})
     ]
-    return guilty or given, reason(error)
+    return guilty, reason(error)
+
+
+def _fails_by_itself(node: Node, make: Callable[[Node], Any], error: Exception) -> bool:
+    """Whether the class fails in the same way without any key, so that none can be at fault."""
+    try:
+        quietly(make, {key: value for key, value in node.items() if key in OWN_KEYS})
+    except Exception as alone:  # noqa: BLE001 - compared with what went wrong
+        return reason(alone) == reason(error)
+    return False
 
 
 def _is_zero(value: Any) -> bool:

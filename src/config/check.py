@@ -4,13 +4,14 @@ Plain groups are pydantic models. A node with ``_target_`` is checked against th
 the class that it names: the constructor is its schema.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
 from src.common.errors import UserError
+from src.common.package import NAME
 from src.common.plugins import refuse_unfit_plugins
 from src.config.describe import describe
 from src.config.lengths import (
@@ -26,7 +27,23 @@ from src.config.trial import check_node, try_adjustment, try_optimizer, try_sche
 from src.config.value import refuse_non_finite, shown
 
 VANILLA = "none"
-_PAPERS, _COMPENSATION = "backdoor", "BackdoorCompensation"
+_PAPERS = "backdoor"
+# What tables take a name of ours for: its class, and what makes an ablation one. Other names are
+# free.
+_FORMS = {
+    "backdoor": "compensation.BackdoorCompensation",
+    "random_attention": "compensation.BackdoorCompensation",
+    "random_prototypes": "compensation.BackdoorCompensation",
+    "uniform_prior": "compensation.BackdoorCompensation",
+    "weighting": "weighting.InversePropensityWeighting",
+    "prior": "prior.PriorAdjustment",
+    "standardisation": "standardisation.Standardisation",
+}
+_ABLATIONS = {
+    "random_attention": ("adjustment", "attention", "random"),
+    "random_prototypes": ("dictionary", "prototypes", "random"),
+    "uniform_prior": ("adjustment", "prior", "uniform"),
+}
 _TEACHER_TRIAL_STEPS = 100  # how many there will be depends on the images
 
 
@@ -75,14 +92,26 @@ def _refuse_two_numbers(kdci: Kdci) -> None:
 
 
 def _refuse_other_form(kdci: Kdci) -> None:
-    """Refuse another adjustment under the name of the paper's form, which tables would show."""
-    target = kdci.adjustment["_target_"]
-    if kdci.name == _PAPERS and not target.endswith(f".{_COMPENSATION}"):
-        raise UserError(
-            f"Expected kdci.adjustment of kdci={_PAPERS} to be {_COMPENSATION}, but got "
-            f"'{target}'; choose kdci=weighting, prior or standardisation, or give a form of your "
-            "own a name, with kdci.name=NAME"
-        )
+    """Refuse something else under a name of ours, which tables would show."""
+    if kdci.name not in _FORMS:
+        return
+    target, expected = kdci.adjustment["_target_"], _FORMS[kdci.name]
+    if target != f"{NAME}.kdci.{expected}":
+        names = [name for name, form in _FORMS.items() if target == f"{NAME}.kdci.{form}"]
+        _refuse_name(kdci.name, "adjustment", expected.rpartition(".")[2], target, names)
+    node, key, value = _ABLATIONS.get(kdci.name, ("adjustment", "", None))
+    got = getattr(kdci, node).get(key)
+    if got != value:
+        _refuse_name(kdci.name, f"{node}.{key}", str(value), got, [_PAPERS])
+
+
+def _refuse_name(name: str, key: str, expected: str, got: Any, fitting: Sequence[str]) -> NoReturn:
+    """Refuse a name of ours for its adjustment or option, and say which names would fit."""
+    choice = f"choose kdci={fitting[0]}, or " if fitting else ""
+    raise UserError(
+        f"Expected kdci.{key} of kdci={name} to be {expected}, but got {shown(got)}; {choice}give "
+        "a form of your own a name, with kdci.name=NAME"
+    )
 
 
 def _without_vanilla(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,6 +165,7 @@ def _check_distill(config: RunConfig) -> None:
     check_node(path, options.optimizer, "optimizer")
     _require_rate(path, options.optimizer, "the student's parameter groups are made with it")
     if options.scheduler is not None:
+        _refuse_rest(options.scheduler)
         check_node("distill.scheduler", options.scheduler, "scheduler")
     for scales, steps in _fits(config):
         optimizer = partial(try_optimizer, path, options.optimizer, scales)
@@ -144,6 +174,17 @@ def _check_distill(config: RunConfig) -> None:
             groups = f", with {len(scales)} parameter groups" if len(scales) > 1 else ""
             note = f" (this run steps it {steps} times{groups})"
             try_scheduler("distill.scheduler", options.scheduler, optimizer, steps, note)
+
+
+def _refuse_rest(scheduler: Node) -> None:
+    """Refuse keys that were added to an interpolation, and have taken the node's place."""
+    key = next((str(each) for each in scheduler if "_target_" not in scheduler), None)
+    if key is not None:
+        raise UserError(
+            "Missing configuration key 'distill.scheduler._target_': the class to build; where "
+            "the node is ${tables.cosine}, as with budget=laptop or smoke, a key alone takes its "
+            f"place: give '++tables.cosine.{key}=...' there, else the whole node"
+        )
 
 
 def _require_rate(path: str, node: Node, why: str) -> None:

@@ -1,27 +1,21 @@
 """What Hydra, OmegaConf and the YAML reader say of a configuration, in one line."""
 
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import yaml  # type: ignore[import-untyped]
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.common.errors import nearest
-from src.common.package import CONF
 from src.config.option_files import (
-    SEARCH_PATH,
     explain_bytes,
     explain_header,
     explain_yaml,
     files_of,
-    folders_of,
     not_a_mapping,
 )
+from src.config.unknown_key import unknown_key
 from src.config.value import shown
 
 COMPOSITION_ERRORS: tuple[type[Exception], ...] = (
@@ -36,32 +30,6 @@ COMPOSITION_ERRORS: tuple[type[Exception], ...] = (
 _HEADER_ERROR = re.compile("Expected header format: |Too many components in '@")
 # What a setting's budget is found by.
 _EARLY = re.compile(r"resolving interpolation '\$\{(dataset|baseline)\b")
-_ABSENT = object()
-_SHOWN = 3
-# Words of other programs.
-_SYNONYMS = {
-    "method": "baseline",
-    "data": "dataset",
-    "pool": "dataset@pool",
-    "model": "student",
-    "arch": "student",
-    "precision": "trainer.precision",
-    "gpus": "trainer.devices",
-    "num_gpus": "trainer.devices",
-    "device": "trainer.accelerator",
-    "output": "paths.outputs",
-    "output_dir": "paths.outputs",
-    "weights": "teacher.checkpoint",
-    "wandb": "logger",
-    "max_epochs": "distill.epochs",
-    "num_clusters": "kdci.N",
-    "clusters": "kdci.N",
-    "n_clusters": "kdci.N",
-    "K": "kdci.N",
-    "size": "dataset.image_size",
-    "img_size": "dataset.image_size",
-    "data_dir": "dataset.root",
-}
 # Instead of an option's name.
 _WHERE_PATHS_GO = {
     "dataset": "dataset=image_folder dataset.root",
@@ -97,7 +65,7 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
         return _no_option(option[2], name, option[3].split(), overrides)
     key = re.search(r"Could not override '([^']+)'|from config\. '([^']+)' does not exist", text)
     if key:
-        return _unknown_key(key[1] or key[2], _key_of(error.__cause__), overrides)
+        return unknown_key(key[1] or key[2], _key_of(error.__cause__), overrides)
     file = re.match(r"In '([^']+)': .*Cannot merge DictConfig with ListConfig", text)
     if file:
         return not_a_mapping(f"{file[1]}.yaml", "a list")
@@ -134,40 +102,6 @@ def _key_of(cause: BaseException | None) -> str:
     return str(getattr(cause, "full_key", None) or "")
 
 
-def _unknown_key(name: str, within: str, overrides: Sequence[str]) -> str:
-    """What to say of a key: who has it, or which is like it in meaning or in letters."""
-    name = within if within.startswith(f"{name}.") else name
-    known = _known_keys(overrides)
-    options = _options_with(name, folders_of(overrides))
-    last = name.rsplit(".", 1)[-1]
-    alike = [_SYNONYMS[last]] if last in _SYNONYMS else []
-    alike = alike or [key for key in known if key.endswith(f".{last}")]
-    if options:
-        hint = f"; {' and '.join(options)} would have it"
-    elif alike:
-        hint = f"; did you mean {' or '.join(repr(key) for key in alike[:_SHOWN])}?"
-    else:
-        hint = nearest(name, known)
-    return f"Unknown configuration key '{name}'{hint}"
-
-
-def _options_with(name: str, conf: Sequence[Path]) -> list[str]:
-    """Options of the key's groups that have it: ``baseline=cmi`` for ``baseline.local_scale``."""
-    parts = name.split(".")
-    found = []
-    for depth in range(1, len(parts)):
-        group, keys = "/".join(parts[:depth]), parts[depth:]
-        word = "dataset@pool" if group == "pool" else group
-        folders = [folder / word.partition("@")[0] for folder in conf]
-        for path in sorted(path for folder in folders for path in folder.glob("*.yaml")):
-            node: Any = OmegaConf.to_container(OmegaConf.load(path))
-            for key in keys:
-                node = node.get(key, _ABSENT) if isinstance(node, dict) else _ABSENT
-            if node is not _ABSENT:
-                found.append(f"{word}={path.stem}")
-    return found
-
-
 def unknown_option(group: str, name: str, known: Sequence[str]) -> str:
     """What to say of a name that no option of a group has."""
     known = [each for each in known if each != "base"]  # what the others of a group build on
@@ -200,23 +134,3 @@ def _text(error: BaseException) -> str:
     # OmegaConf's own trailer.
     where = re.search(r"^(.*?) full_key: (\S*)(?: object_type=.*)?$", text)
     return f"{where[1]} (in '{where[2]}')" if where and where[2] else text
-
-
-def _known_keys(overrides: Sequence[str]) -> list[str]:
-    """Dotted keys of the configuration that the group choices alone would make."""
-    groups = [o for o in overrides if "=" in o and "." not in o.split("=")[0] and "," not in o]
-    path = [o for o in overrides if o.startswith(f"{SEARCH_PATH}=")]
-    for choices in ([*groups, *path], path):
-        try:
-            with initialize_config_dir(str(CONF), version_base="1.3"):
-                config = compose("config", overrides=choices)
-            return list(_flatten(OmegaConf.to_container(config), ""))
-        except Exception:  # noqa: BLE001 - only a hint is lost
-            continue
-    return []
-
-
-def _flatten(node: Any, prefix: str) -> Iterator[str]:
-    for key, value in node.items() if isinstance(node, dict) else ():
-        yield f"{prefix}{key}"
-        yield from _flatten(value, f"{prefix}{key}.")

@@ -65,15 +65,27 @@ def mention_other_steps(config: RunConfig) -> None:
     if alongside is None or config.distill.scheduler is None or steps < _FEWEST:
         return
     if abs(alongside - steps) > _NEARLY * steps and speaks():
-        with_student = max(1, round(steps / config.distill.steps_per_round))
         _log.warning(
             "The student alongside stage (a) takes %d steps and that of stage (b) %d, but both "
-            "follow distill.scheduler, which ends with one of them; for equal lengths give "
-            "substitution.rounds=%d, or another distill.steps_per_round",
+            "follow distill.scheduler, which ends with one of them; for equal lengths give %s",
             alongside,
             steps,
-            config.substitution.warmup_rounds + with_student,
+            _equal_lengths(config, steps),
         )
+
+
+def _equal_lengths(config: RunConfig, steps: int) -> str:
+    """Options with which both students take ``steps``, nearly, in words."""
+    every, warmup = config.distill.steps_per_round, config.substitution.warmup_rounds
+    with_student = max(1, round(steps / every))
+    if abs(with_student * every - steps) <= _NEARLY * steps:
+        rounds = warmup + with_student
+        return f"substitution.rounds={rounds}, or another distill.steps_per_round"
+    divisor = next(each for each in range(min(every, steps), 0, -1) if steps % each == 0)
+    return (
+        f"a distill.steps_per_round that divides {steps}, such as distill.steps_per_round="
+        f"{divisor} substitution.rounds={warmup + steps // divisor}"
+    )
 
 
 def mention_early_dictionary(config: RunConfig) -> None:

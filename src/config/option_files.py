@@ -28,6 +28,28 @@ def files_of(overrides: Sequence[str]) -> list[Path]:
     return sorted(path for folder in folders for path in folder.rglob("*.yaml"))
 
 
+def choosing(group: str, name: str, folders: Sequence[Path]) -> list[str]:
+    """Options whose own defaults choose one of a group within theirs.
+
+    Args:
+        group: The group within, ``kdci/adjustment``.
+        name: Its option, ``compensation``.
+        folders: Folders of options.
+
+    Returns:
+        As on the command line, ``kdci=backdoor``.
+    """
+    outer, _, inner = group.rpartition("/")
+    choices = {inner: name}, {f"override {inner}": name}
+    found = []
+    for path in (path for folder in folders for path in sorted((folder / outer).glob("*.yaml"))):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        defaults = content.get("defaults") if isinstance(content, dict) else None
+        if any(each in choices for each in defaults or ()):
+            found.append(f"{outer}={path.stem}")
+    return found
+
+
 def explain_yaml(error: yaml.YAMLError) -> str:
     """What the YAML reader says of a file, with line and column where it knows them."""
     cure = "mend the file; YAML is indented with spaces"

@@ -2,16 +2,18 @@
 
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from src.common.errors import UserError, nearest
+from src.common.plugins import refuse_unfit_plugins
 from src.config.node import (
     OWN_KEYS,
     Node,
     import_class,
     is_node,
+    refuse_foreign_targets,
     target_of,
 )
 from src.config.value import Wanted, check_bounds, check_value, hints_of, shown, wanted
@@ -86,6 +88,50 @@ def check_signature(path: str, node: Node, kind: str) -> list[Found]:
     return _check(path, node, kind, KINDS[kind])
 
 
+def arguments_of(path: str, target: Any, plugins: Collection[str]) -> list[str]:
+    """What the class of a node takes in YAML, for hints; with what it hands on to its bases.
+
+    Args:
+        path: Dotted key of the node.
+        target: Its ``_target_``. A class that may not run is not imported.
+        plugins: Packages that the command line allows.
+
+    Returns:
+        Names of arguments; none where the node would be refused.
+    """
+    node = {"_target_": target}
+    try:
+        refuse_unfit_plugins([*plugins])
+        refuse_foreign_targets(path, node, plugins)
+        found = target_of(path, node)
+        parameters = inspect.signature(found).parameters
+        name = "discriminator" if path.endswith(".discriminator") else _kind_of(found)
+        kind = KINDS[name] if name else _OTHER
+        supplied = _supplied(path, found, parameters, kind, name == "baseline")
+        return [key for key in _handed_on(found) if key not in supplied]
+    except (UserError, ValueError, TypeError):
+        return []
+
+
+def _handed_on(target: type) -> Iterator[str]:
+    """Names that a constructor takes, and those of its base that it takes as ``**options``."""
+    for base in target.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base).parameters
+            yield from _named(parameters)
+            if not _takes_all(parameters):
+                return
+
+
+def _named(parameters: Mapping[str, inspect.Parameter]) -> dict[str, inspect.Parameter]:
+    several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return {key: each for key, each in parameters.items() if each.kind not in several}
+
+
+def _takes_all(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    return any(each.kind == each.VAR_KEYWORD for each in parameters.values())
+
+
 def _kind_of(target: type) -> str | None:
     names = [name for name in KINDS if name not in ("pool", "discriminator")]
     bases = {name: import_class(KINDS[name].base) for name in [*names, "pool"]}
@@ -133,6 +179,8 @@ def _check_class(path: str, node: Node, target: type, kind: Kind) -> None:
     if not issubclass(target, import_class(kind.base)):
         found = _kind_of(target)
         other = f", but got {KINDS[found].noun}" if found else ""
+        if found and KINDS[found].noun == kind.noun:  # which the hint asks more of
+            other = f", but got {target.__qualname__}; choose that class or one derived from it"
         raise UserError(f"Refused {place}: expected {kind.noun}, a subclass of {kind.base}{other}")
     if inspect.isabstract(target):
         abstract: frozenset[str] = getattr(target, "__abstractmethods__", frozenset())
@@ -171,7 +219,7 @@ def _supplied(
     if reads_pool:
         supplied.append("pool")
     place = f"'{path}._target_={target.__module__}.{target.__qualname__}'"
-    takes_all = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
+    takes_all = _takes_all(parameters)
     for name in supplied:
         by_name = name in parameters and parameters[name].kind != inspect.Parameter.POSITIONAL_ONLY
         if not by_name and not takes_all:
@@ -192,13 +240,7 @@ def _check_keys(
     supplied: set[str],
     is_open: bool,
 ) -> None:
-    kinds = inspect.Parameter
-    named = {
-        key: each
-        for key, each in parameters.items()
-        if each.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)
-    }
-    takes_all = any(each.kind == kinds.VAR_KEYWORD for each in parameters.values())
+    named, takes_all = _named(parameters), _takes_all(parameters)
     for key, value in node.items():
         if key == "_partial_" and not isinstance(value, bool):
             raise UserError(
@@ -209,10 +251,7 @@ def _check_keys(
         if not is_known and key not in OWN_KEYS:
             hint = nearest(str(key), named)
             if not hint and "." in path:  # perhaps of the class that was there before
-                target = node["_target_"]
-                hint = f", which {target} does not take; to replace the whole node, options and "
-                partial = ", _partial_: true" if node.get("_partial_") else ""
-                hint += f"all, give '{path}={{_target_: {target}{partial}, ...}}'"
+                hint = _replacing(path, node)
             raise UserError(f"Unknown configuration key '{path}.{key}'{hint}")
         if key in supplied:
             raise UserError(
@@ -223,6 +262,22 @@ def _check_keys(
         is_needed = parameter.default is parameter.empty and key not in supplied
         if is_needed and key not in node and not is_open:
             raise UserError(f"Missing configuration key '{path}.{key}'")
+
+
+def _replacing(path: str, node: Node) -> str:
+    """How to have another class; what a file says of a node is mixed with what was there."""
+    target = node["_target_"]
+    partial = ", _partial_: true" if node.get("_partial_") else ""
+    whole = f"{{_target_: {target}{partial}, ...}}"
+    *outer, last = path.split(".")
+    own = f"{{{last}: ${{tables.own.{last}}}}}"
+    for key in reversed(outer[1:]):
+        own = f"{{{key}: {own}}}"
+    return (
+        f", which {target} does not take; to replace the whole node, options and all, give "
+        f"'{path}={whole}', or in a file 'tables: {{own: {{{last}: {whole}}}}}' and "
+        f"'{outer[0]}: {own}'"
+    )
 
 
 def _check_argument(path: str, key: str, value: Any, hint: Any) -> list[Found]:

@@ -87,10 +87,11 @@ class ControlledPool(Pool):
         for label, count in enumerate(counts):
             rows = (labels == label).nonzero()[:, 0]
             if count > len(rows):
+                either = " or pool.class_ratio" if self.class_ratio > 1 else ""
                 raise UserError(
                     f"Expected at least {count} training images of class {label} for "
                     f"pool.class_ratio={self.class_ratio:g} and pool.num_images="
-                    f"{self.num_images}, but got {len(rows)}; lower either"
+                    f"{self.num_images}, but got {len(rows)}; lower pool.num_images{either}"
                 )
             chosen.append(rows[torch.randperm(len(rows), generator=draws)[:count]])
         everything = torch.cat(chosen)
@@ -123,7 +124,17 @@ class ControlledPool(Pool):
         return torch.cat([foreign[rows], images[count:]])
 
     def count(self) -> int:
-        """The number of images, without reading them."""
+        """The number of images, without reading them.
+
+        Raises:
+            UserError: If there are fewer to take them from; of every class, only reading tells.
+        """
+        found = self.of.count()
+        if found is not None and self.num_images > found:
+            raise UserError(
+                f"Expected pool.num_images <= number of training images of pool.of, but got "
+                f"{self.num_images} > {found}; lower pool.num_images"
+            )
         return self.num_images
 
     def fingerprint(self) -> str:

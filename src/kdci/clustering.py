@@ -16,7 +16,7 @@ from src.common.errors import UserError
 from src.common.seeding import generator
 from src.kdci.dictionary import ConfounderDictionary, Space
 from src.kdci.kmeans import Float, count_distinct, kmeans, project
-from src.kdci.number import choose_number
+from src.kdci.number import LEAST_DISTINCT, choose_number
 
 # Generous bounds: a value beyond them is a slip that would fill the memory or never end.
 Prototypes = Annotated[int, Field(gt=0, le=1_000_000)]
@@ -160,17 +160,26 @@ class KMeans(Clustering):
                 f"{self.pca_dim} >= {len(data)}; lower kdci.dictionary.pca_dim, set it to null, "
                 "or raise substitution.num_images"
             )
-        least = 3 if self.N == "auto" else self.N
+        self._require_distinct(data)
+
+    def _require_distinct(self, data: Float) -> None:
+        least = LEAST_DISTINCT if self.N == "auto" else self.N
         distinct = count_distinct(data, least)
-        if distinct < least:
-            collapsed = (
-                " (the substitution data has collapsed)" if distinct < len(data) / 2 else ""
-            )
+        if distinct >= least:
+            return
+        found = f"{distinct} of {len(data)}"
+        if distinct < len(data) / 2:
+            found += " (the substitution data has collapsed)"
+        if self.N == "auto":
             raise UserError(
-                f"Expected kdci.N <= number of distinct teacher predictions, but got "
-                f"{self.N} > {distinct} of {len(data)}{collapsed}; lower kdci.N or "
-                "raise substitution.num_images"
+                f"Expected at least {least} distinct teacher predictions with kdci.N=auto, but "
+                f"got {found}; set kdci.N to a number <= {distinct}, or raise "
+                "substitution.num_images"
             )
+        raise UserError(
+            f"Expected kdci.N <= number of distinct teacher predictions, but got {self.N} > "
+            f"{found}; lower kdci.N or raise substitution.num_images"
+        )
 
 
 def _sums(data: Float, assignment: NDArray[np.int64], count: int) -> NDArray[np.float64]:

@@ -13,7 +13,8 @@ _CANDIDATES = (2, 3, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128)
 _LARGEST_SAMPLE = 4000  # silhouettes take time and memory that grow with its square
 _RESTARTS = 5  # so that candidates differ in their number, not in their luck
 _ROWS_A_CLUSTER = 10
-_LEAST_DISTINCT = 3  # two clusters of two rows have no silhouette
+LEAST_DISTINCT = 3
+"""Rows that differ; two clusters of two rows have no silhouette."""
 
 
 def choose_number(rows: Float, *, iterations: int, seed: int) -> tuple[int, dict[str, float]]:
@@ -38,9 +39,9 @@ def choose_number(rows: Float, *, iterations: int, seed: int) -> tuple[int, dict
     part = draws.permutation(len(rows))[:_LARGEST_SAMPLE]
     sample = np.ascontiguousarray(rows[part])
     distinct = count_distinct(sample, _CANDIDATES[-1] + 1)
-    if distinct < _LEAST_DISTINCT:
+    if distinct < LEAST_DISTINCT:
         raise UserError(
-            f"Expected at least {_LEAST_DISTINCT} distinct teacher predictions with kdci.N=auto, "
+            f"Expected at least {LEAST_DISTINCT} distinct teacher predictions with kdci.N=auto, "
             f"but got {distinct} among the {len(sample)} that it looks at (after PCA, if any); "
             "set kdci.N to a number, or raise substitution.num_images"
         )

@@ -15,6 +15,7 @@ from src.config.schema import RunConfig, Student, Teacher
 from src.config.trial import check_size
 from src.dataset.contract import Dataset, ImageSpec, Pool
 from src.kdci.clustering import KMeans
+from src.kdci.dictionary import Space
 from src.network.classifier import Classifier
 from src.network.stages import heard
 from src.objective.attention_transfer import require_alike
@@ -33,8 +34,9 @@ def refuse_misfit(config: RunConfig) -> None:
         UserError: If the checkpoint is missing, damaged, or of another network or number of
             classes; if its classes may be in another order, or their map does not fit; or if a
             generator cannot make images of the data set's size, the dictionary has more
-            prototypes than there will be images, a PCA as wide as what it reduces, or too few
-            images to hold some out.
+            prototypes than there will be images, a PCA as wide as the logits that it reduces,
+            larger batches for the student than the method has, or too few images to hold some
+            out.
     """
     dataset: Dataset = build(config.dataset)
     if config.teacher.checkpoint is not None:
@@ -45,6 +47,7 @@ def refuse_misfit(config: RunConfig) -> None:
     if config.task == "distill":
         check_size("baseline", config.baseline, "baseline", dataset.geometry.size)
         refuse_wide_pca(config, len(dataset.class_names))
+        _refuse_large_batch(config)
         _refuse_few_images(config)
 
 
@@ -56,8 +59,8 @@ def refuse_unfit_networks(job: Job) -> None:
     Raises:
         UserError: If images are too small or too large for one of them, the teacher lacks the
             BatchNorm layers that the method reads, stage maps differ that its loss compares, a
-            last layer reads something else than these maps where the loss weighs them by it, or
-            the method refuses its options.
+            last layer reads something else than these maps where the loss weighs them by it, a
+            PCA is as wide as the features that it reduces, or the method refuses its options.
     """
     config = job.config
     if config.task != "distill":
@@ -65,6 +68,7 @@ def refuse_unfit_networks(job: Job) -> None:
         return
     compares_maps = _method(config).compares_maps(config.baseline)
     teacher, of_teacher = _tried(job, "teacher", config.teacher, compares_maps)
+    _refuse_wide_pca(config, "features", teacher.feature_dim)
     _refuse_without_statistics(config, teacher)
     _try_method(job, teacher)
     student, of_student = _tried(job, "student", config.student, compares_maps)
@@ -128,9 +132,9 @@ def _refuse_without_statistics(config: RunConfig, network: Classifier) -> None:
 def _refuse_few_images(config: RunConfig) -> None:
     """Stage (a) may record fewer: dictionary and student then count what there really is."""
     wanted, share = config.kdci.N if config.kdci else None, config.distill.held_out
+    name, found = _method(config).__name__, _most_recorded(config)  # a pool may be too small
     if not isinstance(wanted, int) and not share:  # vanilla, or as many as are found
         return
-    name, found = _method(config).__name__, _most_recorded(config)
     parts = " and ".join(f"{count} by {what}" for what, count in found.items())
     if found and isinstance(wanted, int) and sum(found.values()) < wanted:
         raise UserError(
@@ -143,6 +147,20 @@ def _refuse_few_images(config: RunConfig) -> None:
         raise UserError(
             f"Expected at least two recorded images in every bank{among} for distill.held_out="
             f"{share}, but {name} records {parts}; have more recorded, or use distill.held_out=0"
+        )
+
+
+def _refuse_large_batch(config: RunConfig) -> None:
+    """Online, a method may show the student no more images than it has just made."""
+    method, ranks, asked = _method(config), config.trainer.ranks, config.distill.batch_size
+    most = method.largest_sample(config.baseline)
+    if config.substitution.mode != "online" or most is None:
+        return
+    if asked // ranks > most // ranks:
+        raise UserError(
+            f"Expected distill.batch_size <= {most} with substitution.mode=online, since "
+            f"{method.__name__} shows its student the batch of a round, but got {asked}; give "
+            f"distill.batch_size={most}, or baseline.batch_size={asked}"
         )
 
 
@@ -189,8 +207,12 @@ def refuse_wide_pca(config: RunConfig, num_classes: int) -> None:
     Raises:
         UserError: If ``kdci.dictionary.pca_dim`` is not below ``num_classes``, their width.
     """
+    _refuse_wide_pca(config, "logits", num_classes)
+
+
+def _refuse_wide_pca(config: RunConfig, space: Space, width: int) -> None:
     if config.kdci is None:
         return
     clustering = build(config.kdci.dictionary)
-    if isinstance(clustering, KMeans) and clustering.space == "logits":
-        clustering.require_wider(num_classes)
+    if isinstance(clustering, KMeans) and clustering.space == space:
+        clustering.require_wider(width)

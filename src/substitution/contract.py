@@ -88,6 +88,17 @@ class Baseline(nn.Module, ABC):
         return False
 
     @classmethod
+    def largest_sample(cls, options: Mapping[str, Any]) -> int | None:
+        """How many images :meth:`sample` can give, over all ranks; None: as many as are wanted.
+
+        Only to refuse larger batches before a teacher is trained.
+
+        Args:
+            options: Arguments of the constructor that the configuration gives.
+        """
+        return None
+
+    @classmethod
     def weighs_maps(cls, options: Mapping[str, Any]) -> bool:
         """Whether that loss weighs the last of them by the last layer, which must read all of it.
 

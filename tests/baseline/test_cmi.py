@@ -14,6 +14,7 @@ from torch.optim import Adam
 from src.baseline.cmi import CMI, feature_dim, feature_layers_of
 from src.common.augment import Augmentation, random_crop_flip, random_resized_crop
 from src.common.errors import UserError
+from src.config.value import check_value, hints_of
 from src.dataset.contract import ImageSpec
 from src.network.convnet import ConvNet
 from src.network.generator import Generator, reinitialise
@@ -334,8 +335,10 @@ def test_features_have_the_published_widths(network: Any, choice: str, expected:
 
 
 def test_stages_need_a_resnet(make: Any) -> None:
-    with pytest.raises(UserError, match="ConvNet has none"):
+    expected = r"baseline\.feature_layers=auto or .*=bn with .* got stages and ConvNet"
+    with pytest.raises(UserError, match=expected):
         make(feature_layers="stages")
+    assert make(feature_layers="auto").feature_layers == make(feature_layers="bn").feature_layers
 
 
 def test_equal_seeds_give_equal_images(make: Any, student: ConvNet) -> None:
@@ -427,3 +430,12 @@ def test_earlier_images_are_shared_out_among_ranks(
         monkeypatch.setattr("src.baseline.cmi.rank", lambda rank=rank: rank)
         found = stored(make(initial_images=str(tmp_path / "bank.npy")))
         assert torch.equal(found, images[rank::2])
+
+
+@pytest.mark.parametrize("scale", [[2.0, 3.0], [-1.0, 3.0], [0, 0], [1.0, 0.25], [0.5, 1.5]])
+def test_areas_of_the_local_view_are_shares_of_the_image(scale: list[float]) -> None:
+    hint = hints_of(CMI)["local_scale"]
+    with pytest.raises(UserError, match=r"'x': expected .* 0 < least <= greatest <= 1, but got"):
+        check_value("x", scale, hint)
+    for allowed in ([0.25, 1.0], [0.25, 1], [1, 1]):
+        check_value("x", allowed, hint)

@@ -12,6 +12,7 @@ from src.baseline.fast import Fast
 from src.common import package
 from src.common.augment import Augmentation
 from src.common.errors import UserError
+from src.config.value import check_value, hints_of
 from src.network.convnet import ConvNet
 from src.network.generator import DeepGenerator, Generator
 from src.objective.inversion import BNStatistics
@@ -352,3 +353,12 @@ def test_gradients_of_all_ranks_are_averaged_before_the_shared_generator_moves(
     own = list(method.generator.parameters())
     assert len(averaged) == calls
     assert all(a is b for each in averaged for a, b in zip(each, own, strict=True))
+
+
+@pytest.mark.parametrize("scale", [[2.0, 3.0], [-1.0, 3.0], [0, 0], [1.0, 0.25], [0.5, 1.5]])
+def test_areas_of_the_crop_are_shares_of_the_image(scale):
+    hint = hints_of(Fast)["crop_scale"]
+    with pytest.raises(UserError, match=r"'x': expected .* 0 < least <= greatest <= 1"):
+        check_value("x", scale, hint)
+    for allowed in ([0.25, 1.0], [0.25, 1], [1, 1], None):
+        check_value("x", allowed, hint)

@@ -1,4 +1,5 @@
 import copy
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from src.baseline import dafl
 from src.common.errors import UserError, nearest
-from src.config.check import check
+from src.common.package import CONF
+from src.config.check import _FORMS, check
 from src.network import convnet
 from src.network.classifier import Classifier
 from src.pipeline.refusals import refuse_wide_pca
@@ -712,6 +714,72 @@ def test_another_form_has_another_name() -> None:
     check(plain(*other, "kdci.name=mine"))
 
 
+COMPENSATING = ("kdci/adjustment=compensation", "kdci.adjustment.attention=dot")
+MISNAMED: list[tuple[tuple[str, ...], str]] = [
+    (
+        ("kdci=prior", "kdci/adjustment=weighting"),
+        "kdci.adjustment of kdci=prior to be PriorAdjustment, but got "
+        "'src.kdci.weighting.InversePropensityWeighting'; choose kdci=weighting, or give a form",
+    ),
+    (("kdci=prior", "kdci/adjustment=standardisation"), "; choose kdci=standardisation, or give"),
+    (("kdci=weighting", *COMPENSATING), "; choose kdci=backdoor, or give a form of your own a na"),
+    (("kdci=standardisation", "kdci/adjustment=prior"), "; choose kdci=prior, or give a form of "),
+    (
+        ("kdci=random_attention", "kdci.adjustment.attention=dot"),
+        "kdci.adjustment.attention of kdci=random_attention to be random, but got 'dot'; choose "
+        "kdci=backdoor, or give a form of your own a name, with kdci.name=NAME",
+    ),
+    (
+        ("kdci=uniform_prior", "kdci.adjustment.prior=proportion"),
+        "kdci.adjustment.prior of kdci=uniform_prior to be uniform, but got 'proportion'; choose",
+    ),
+    (
+        ("kdci=random_prototypes", "kdci.dictionary.prototypes=kmeans"),
+        "kdci.dictionary.prototypes of kdci=random_prototypes to be random, but got 'kmeans'; ch",
+    ),
+    (
+        ("kdci=random_prototypes", "~kdci.dictionary.prototypes"),
+        "kdci.dictionary.prototypes of kdci=random_prototypes to be random, but got None; choose",
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "expected"), MISNAMED)
+def test_a_name_of_ours_is_what_tables_take_it_for(
+    overrides: tuple[str, ...], expected: str
+) -> None:
+    message = complaint(plain(*overrides))
+    assert expected in message
+    assert message.endswith("give a form of your own a name, with kdci.name=NAME")
+    check(plain(*overrides, "kdci.name=mine"))
+    cure = re.search("choose (kdci=[a-z_]+)", message)
+    assert cure is not None
+    check(plain(cure[1], *overrides[1:]))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("kdci=backdoor", "kdci.adjustment.fusion=linear"),
+        ("kdci=backdoor", "kdci.adjustment.attention=random"),
+        ("kdci=random_attention", "kdci.adjustment.prior=uniform"),
+        ("kdci=weighting", "kdci.dictionary.prototypes=random"),
+        ("kdci=none", "kdci/adjustment=weighting"),
+    ],
+)
+def test_a_name_of_ours_leaves_the_options_of_its_form(overrides: tuple[str, ...]) -> None:
+    check(plain(*overrides))
+
+
+def test_every_name_of_ours_stands_for_something() -> None:
+    names = {path.stem for path in (CONF / "kdci").glob("*.yaml")} - {"none"}
+    assert names == {*_FORMS}
+    for name in names:
+        kdci = check(plain(f"kdci={name}")).kdci
+        assert kdci is not None
+        assert kdci.name == name
+
+
 EARLY = ("dataset=digits", "substitution.mode=online")
 
 
@@ -1008,8 +1076,50 @@ def test_another_class_needs_the_whole_node() -> None:
     assert message == (
         "Unknown configuration key 'distill.optimizer.momentum', which torch.optim.Adam does not "
         "take; to replace the whole node, options and all, give "
-        "'distill.optimizer={_target_: torch.optim.Adam, _partial_: true, ...}'"
+        "'distill.optimizer={_target_: torch.optim.Adam, _partial_: true, ...}', or in a file "
+        "'tables: {own: {optimizer: {_target_: torch.optim.Adam, _partial_: true, ...}}}' and "
+        "'distill: {optimizer: ${tables.own.optimizer}}'"
     )
+    message = complaint(changed(teacher__fit__optimizer___target_="torch.optim.Adam"))
+    assert message.endswith(" and 'teacher: {fit: {optimizer: ${tables.own.optimizer}}}'")
+    message = complaint(changed(baseline__optimizer___target_="torch.optim.SGD"))
+    assert message.endswith(" and 'baseline: {optimizer: ${tables.own.optimizer}}'")
+
+
+def test_a_file_replaces_a_node_as_it_is_told_to(tmp_path: Path) -> None:
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments/own.yaml").write_text(
+        "# @package _global_\n"
+        "tables: {own: {optimizer: {_target_: torch.optim.Adam, _partial_: true, lr: 0.1}}}\n"
+        "distill: {optimizer: '${tables.own.optimizer}'}\n"
+    )
+    found = check(plain("experiments=own", f"hydra.searchpath=[file://{tmp_path}]"))
+    assert found.distill.optimizer == {
+        "_target_": "torch.optim.Adam",
+        "_partial_": True,
+        "lr": 0.1,
+    }
+
+
+@pytest.mark.parametrize("budget", ["laptop", "smoke"])
+@pytest.mark.parametrize(("key", "value"), [("eta_min", 0.05), ("T_max", 7)])
+def test_a_key_alone_does_not_replace_a_schedule(budget: str, key: str, value: float) -> None:
+    message = complaint(plain(f"budget={budget}", f"++distill.scheduler={{{key}:{value}}}"))
+    assert message.startswith("Missing configuration key 'distill.scheduler._target_': the class")
+    assert f": give '++tables.cosine.{key}=...' there, else the whole node" in message
+    found = check(plain(f"budget={budget}", f"++tables.cosine.{key}={value}"))
+    assert found.distill.scheduler is not None
+    assert found.distill.scheduler[key] == value
+
+
+def test_a_certain_generator_is_asked_for_by_its_class() -> None:
+    key = "baseline.generator._target_=src.network.generator"
+    message = complaint(plain("baseline=nayer", f"{key}.DeepGenerator"))
+    assert message.endswith(
+        "expected an image generator, a subclass of src.network.generator.Generator, but got "
+        "DeepGenerator; choose that class or one derived from it"
+    )
+    check(plain("baseline=nayer", f"{key}.Generator"))
 
 
 @pytest.mark.parametrize("dim", [10, 11])

@@ -1,10 +1,14 @@
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
 
-from src.config import composition, option_files
+from src.common.package import ROOT
+from src.config import composition, option_files, unknown_key
 from tests.compose import composed
 
 
@@ -39,7 +43,7 @@ def failure(*overrides: str) -> Exception:
         ("setting=digit", "Unknown option 'setting=digit'; did you mean 'digits'?"),
         ("method=cmi", "'method'; did you mean 'baseline'?"),
         ("trainer.gpus=2", "'trainer.gpus'; did you mean 'trainer.devices'?"),
-        ("teacher.fit.optimizer={a:1}", "key 'teacher.fit.optimizer.a'; did you mean 'teacher.fi"),
+        ("teacher.fit.optimizer={a:1}", "key 'teacher.fit.optimizer.a'; torch.optim.SGD does not"),
         ("distill.optimizer.a.b=1", "Unknown configuration key 'distill.optimizer.a.b'"),
     ],
 )
@@ -53,6 +57,116 @@ def test_the_nearest_key_is_sought_in_the_chosen_groups() -> None:
     overrides = ["baseline=dfnd", "baseline.num_slect=3"]
     message = composition.explain(failure(*overrides), overrides)
     assert message.endswith("did you mean 'baseline.num_select'?")
+
+
+COSINE = "budget=laptop"
+BY_NAME = "'distill.scheduler' is the interpolation ${tables.cosine}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["kdci=weighting", "kdci.adjustment.attention=dot"], "; kdci=backdoor would have it"),
+        (["kdci.adjustment.gamma=0"], "; kdci=weighting would have it"),
+        (
+            ["kdci=weighting", "kdci.adjustment.strength=1"],
+            "; kdci=backdoor and kdci=prior and kdci=standardisation would have it",
+        ),
+        (
+            ["kdci.name=mine", "kdci/adjustment=weighting", "kdci.adjustment.attention=dot"],
+            "; kdci/adjustment=compensation would have it",
+        ),
+        (["distill.optimizer.nesterov=true"], "; give '+distill.optimizer.nesterov=...'"),
+        (["distill.optimizer={nesterov:true}"], "; give '+distill.optimizer.nesterov=...'"),
+        (["distill.optimizer.nesterow=1"], "; did you mean '+distill.optimizer.nesterov'?"),
+        (["distill.optimizer.momentun=1"], "; did you mean 'distill.optimizer.momentum'?"),
+        (["distill.optimizer.params=1"], "; torch.optim.SGD does not take it"),
+        (["~distill.optimizer.nesterov"], "key 'distill.optimizer.nesterov'"),
+        (
+            ["kdci.adjustment.momentum=0"],
+            "; src.kdci.compensation.BackdoorCompensation does not take it",
+        ),
+        (["baseline.learn_tau=true"], "; src.baseline.dafl.DAFL does not take it"),
+        (["baseline.num_clusters=3"], "; src.baseline.dafl.DAFL does not take it"),
+        (["baseline.latent_dim=3"], "; did you mean 'baseline.generator.latent_dim'?"),
+        (["baseline.optimiser.lr=1"], "; did you mean 'baseline.optimizer.lr'?"),
+        (["kdci.dictionary.seed=3"], "; src.kdci.clustering.KMeans does not take it"),
+        (
+            [COSINE, "distill.scheduler.eta_min=0.05"],
+            f": {BY_NAME}; give '+tables.cosine.eta_min=...'",
+        ),
+        ([COSINE, "distill.scheduler.T_max=5"], f": {BY_NAME}; give 'tables.cosine.T_max=...'"),
+        (
+            [COSINE, "distill.scheduler.etamin=5"],
+            f": {BY_NAME}; did you mean '+tables.cosine.eta_min'?",
+        ),
+        (
+            ["budget=smoke", "distill.scheduler.a=5"],
+            f": {BY_NAME}; torch.optim.lr_scheduler.CosineAnnealingLR does not take it",
+        ),
+        (
+            [
+                "baseline=dafl",
+                "dataset=cifar10",
+                "budget=paper",
+                "distill.scheduler.last_epoch=-1",
+            ],
+            "${tables.resnet34-resnet18.scheduler}; give "
+            "'+tables.resnet34-resnet18.scheduler.last_epoch=...'",
+        ),
+    ],
+)
+def test_the_key_of_a_node_is_told_of_the_node_s_class(
+    overrides: list[str], expected: str
+) -> None:
+    message = composition.explain(failure(*overrides), overrides)
+    assert message.startswith("Unknown configuration key '")
+    assert message.endswith(expected)
+    cure = re.search(r"; give '(.*)\.\.\.'$", message)
+    if cure:
+        *others, last = overrides
+        value = "true" if "true" in last else last.partition("=")[2]
+        composed(*others, f"{cure[1]}{value}")
+
+
+CLUSTERING = """
+from src.kdci.clustering import KMeans
+
+
+class Mine(KMeans):
+    def __init__(self, *, closeness: float = 1.0, **options):
+        super().__init__(**options)
+        self.closeness = closeness
+"""
+
+
+@pytest.fixture
+def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Somebody's package with a clustering; what chooses it."""
+    (tmp_path / "guest/conf/kdci/dictionary").mkdir(parents=True)
+    (tmp_path / "guest/__init__.py").write_text(CLUSTERING)
+    own = tmp_path / "guest/conf/kdci/dictionary/own.yaml"
+    own.write_text("_target_: guest.Mine\nN: ${kdci.N}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = f"hydra.searchpath=['file://{ROOT}','file://{tmp_path / 'guest/conf'}']"
+    yield ["kdci/dictionary=own", path]
+    sys.modules.pop("guest", None)
+
+
+@pytest.mark.parametrize("key", ["space", "closeness"])
+def test_what_a_clustering_of_somebody_else_s_takes_is_added(guest: list[str], key: str) -> None:
+    overrides = ["plugins=[guest]", *guest, f"kdci.dictionary.{key}=1"]
+    message = composition.explain(failure(*overrides), overrides)
+    name = f"kdci.dictionary.{key}"
+    assert message == f"Unknown configuration key '{name}'; give '+{name}=...'"
+
+
+@pytest.mark.parametrize("plugins", ["plugins=[]", "plugins=[os]", "plugins=guest"])
+def test_no_hint_imports_what_may_not_run(guest: list[str], plugins: str) -> None:
+    given = [*guest, "kdci.dictionary.space=1"]
+    message = composition.explain(failure(*given), [plugins, *given])
+    assert message.endswith("'kdci.dictionary.space'; kdci/dictionary=kmeans would have it")
+    assert "guest" not in sys.modules
 
 
 def test_a_value_of_another_kind_is_named() -> None:
@@ -77,7 +191,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     (tmp_path / "experiments").mkdir()
     monkeypatch.setattr(option_files, "ROOT", tmp_path)
-    for module in (composition, option_files):
+    for module in (unknown_key, option_files):
         monkeypatch.setattr(module, "CONF", tmp_path / "conf")
     return tmp_path
 

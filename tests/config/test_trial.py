@@ -198,3 +198,77 @@ def test_an_adjustment_is_tried_on_predictions_and_prototypes_of_the_space(space
 def test_what_an_adjustment_gives_must_fit_the_batch(method: str) -> None:
     with pytest.raises(UserError, match=rf"expected {method} to give \[4.* but it gave \[2"):
         try_adjustment("kdci.adjustment", {"_target_": f"{__name__}.Short{method}"}, "logits")
+
+
+ONE_CYCLE = schedule("OneCycleLR", max_lr=0.1, total_steps=40)
+CYCLE = schedule("CyclicLR", base_lr=0.01, max_lr=0.1)
+COSINE = schedule("CosineAnnealingLR", T_max=10)
+
+
+def try_scaled(node: dict[str, Any], scale: float, steps: int = 10) -> None:
+    momentum = SGD | {"momentum": 0.9}
+    try_scheduler("x", node, lambda: try_optimizer("y", momentum, [1.0, scale]), steps)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.3, 10.0])
+@pytest.mark.parametrize(
+    ("node", "cure", "other"),
+    [
+        (ONE_CYCLE, {"max_lr": 0.1}, r"x\.max_lr=\[0\.1,\S+\] \(where no"),
+        (
+            ONE_CYCLE | {"max_lr": [0.1, 0.5]},
+            {"max_lr": 0.1},
+            r"x\.max_lr=\[0\.1,\S+\] \(where no",
+        ),
+        (
+            CYCLE,
+            {"base_lr": 0.01, "max_lr": 0.1},
+            r"x\.base_lr=\[0\.01,\S+\] x\.max_lr=\[0\.1,\S+\] \(where no",
+        ),
+        (COSINE | {"eta_min": 2e-4}, {}, r"x\.eta_min=0\.0$"),
+    ],
+    ids=["one_cycle", "pair", "cyclic", "eta_min"],
+)
+def test_a_schedule_must_keep_the_scale_of_the_adjustment_s_rate(
+    node: dict[str, Any], cure: dict[str, float], other: str, scale: float
+) -> None:
+    expected = rf"at kdci\.lr_scale={scale:g} times .*; give kdci\.lr_scale=1, or {other}"
+    with pytest.raises(UserError, match=expected):
+        try_scaled(node, scale)
+    try_scaled(node, 1.0)
+    pairs = {key: [rate, rate * scale] for key, rate in cure.items()} or {"eta_min": 0.0}
+    try_scaled(node | pairs, scale)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.3, 10.0])
+@pytest.mark.parametrize(
+    "node",
+    [
+        COSINE,
+        schedule("CosineAnnealingLR", T_max=10**6),
+        schedule("CosineAnnealingWarmRestarts", T_0=2),
+        schedule("StepLR", step_size=2),
+        schedule("MultiStepLR", milestones=[2, 4]),
+        schedule("ExponentialLR", gamma=0.9),
+        schedule("LinearLR"),
+        schedule("PolynomialLR", power=0.5),
+    ],
+    ids=lambda node: node["_target_"].rpartition(".")[2],
+)
+@pytest.mark.parametrize("steps", [10, 1000])
+def test_a_schedule_that_scales_what_the_groups_came_with_is_let_pass(
+    node: dict[str, Any], scale: float, steps: int
+) -> None:
+    try_scaled(node, scale, steps)
+
+
+def test_the_first_of_many_steps_tell_of_a_scale_that_is_lost_slowly() -> None:
+    with pytest.raises(UserError, match=r"lr_scale=10 times"):
+        try_scaled(schedule("CosineAnnealingLR", T_max=200_000, eta_min=1e-4), 10, 200_000)
+
+
+def test_rates_after_the_last_student_step_do_not_count() -> None:
+    node = schedule("CosineAnnealingLR", T_max=1, eta_min=1e-4)
+    try_scaled(node, 10.0, steps=1)
+    with pytest.raises(UserError, match=r"but it gives 0\.0001 and 0\.0001"):
+        try_scaled(node, 10.0, steps=2)

@@ -75,10 +75,22 @@ def test_foreign_images_stand_in_the_place_of_some() -> None:
 def test_what_cannot_be_cut_is_refused() -> None:
     with pytest.raises(UserError, match=r"of class 0 for pool.class_ratio=100 and pool.num_ima"):
         make(num_images=600, class_ratio=100).unlabeled(32)
+    with pytest.raises(UserError, match=r"; lower pool\.num_images or pool\.class_ratio$"):
+        make(num_images=600, class_ratio=100).unlabeled(32)
+    with pytest.raises(UserError, match=r"class_ratio=1 .*; lower pool\.num_images$"):
+        make(num_images=60_000).unlabeled(32)
     with pytest.raises(UserError, match=r"pool.other with pool.foreign=0.5"):
         make(foreign=0.5)
     with pytest.raises(UserError, match=r"at least 150 images in pool.other"):
         make(foreign=0.5, other=PhotoPatches(num_images=100)).unlabeled(32)
+
+
+def test_more_images_than_there_are_at_all_are_refused_unread() -> None:
+    found = DIGITS.count()
+    assert make(num_images=found).count() == found
+    expected = rf"pool\.num_images <= .* but got {found + 1} > {found}; lower pool\.num_images$"
+    with pytest.raises(UserError, match=expected):
+        make(num_images=found + 1).count()
 
 
 def test_every_option_shapes_the_fingerprint() -> None:

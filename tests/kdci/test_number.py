@@ -59,8 +59,24 @@ def test_numbers_are_tried_while_rows_are_many(rows: torch.Tensor, tried: list[s
 
 
 def test_too_few_predictions_are_refused() -> None:
-    with pytest.raises(UserError, match="distinct teacher predictions, but got"):
+    expected = r"at least 3 distinct .* but got 2 of 3; set kdci\.N to a number <= 2, or raise"
+    with pytest.raises(UserError, match=expected):
         KMeans("auto").fit(torch.tensor([[0.0, 1], [1, 0], [1, 0]]))
+
+
+@pytest.mark.parametrize("distinct", [1, 2])
+def test_collapsed_predictions_are_said_to_be_too_few_for_a_number_of_their_own(
+    distinct: int,
+) -> None:
+    rows = torch.eye(3)[torch.arange(50) % distinct]
+    with pytest.raises(UserError) as caught:
+        KMeans("auto").fit(rows)
+    assert str(caught.value) == (
+        "Expected at least 3 distinct teacher predictions with kdci.N=auto, but got "
+        f"{distinct} of 50 (the substitution data has collapsed); set kdci.N to a number <= "
+        f"{distinct}, or raise substitution.num_images"
+    )
+    assert len(KMeans(distinct).fit(rows).prior) == distinct
 
 
 @pytest.mark.parametrize(

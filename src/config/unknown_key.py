@@ -1,0 +1,182 @@
+"""A key that no configuration has: the option, or the other key, that was meant."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from src.common.errors import UserError, nearest
+from src.common.package import CONF
+from src.config.arguments import plugins_of
+from src.config.node import OWN_KEYS
+from src.config.option_files import SEARCH_PATH, choosing, folders_of
+from src.config.signature import arguments_of
+
+_ABSENT = object()
+_SHOWN = 3
+# Words of other programs.
+_SYNONYMS = {
+    "method": "baseline",
+    "data": "dataset",
+    "pool": "dataset@pool",
+    "model": "student",
+    "arch": "student",
+    "precision": "trainer.precision",
+    "gpus": "trainer.devices",
+    "num_gpus": "trainer.devices",
+    "device": "trainer.accelerator",
+    "output": "paths.outputs",
+    "output_dir": "paths.outputs",
+    "weights": "teacher.checkpoint",
+    "wandb": "logger",
+    "max_epochs": "distill.epochs",
+    "num_clusters": "kdci.N",
+    "clusters": "kdci.N",
+    "n_clusters": "kdci.N",
+    "K": "kdci.N",
+    "size": "dataset.image_size",
+    "img_size": "dataset.image_size",
+    "data_dir": "dataset.root",
+}
+
+
+def unknown_key(name: str, within: str, overrides: Sequence[str]) -> str:
+    """What to say of a key: who has it, or which is like it in meaning or in letters.
+
+    Args:
+        name: Dotted key.
+        within: The key that was refused for it: one within it, where it is a mapping.
+        overrides: The command line's arguments.
+    """
+    name = within if within.startswith(f"{name}.") else name
+    config = _composed(overrides)
+    parent, node = _parent(name, config)
+    own = node._get_full_key(None)
+    complaint, key = f"Unknown configuration key '{name}'", name
+    if own != parent and OmegaConf.select(config, own) is node:
+        complaint += f": '{parent}' is the interpolation ${{{own}}}"
+        parent, key = own, f"{own}{name.removeprefix(parent)}"
+    known = [each for each in _flatten(OmegaConf.to_container(config), "") if not _is_own(each)]
+    if key in known:
+        return f"{complaint}; give '{key}=...'"
+    if "_target_" in node:
+        within_node = [each for each in known if each.startswith(f"{parent}.")]
+        return complaint + _hint_of_node(key, parent, node, within_node, overrides)
+    near = _who_has(key, known, overrides) or nearest(key, known)
+    return complaint + near
+
+
+def _parent(name: str, config: DictConfig) -> tuple[str, DictConfig]:
+    """The key nearest above a name that has keys, and what it holds, interpolations resolved."""
+    parent = name.rpartition(".")[0]
+    while parent:
+        with suppress(OmegaConfBaseException):
+            node = OmegaConf.select(config, parent)
+            if isinstance(node, DictConfig):
+                return parent, node
+        parent = parent.rpartition(".")[0]
+    return "", config
+
+
+def _hint_of_node(
+    name: str, parent: str, node: DictConfig, known: Sequence[str], overrides: Sequence[str]
+) -> str:
+    """What to say of a key that the node of a class lacks; other nodes' have another meaning.
+
+    Args:
+        name: Dotted key.
+        parent: Dotted key of the node.
+        node: What is there.
+        known: Dotted keys within it.
+        overrides: The command line's arguments.
+    """
+    target, word = node["_target_"], name.removeprefix(f"{parent}.").partition(".")[0]
+    taken = _arguments_of(parent, target, overrides)
+    if word in taken:
+        return f"; give '+{parent}.{word}=...'"
+    hint = _who_has(name, known, overrides)
+    if hint:
+        return hint
+    words = {each.removeprefix(f"{parent}.").partition(".")[0] for each in known}
+    near = re.fullmatch("(.* ')(.*)('.*)", nearest(word, words.union(taken)))
+    if near:
+        sign = "" if near[2] in words else "+"
+        return f"{near[1]}{sign}{parent}.{near[2]}{near[3]}"
+    return f"; {target} does not take it" if taken else ""
+
+
+def _arguments_of(path: str, target: Any, overrides: Sequence[str]) -> list[str]:
+    """What a node's class takes, unless something of it is to be removed."""
+    if any(each.startswith(f"~{path}.") for each in overrides):
+        return []
+    try:
+        return arguments_of(path, target, plugins_of(overrides))
+    except UserError:  # a wrong list of plug-ins, which is complained of elsewhere
+        return []
+
+
+def _who_has(name: str, known: Sequence[str], overrides: Sequence[str]) -> str:
+    """Options that have a key, else known keys of its meaning or its last word; or nothing."""
+    options = _options_with(name, overrides)
+    if options:
+        return f"; {' and '.join(options)} would have it"
+    parent, _, last = name.rpartition(".")
+    synonym = _SYNONYMS.get(last, "")
+    is_near = not parent or synonym in known or synonym.rpartition(".")[0] == parent
+    alike = [synonym] if synonym and is_near else []
+    alike = alike or [key for key in known if key.endswith(f".{last}")]
+    return f"; did you mean {' or '.join(repr(key) for key in alike[:_SHOWN])}?" if alike else ""
+
+
+def _options_with(name: str, overrides: Sequence[str]) -> list[str]:
+    """Options of the key's groups that have it: ``baseline=cmi`` for ``baseline.local_scale``.
+
+    Where a group lies within another, as ``kdci/adjustment`` does, those of the outer one that
+    choose them: an adjustment that is exchanged alone has the name of another in tables.
+    """
+    parts, conf = name.split("."), folders_of(overrides)
+    found: list[str] = []
+    for depth in range(1, len(parts)):
+        group, keys = "/".join(parts[:depth]), parts[depth:]
+        word = "dataset@pool" if group == "pool" else group
+        folders = [folder / word.partition("@")[0] for folder in conf]
+        if any((folder / keys[0]).is_dir() for folder in folders):
+            continue  # which has the options that count
+        for path in sorted(path for folder in folders for path in folder.glob("*.yaml")):
+            if _has(path, keys):
+                is_chosen = any(each.startswith(f"{word}=") for each in overrides)
+                outer = [] if is_chosen else choosing(word, path.stem, conf)
+                found += outer or [f"{word}={path.stem}"]
+    return found
+
+
+def _has(path: Path, keys: Sequence[str]) -> bool:
+    node: Any = OmegaConf.to_container(OmegaConf.load(path))
+    for key in keys:
+        node = node.get(key, _ABSENT) if isinstance(node, dict) else _ABSENT
+    return node is not _ABSENT
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration that the group choices alone would make."""
+    groups = [o for o in overrides if "=" in o and "." not in o.split("=")[0] and "," not in o]
+    path = [o for o in overrides if o.startswith(f"{SEARCH_PATH}=")]
+    for choices in ([*groups, *path], path):
+        with suppress(Exception), initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", overrides=choices)
+    return OmegaConf.create()  # only a hint is lost
+
+
+def _is_own(key: str) -> bool:
+    return key.rpartition(".")[2] in OWN_KEYS
+
+
+def _flatten(node: Any, prefix: str) -> Iterator[str]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield f"{prefix}{key}"
+        yield from _flatten(value, f"{prefix}{key}.")
