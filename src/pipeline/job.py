@@ -149,6 +149,7 @@ class Job:
             return False
         own = [each for each in parameters if each.requires_grad]
         size = self.dataset.geometry.size
+        self.to_device(module)  # Lightning would do so later
         images = torch.zeros(2, 3, size, size, device=self.device)
         before = rng_state()
         with mode(module, False):

@@ -154,6 +154,16 @@ def test_several_ranks_are_told_of_parameters_that_take_no_part(
     assert not this.leaves_out(network, network, network.parameters())
 
 
+def test_they_are_looked_for_where_the_fit_will_be(tmp_path: Path) -> None:
+    """An adjustment is made in the host's memory, and its student on the device."""
+    network, this = TwoHeads(), job(tmp_path)
+    this.dataset = SimpleNamespace(geometry=SimpleNamespace(size=4))  # type: ignore[assignment]
+    this.config.trainer = this.config.trainer.model_copy(update={"devices": 2})
+    this.device = torch.device("meta")
+    assert this.leaves_out(network, network, network.parameters())
+    assert network.first.weight.device.type == "meta"
+
+
 @pytest.mark.parametrize("leaves_out", [True, False])
 def test_ddp_looks_for_them_only_where_there_are_any(leaves_out: bool, tmp_path: Path) -> None:
     options = job(tmp_path).config.trainer.model_copy(update={"devices": 2})
