@@ -204,7 +204,7 @@ def test_a_setting_in_other_words_is_told_what_to_write() -> None:
     assert "before" not in explain(caught.value, single)
 
 
-@pytest.mark.parametrize("value", ["null", "true", "2024", "NULL", "a,b", "a,null"])
+@pytest.mark.parametrize("value", ["null", "true", "2024", "NULL", "Null", "a,b", "a,null"])
 def test_what_is_no_name_of_a_setting_stays_as_it_was_typed(value: str) -> None:
     assert understood([f"setting={value}"]) == [f"setting={value}"]
 

@@ -27,6 +27,11 @@ def save_state(state: Any, path: Path) -> None:
             f"{found[1] if found else 'something else'} is in one; let get_extra_state give such "
             "values, and set_extra_state make of them what they were"
         ) from error
+    except (
+        OSError,
+        RuntimeError,
+    ):  # of a file system that maps no files, where it is not looked at
+        return
 
 
 def read_state(path: Path) -> Any:

@@ -21,8 +21,8 @@ _ONE_PLUGIN = re.compile(r"(\+*plugins)=(\w+)")
 _SWEEPERS = {"hydra/sweeper=optuna": "hydra/sweeper=search"}
 # Hydra looks at interpolated options last, when the data set and method are known that a setting's
 # budget is found by.
-_OPTION = r"(?!(?:null|true|false|nan|inf)(?![\w-]))[a-z_][\w-]*"
-_SETTING = re.compile(rf"setting={_OPTION}(,{_OPTION})*", re.IGNORECASE)
+_OPTION = r"(?!(?i:null|true|false|nan|inf)(?![\w-]))[A-Za-z_][\w-]*"
+_SETTING = re.compile(rf"setting={_OPTION}(,{_OPTION})*")
 # As understood, and as Hydra's sweeper gives it to a point.
 _LATE = re.compile(r"(setting=)\$\\?\{oc\.decode\\?:([\w-]+)\\?\}")
 _COMMANDS = "run", "multirun", "cfg", "info", "shell_completion"  # of which Hydra heeds one

@@ -18,6 +18,18 @@ def test_tensors_numbers_strings_lists_and_dicts_come_back(tmp_path: Path) -> No
     assert found == state
 
 
+def test_where_files_cannot_be_mapped_a_state_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("unable to mmap 64 bytes")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.UntypedStorage, "from_file", refuse)
+        save_state({"a": torch.ones(1)}, tmp_path / "state.pt")
+    assert torch.equal(read_state(tmp_path / "state.pt")["a"], torch.ones(1))
+
+
 @pytest.mark.parametrize(
     ("value", "name"),
     [(np.float32(1.5), "scalar"), (Path("a"), "PosixPath"), (deque([1.5]), "deque")],
