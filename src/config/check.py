@@ -99,10 +99,11 @@ def _refuse_other_form(kdci: Kdci) -> None:
     if target != f"{NAME}.kdci.{expected}":
         names = [name for name, form in _FORMS.items() if target == f"{NAME}.kdci.{form}"]
         _refuse_name(kdci.name, "adjustment", expected.rpartition(".")[2], target, names)
-    node, key, value = _ABLATIONS.get(kdci.name, ("adjustment", "", None))
-    got = getattr(kdci, node).get(key)
-    if got != value:
-        _refuse_name(kdci.name, f"{node}.{key}", str(value), got, [_PAPERS])
+    if kdci.name in _ABLATIONS:
+        node, key, value = _ABLATIONS[kdci.name]
+        got = getattr(kdci, node).get(key)
+        if got != value:
+            _refuse_name(kdci.name, f"{node}.{key}", value, got, [_PAPERS])
 
 
 def _refuse_name(name: str, key: str, expected: str, got: Any, fitting: Sequence[str]) -> NoReturn:

@@ -67,8 +67,7 @@ def unknown_key(name: str, within: str, overrides: Sequence[str]) -> str:
     if "_target_" in node:
         within_node = [each for each in known if each.startswith(f"{parent}.")]
         return complaint + _hint_of_node(key, parent, node, within_node, overrides)
-    near = _who_has(key, known, overrides) or nearest(key, known)
-    return complaint + near
+    return complaint + (_who_has(key, known, overrides) or nearest(key, known))
 
 
 def _parent(name: str, config: DictConfig) -> tuple[str, DictConfig]:
