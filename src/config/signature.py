@@ -2,63 +2,22 @@
 
 import inspect
 import typing
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from src.common.errors import UserError, nearest
-from src.common.plugins import refuse_unfit_plugins
-from src.config.node import (
-    OWN_KEYS,
-    Node,
-    import_class,
-    is_node,
-    refuse_foreign_targets,
-    target_of,
+from src.config.kind import (
+    KINDS,
+    OTHER,
+    Kind,
+    kind_of,
+    named_parameters,
+    supplied_by_program,
+    takes_all,
 )
+from src.config.node import OWN_KEYS, Node, import_class, is_node, target_of
 from src.config.value import Wanted, check_bounds, check_value, hints_of, shown, wanted
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a node must make, and what the program supplies when it builds it.
-
-    Attributes:
-        noun: For messages.
-        base: Name of the class that it must be, or derive from.
-        supplied: Arguments that the program gives by name: neither required nor allowed in YAML.
-        first_is_supplied: The program gives the first argument, whatever its name.
-        is_open: What the program gives is not known, so nothing is missed.
-    """
-
-    noun: str
-    base: str
-    supplied: tuple[str, ...] = ()
-    first_is_supplied: bool = False
-    is_open: bool = False
-
-
-KINDS = {
-    "dataset": Kind("a data set", "src.dataset.contract.Dataset"),
-    "pool": Kind("a pool of images", "src.dataset.contract.Pool"),
-    "baseline": Kind("a baseline", "src.substitution.contract.Baseline", ("teacher", "spec")),
-    "network": Kind("a classifier", "src.network.classifier.Classifier", ("num_classes",)),
-    "clustering": Kind("a clustering", "src.kdci.clustering.Clustering", ("seed",)),
-    "adjustment": Kind(
-        "an adjustment",
-        "src.kdci.adjustment.Adjustment",
-        ("dictionary", "num_classes", "seed"),
-    ),
-    "optimizer": Kind("an optimiser", "torch.optim.Optimizer", first_is_supplied=True),
-    "scheduler": Kind(
-        "a learning-rate schedule", "torch.optim.lr_scheduler.LRScheduler", first_is_supplied=True
-    ),
-    "generator": Kind(
-        "an image generator", "src.network.generator.ImageGenerator", ("image_size", "channels")
-    ),
-    "discriminator": Kind("a discriminator", "torch.nn.Module", ("channels",)),
-}
-_OTHER = Kind("an object", "builtins.object", is_open=True)
 
 
 class Found(NamedTuple):
@@ -75,7 +34,7 @@ def check_signature(path: str, node: Node, kind: str) -> list[Found]:
     Args:
         path: Dotted key of the node.
         node: The node, whose targets :func:`~src.config.node.refuse_foreign_targets` let pass.
-        kind: What it must make, a key of :data:`KINDS`.
+        kind: What it must make, a key of :data:`~src.config.kind.KINDS`.
 
     Returns:
         The node and all within it, the inner ones first.
@@ -86,56 +45,6 @@ def check_signature(path: str, node: Node, kind: str) -> list[Found]:
     """
     check_bounds(path, path, node)
     return _check(path, node, kind, KINDS[kind])
-
-
-def arguments_of(path: str, target: Any, plugins: Collection[str]) -> list[str]:
-    """What the class of a node takes in YAML, for hints; with what it hands on to its bases.
-
-    Args:
-        path: Dotted key of the node.
-        target: Its ``_target_``. A class that may not run is not imported.
-        plugins: Packages that the command line allows.
-
-    Returns:
-        Names of arguments; none where the node would be refused.
-    """
-    node = {"_target_": target}
-    try:
-        refuse_unfit_plugins([*plugins])
-        refuse_foreign_targets(path, node, plugins)
-        found = target_of(path, node)
-        parameters = inspect.signature(found).parameters
-        name = "discriminator" if path.endswith(".discriminator") else _kind_of(found)
-        kind = KINDS[name] if name else _OTHER
-        supplied = _supplied(path, found, parameters, kind, name == "baseline")
-        return [key for key in _handed_on(found) if key not in supplied]
-    except (UserError, ValueError, TypeError):
-        return []
-
-
-def _handed_on(target: type) -> Iterator[str]:
-    """Names that a constructor takes, and those of its base that it takes as ``**options``."""
-    for base in target.__mro__:
-        if "__init__" in vars(base):
-            parameters = inspect.signature(base).parameters
-            yield from _named(parameters)
-            if not _takes_all(parameters):
-                return
-
-
-def _named(parameters: Mapping[str, inspect.Parameter]) -> dict[str, inspect.Parameter]:
-    several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return {key: each for key, each in parameters.items() if each.kind not in several}
-
-
-def _takes_all(parameters: Mapping[str, inspect.Parameter]) -> bool:
-    return any(each.kind == each.VAR_KEYWORD for each in parameters.values())
-
-
-def _kind_of(target: type) -> str | None:
-    names = [name for name in KINDS if name not in ("pool", "discriminator")]
-    bases = {name: import_class(KINDS[name].base) for name in [*names, "pool"]}
-    return next((name for name, base in bases.items() if issubclass(target, base)), None)
 
 
 def _check(path: str, node: Node, name: str | None, kind: Kind) -> list[Found]:
@@ -151,7 +60,7 @@ def _check(path: str, node: Node, name: str | None, kind: Kind) -> list[Found]:
     hints = hints_of(target)
     if name == "scheduler":
         _refuse_functions(path, node, hints)
-    supplied = _supplied(path, target, parameters, kind, name == "baseline")
+    supplied = supplied_by_program(path, target, parameters, kind, name == "baseline")
     if name == "baseline":
         _check_methods(path, target)
     _check_keys(path, node, parameters, supplied, kind.is_open)
@@ -177,7 +86,7 @@ def _refuse_functions(path: str, node: Node, hints: Mapping[str, Any]) -> None:
 def _check_class(path: str, node: Node, target: type, kind: Kind) -> None:
     place = f"'{path}._target_={node['_target_']}'"
     if not issubclass(target, import_class(kind.base)):
-        found = _kind_of(target)
+        found = kind_of(target)
         other = f", but got {KINDS[found].noun}" if found else ""
         if found and KINDS[found].noun == kind.noun:  # which the hint asks more of
             other = f", but got {target.__qualname__}; choose that class or one derived from it"
@@ -204,35 +113,6 @@ def _check_methods(path: str, target: type) -> None:
             ) from error
 
 
-def _supplied(
-    path: str,
-    target: type,
-    parameters: Mapping[str, inspect.Parameter],
-    kind: Kind,
-    is_baseline: bool,
-) -> set[str]:
-    """Names of what the program supplies, which the constructor must take."""
-    if kind.first_is_supplied:
-        return set(list(parameters)[:1])
-    supplied = [*kind.supplied]
-    reads_pool = is_baseline and bool(getattr(target, "reads_pool", False))
-    if reads_pool:
-        supplied.append("pool")
-    place = f"'{path}._target_={target.__module__}.{target.__qualname__}'"
-    takes_all = _takes_all(parameters)
-    for name in supplied:
-        by_name = name in parameters and parameters[name].kind != inspect.Parameter.POSITIONAL_ONLY
-        if not by_name and not takes_all:
-            raise UserError(
-                f"Refused {place}: its constructor must take `{name}`, which the program supplies"
-            )
-    if is_baseline and not reads_pool and "pool" in parameters:
-        raise UserError(
-            f"Refused {place}: its constructor takes `pool`, so the class needs reads_pool = True"
-        )
-    return set(supplied)
-
-
 def _check_keys(
     path: str,
     node: Node,
@@ -240,14 +120,14 @@ def _check_keys(
     supplied: set[str],
     is_open: bool,
 ) -> None:
-    named, takes_all = _named(parameters), _takes_all(parameters)
+    named, takes_any = named_parameters(parameters), takes_all(parameters)
     for key, value in node.items():
         if key == "_partial_" and not isinstance(value, bool):
             raise UserError(
                 f"Wrong value of '{path}._partial_': expected true or false, but got "
                 f"{shown(value)}"
             )
-        is_known = key in named or (takes_all and not str(key).startswith("_"))
+        is_known = key in named or (takes_any and not str(key).startswith("_"))
         if not is_known and key not in OWN_KEYS:
             hint = nearest(str(key), named)
             if not hint and "." in path:  # perhaps of the class that was there before
@@ -298,8 +178,8 @@ def _check_argument(path: str, key: str, value: Any, hint: Any) -> list[Found]:
             f"{value['_target_']}"
         )
     if asked is None:
-        name = _kind_of(target_of(path, value))
-        return _check(path, value, name, KINDS[name] if name else _OTHER)
+        name = kind_of(target_of(path, value))
+        return _check(path, value, name, KINDS[name] if name else OTHER)
     if bool(value.get("_partial_", False)) != asked.is_factory:
         why = "true, since the program gives it more arguments" if asked.is_factory else "false"
         got = shown(value.get("_partial_"))
@@ -310,7 +190,7 @@ def _check_argument(path: str, key: str, value: Any, hint: Any) -> list[Found]:
 def _kind_for(key: str, asked: Wanted) -> tuple[str | None, Kind]:
     if key == "discriminator":
         return key, KINDS[key]
-    name = _kind_of(asked.base)
+    name = kind_of(asked.base)
     base = f"{asked.base.__module__}.{asked.base.__qualname__}"
     if name:  # a hint may ask for more than the kind does
         return name, replace(KINDS[name], base=base)

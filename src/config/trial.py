@@ -38,7 +38,7 @@ def check_node(path: str, node: Node, kind: str) -> None:
     Args:
         path: Dotted key of the node.
         node: The node.
-        kind: What it must make, a key of :data:`src.config.signature.KINDS`.
+        kind: What it must make, a key of :data:`src.config.kind.KINDS`.
 
     Raises:
         UserError: If its signature is wrong, or the object cannot be built.
@@ -54,7 +54,7 @@ def check_size(path: str, node: Node, kind: str, image_size: int) -> None:
     Args:
         path: Dotted key of the node.
         node: The node, which can be built.
-        kind: What it must make, a key of :data:`src.config.signature.KINDS`.
+        kind: What it must make, a key of :data:`src.config.kind.KINDS`.
         image_size: Height and width of the images, pixels.
 
     Raises:

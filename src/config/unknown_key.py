@@ -1,5 +1,6 @@
 """A key that no configuration has: the option, or the other key, that was meant."""
 
+import inspect
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -12,10 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.common.errors import UserError, nearest
 from src.common.package import CONF
+from src.common.plugins import refuse_unfit_plugins
 from src.config.arguments import plugins_of
-from src.config.node import OWN_KEYS
+from src.config.kind import KINDS, OTHER, kind_of, named_parameters, supplied_by_program, takes_all
+from src.config.node import OWN_KEYS, refuse_foreign_targets, target_of
 from src.config.option_files import SEARCH_PATH, choosing, folders_of
-from src.config.signature import arguments_of
 
 _ABSENT = object()
 _SHOWN = 3
@@ -110,13 +112,36 @@ def _hint_of_node(
 
 
 def _arguments_of(path: str, target: Any, overrides: Sequence[str]) -> list[str]:
-    """What a node's class takes, unless something of it is to be removed."""
+    """What a node's class takes in YAML, with what it hands on to its bases.
+
+    Nothing where the node would be refused, or something of it is to be removed. A class that may
+    not run is not imported.
+    """
     if any(each.startswith(f"~{path}.") for each in overrides):
         return []
+    node = {"_target_": target}
     try:
-        return arguments_of(path, target, plugins_of(overrides))
-    except UserError:  # a wrong list of plug-ins, which is complained of elsewhere
+        plugins = plugins_of(overrides)
+        refuse_unfit_plugins(plugins)
+        refuse_foreign_targets(path, node, plugins)
+        found = target_of(path, node)
+        parameters = inspect.signature(found).parameters
+        name = "discriminator" if path.endswith(".discriminator") else kind_of(found)
+        kind = KINDS[name] if name else OTHER
+        supplied = supplied_by_program(path, found, parameters, kind, name == "baseline")
+        return [key for key in _handed_on(found) if key not in supplied]
+    except (UserError, ValueError, TypeError):  # which is complained of elsewhere
         return []
+
+
+def _handed_on(target: type) -> Iterator[str]:
+    """Names that a constructor takes, and those of its base that it takes as ``**options``."""
+    for base in target.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(base).parameters
+            yield from named_parameters(parameters)
+            if not takes_all(parameters):
+                return
 
 
 def _who_has(name: str, known: Sequence[str], overrides: Sequence[str]) -> str:
