@@ -22,8 +22,9 @@ from src.config.lengths import (
     student_steps,
 )
 from src.config.node import Node, refuse_foreign_targets
+from src.config.rates import try_scheduler
 from src.config.schema import Kdci, RunConfig, TeacherFit
-from src.config.trial import check_node, try_adjustment, try_optimizer, try_scheduler
+from src.config.trial import check_node, try_adjustment, try_optimizer
 from src.config.value import refuse_non_finite, shown
 
 VANILLA = "none"

@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from src.common.errors import UserError
-from src.config.trial import check_node, try_optimizer, try_scheduler
+from src.config.rates import try_scheduler
+from src.config.trial import check_node, try_optimizer
 
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.1}
 

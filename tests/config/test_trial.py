@@ -6,13 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from src.common.errors import UserError
-from src.config.trial import (
-    check_node,
-    check_size,
-    try_adjustment,
-    try_optimizer,
-    try_scheduler,
-)
+from src.config.rates import try_scheduler
+from src.config.trial import check_node, check_size, try_adjustment, try_optimizer
 from src.kdci.adjustment import Adjustment
 
 
@@ -61,16 +56,6 @@ def refusal(kind: str, target: str, **arguments: Any) -> str:
     return str(caught.value)
 
 
-def schedule(name: str, **arguments: Any) -> dict[str, Any]:
-    return {"_target_": f"torch.optim.lr_scheduler.{name}", **arguments}
-
-
-def schedule_refusal(node: dict[str, Any], steps: int = 10) -> str:
-    with pytest.raises(UserError) as caught:
-        try_scheduler("x", node, lambda: try_optimizer("y", SGD), steps, " (so it is)")
-    return str(caught.value)
-
-
 def test_of_many_values_the_one_at_fault_is_named() -> None:
     message = refusal("optimizer", "torch.optim.SGD", momentum=0.9, lr=-1, weight_decay=1e-4)
     assert message == (
@@ -96,42 +81,6 @@ def test_a_network_s_value_at_fault_is_named() -> None:
     assert message.endswith("change 'x.widths'")
 
 
-@pytest.mark.parametrize(
-    ("node", "expected"),
-    [
-        (schedule("CosineAnnealingLR", T_max=0, eta_min=0.0), "T_max=0: expected T_max >= 1 (so"),
-        (schedule("StepLR", gamma=0.5, step_size=0), "step_size=0: expected step_size >= 1 (so"),
-        (
-            schedule("OneCycleLR", max_lr=0.1, total_steps=10, pct_start=0.1),
-            "with pct_start=0.1: ZeroDivisionError",
-        ),
-        (schedule("CosineAnnealingLR", T_max=9, eta_min=-1.0), "with eta_min=-1.0: the learning"),
-    ],
-)
-def test_a_schedule_s_value_at_fault_is_named(node: dict[str, Any], expected: str) -> None:
-    assert expected in schedule_refusal(node)
-
-
-def test_a_schedule_is_tried_on_an_optimiser_of_its_own_each_time() -> None:
-    made = []
-
-    def optimizer() -> torch.optim.Optimizer:
-        made.append(try_optimizer("y", SGD))
-        return made[-1]
-
-    try_scheduler("x", schedule("StepLR", step_size=1), optimizer, 3)
-    assert len(made) == 1
-    with pytest.raises(UserError):
-        try_scheduler("x", schedule("StepLR", step_size=0, gamma=0.5), optimizer, 3)
-    assert len({id(each) for each in made}) == len(made) > 2
-
-
-def test_the_last_of_many_steps_is_tried_without_the_others() -> None:
-    node = schedule("OneCycleLR", max_lr=0.1, total_steps=10**6)
-    try_scheduler("x", node, lambda: try_optimizer("y", SGD), 10**6 - 1)
-    assert "Tried to step" in schedule_refusal(node, 10**6 + 1)
-
-
 def test_groups_have_rates_relative_to_the_node_s() -> None:
     optimizer = try_optimizer("x", SGD, [1.0, 0.5])
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.05]
@@ -143,7 +92,8 @@ def test_a_trial_throws_no_dice_and_warns_of_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_node("x", {"_target_": "src.network.convnet.ConvNet", "widths": [4]}, "network")
-        try_scheduler("x", schedule("StepLR", step_size=1), lambda: try_optimizer("y", SGD), 2)
+        node = {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1}
+        try_scheduler("x", node, lambda: try_optimizer("y", SGD), 2)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -198,77 +148,3 @@ def test_an_adjustment_is_tried_on_predictions_and_prototypes_of_the_space(space
 def test_what_an_adjustment_gives_must_fit_the_batch(method: str) -> None:
     with pytest.raises(UserError, match=rf"expected {method} to give \[4.* but it gave \[2"):
         try_adjustment("kdci.adjustment", {"_target_": f"{__name__}.Short{method}"}, "logits")
-
-
-ONE_CYCLE = schedule("OneCycleLR", max_lr=0.1, total_steps=40)
-CYCLE = schedule("CyclicLR", base_lr=0.01, max_lr=0.1)
-COSINE = schedule("CosineAnnealingLR", T_max=10)
-
-
-def try_scaled(node: dict[str, Any], scale: float, steps: int = 10) -> None:
-    momentum = SGD | {"momentum": 0.9}
-    try_scheduler("x", node, lambda: try_optimizer("y", momentum, [1.0, scale]), steps)
-
-
-@pytest.mark.parametrize("scale", [0.0, 0.3, 10.0])
-@pytest.mark.parametrize(
-    ("node", "cure", "other"),
-    [
-        (ONE_CYCLE, {"max_lr": 0.1}, r"x\.max_lr=\[0\.1,\S+\] \(where no"),
-        (
-            ONE_CYCLE | {"max_lr": [0.1, 0.5]},
-            {"max_lr": 0.1},
-            r"x\.max_lr=\[0\.1,\S+\] \(where no",
-        ),
-        (
-            CYCLE,
-            {"base_lr": 0.01, "max_lr": 0.1},
-            r"x\.base_lr=\[0\.01,\S+\] x\.max_lr=\[0\.1,\S+\] \(where no",
-        ),
-        (COSINE | {"eta_min": 2e-4}, {}, r"x\.eta_min=0\.0$"),
-    ],
-    ids=["one_cycle", "pair", "cyclic", "eta_min"],
-)
-def test_a_schedule_must_keep_the_scale_of_the_adjustment_s_rate(
-    node: dict[str, Any], cure: dict[str, float], other: str, scale: float
-) -> None:
-    expected = rf"at kdci\.lr_scale={scale:g} times .*; give kdci\.lr_scale=1, or {other}"
-    with pytest.raises(UserError, match=expected):
-        try_scaled(node, scale)
-    try_scaled(node, 1.0)
-    pairs = {key: [rate, rate * scale] for key, rate in cure.items()} or {"eta_min": 0.0}
-    try_scaled(node | pairs, scale)
-
-
-@pytest.mark.parametrize("scale", [0.0, 0.3, 10.0])
-@pytest.mark.parametrize(
-    "node",
-    [
-        COSINE,
-        schedule("CosineAnnealingLR", T_max=10**6),
-        schedule("CosineAnnealingWarmRestarts", T_0=2),
-        schedule("StepLR", step_size=2),
-        schedule("MultiStepLR", milestones=[2, 4]),
-        schedule("ExponentialLR", gamma=0.9),
-        schedule("LinearLR"),
-        schedule("PolynomialLR", power=0.5),
-    ],
-    ids=lambda node: node["_target_"].rpartition(".")[2],
-)
-@pytest.mark.parametrize("steps", [10, 1000])
-def test_a_schedule_that_scales_what_the_groups_came_with_is_let_pass(
-    node: dict[str, Any], scale: float, steps: int
-) -> None:
-    try_scaled(node, scale, steps)
-
-
-def test_the_first_of_many_steps_tell_of_a_scale_that_is_lost_slowly() -> None:
-    with pytest.raises(UserError, match=r"lr_scale=10 times"):
-        try_scaled(schedule("CosineAnnealingLR", T_max=200_000, eta_min=1e-4), 10, 200_000)
-
-
-def test_rates_after_the_last_student_step_do_not_count() -> None:
-    node = schedule("CosineAnnealingLR", T_max=1, eta_min=1e-4)
-    try_scaled(node, 10.0, steps=1)
-    with pytest.raises(UserError, match=r"but it gives 0\.0001 and 0\.0001"):
-        try_scaled(node, 10.0, steps=2)
