@@ -20,7 +20,7 @@ from src.config.node import OWN_KEYS, refuse_foreign_targets, target_of
 from src.config.option_files import SEARCH_PATH, choosing, folders_of
 
 _ABSENT = object()
-_SHOWN = 3
+_SHOWN, _MOST = 3, 6  # of a list of more than six, three
 # Words of other programs.
 _SYNONYMS = {
     "method": "baseline",
@@ -148,7 +148,9 @@ def _who_has(name: str, known: Sequence[str], overrides: Sequence[str]) -> str:
     """Options that have a key, else known keys of its meaning or its last word; or nothing."""
     options = _options_with(name, overrides)
     if options:
-        return f"; {' and '.join(options)} would have it"
+        shown = options if len(options) <= _MOST else options[:_SHOWN]
+        rest = [f"{len(options) - len(shown)} others"] if shown != options else []
+        return f"; {' and '.join([*shown, *rest])} would have it"
     parent, _, last = name.rpartition(".")
     synonym = _SYNONYMS.get(last, "")
     is_near = not parent or synonym in known or synonym.rpartition(".")[0] == parent

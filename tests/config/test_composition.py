@@ -69,6 +69,11 @@ BY_NAME = "'distill.scheduler' is the interpolation ${tables.cosine}"
         (["kdci=weighting", "kdci.adjustment.attention=dot"], "; kdci=backdoor would have it"),
         (["kdci.adjustment.gamma=0"], "; kdci=weighting would have it"),
         (
+            ["student.network.depth=3"],
+            "; student=resnet18 and student=resnet18_imagenet and student=resnet34 and 9 others "
+            "would have it",
+        ),
+        (
             ["kdci=weighting", "kdci.adjustment.strength=1"],
             "; kdci=backdoor and kdci=prior and kdci=standardisation would have it",
         ),
