@@ -4,8 +4,10 @@ import re
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
+from omegaconf import OmegaConf
 
 from src.common.package import CONF, ROOT
 from src.config.value import shown
@@ -25,7 +27,21 @@ def folders_of(overrides: Sequence[str]) -> list[Path]:
 def files_of(overrides: Sequence[str]) -> list[Path]:
     """All option files that a command line can reach."""
     folders = [*folders_of(overrides), ROOT / "experiments"]
-    return sorted(path for folder in folders for path in folder.rglob("*.yaml"))
+    found = (path for folder in folders for path in folder.rglob("*.yaml"))
+    return sorted(path for path in found if path.is_file())
+
+
+def content_of(path: Path) -> Any:
+    """What a file holds, by the reader that Hydra has; None where it is none that can be read.
+
+    What is wrong with it is said where it is chosen.
+    """
+    if not path.is_file():  # a pipe or a device would never end
+        return None
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except Exception:  # noqa: BLE001 - of somebody else's readers, for somebody else's file
+        return None
 
 
 def choosing(group: str, name: str, folders: Sequence[Path]) -> list[str]:
@@ -43,9 +59,9 @@ def choosing(group: str, name: str, folders: Sequence[Path]) -> list[str]:
     choices = {inner: name}, {f"override {inner}": name}
     found = []
     for path in (path for folder in folders for path in sorted((folder / outer).glob("*.yaml"))):
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = content_of(path)
         defaults = content.get("defaults") if isinstance(content, dict) else None
-        if any(each in choices for each in defaults or ()):
+        if isinstance(defaults, list) and any(each in choices for each in defaults):
             found.append(f"{outer}={path.stem}")
     return found
 

@@ -1,6 +1,5 @@
 """What is refused of the command line before Hydra composes."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
@@ -31,7 +30,6 @@ _REQUIRED = ("dataset", "baseline", "teacher", "student", "kdci", "trainer", "lo
 _WITHIN = ("kdci/dictionary", "kdci/adjustment")
 _CHOSEN = (*_REQUIRED, *_WITHIN, "setting", "pair", "budget")
 _WIDTH, _INDENT = 80, 12
-_NO_NAME = re.compile(r"|null|true|false|[-+]?([\d.]+|nan|inf|infinity)|[\[{].*", re.IGNORECASE)
 
 
 def options_of(group: str, plugins: Sequence[Path] = ()) -> str:
@@ -176,6 +174,12 @@ def _parsed(argument: str) -> Override | None:
         return None
 
 
+def _is_name(value: str) -> bool:
+    """Whether Hydra reads a name, of which it says itself whether it is one of an option."""
+    override = _parsed(f"name={value}")
+    return override is None or (value != "" and isinstance(override.value(), str))
+
+
 def _usable(path: Path) -> dict[str, Any]:
     """What a file holds, unless it has no keys, or defaults that Hydra would choke on."""
     if not path.is_file():  # a pipe or a device would never end
@@ -231,5 +235,5 @@ def _refuse_no_option(group: str, names: str | None, plugins: Sequence[Path]) ->
             f"{', '.join(known)})"
         )
     is_part = base == "budget" and "/" in (names or "")  # of a budget, by method or schedule
-    if names is not None and names not in known and (is_part or _NO_NAME.fullmatch(names)):
+    if names is not None and names not in known and (is_part or not _is_name(names)):
         raise UserError(f"{unknown_option(plain, names, ())}{cure} (one of: {', '.join(known)})")

@@ -2,12 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-from omegaconf import OmegaConf
 
 from src.common.errors import UserError
-from src.config.option_files import headers, in_program
+from src.config.option_files import content_of, headers, in_program
 
 _HYDRA, _PARAMS = "hydra", "hydra.sweeper.params"
 
@@ -35,15 +32,15 @@ def refuse_hydra_settings(folders: Sequence[Path]) -> None:
 
 
 def _reached(path: Path) -> Iterator[str]:
-    try:
-        yield from (line for line in headers(path) if _HYDRA in line)
-        # By the reader that Hydra has: another one may refuse what that takes.
-        content: Any = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception:  # noqa: BLE001 - what Hydra cannot read sets nothing; said where it is chosen
+    content = content_of(path)
+    if content is None:  # what Hydra cannot read sets nothing
         return
+    yield from (line for line in headers(path) if _HYDRA in line)
     if not isinstance(content, dict):
         return
-    yield from (str(entry) for entry in content.get("defaults") or () if _HYDRA in str(entry))
+    defaults = content.get("defaults")
+    entries = defaults if isinstance(defaults, list) else [defaults]
+    yield from (str(entry) for entry in entries if _HYDRA in str(entry))
     settings = content.get(_HYDRA)
     if settings is None:
         return

@@ -17,7 +17,7 @@ from src.common.plugins import refuse_unfit_plugins
 from src.config.arguments import plugins_of
 from src.config.kind import KINDS, OTHER, kind_of, named_parameters, supplied_by_program, takes_all
 from src.config.node import OWN_KEYS, refuse_foreign_targets, target_of
-from src.config.option_files import SEARCH_PATH, choosing, folders_of
+from src.config.option_files import SEARCH_PATH, choosing, content_of, folders_of
 
 _ABSENT = object()
 _SHOWN, _MOST = 3, 6  # of a list of more than six, three
@@ -98,8 +98,11 @@ def _hint_of_node(
     """
     target, word = node["_target_"], name.removeprefix(f"{parent}.").partition(".")[0]
     taken = _arguments_of(parent, target, overrides)
-    if word in taken:
-        return f"; give '+{parent}.{word}=...'"
+    if word in taken:  # of one that is there, keys within it were given
+        is_there = word in node
+        return (
+            f"; did you mean '{parent}.{word}'?" if is_there else f"; give '+{parent}.{word}=...'"
+        )
     hint = _who_has(name, known, overrides)
     if hint:
         return hint
@@ -182,20 +185,26 @@ def _options_with(name: str, overrides: Sequence[str]) -> list[str]:
 
 
 def _has(path: Path, keys: Sequence[str]) -> bool:
-    node: Any = OmegaConf.to_container(OmegaConf.load(path))
+    node = content_of(path)
     for key in keys:
         node = node.get(key, _ABSENT) if isinstance(node, dict) else _ABSENT
     return node is not _ABSENT
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
-    """The configuration that the group choices alone would make."""
+    """The configuration that the choices of options and of whole nodes alone would make."""
     groups = [o for o in overrides if "=" in o and "." not in o.split("=")[0] and "," not in o]
     path = [o for o in overrides if o.startswith(f"{SEARCH_PATH}=")]
-    for choices in ([*groups, *path], path):
+    for choices in ([*groups, *_replacements(overrides), *path], [*groups, *path], path):
         with suppress(Exception), initialize_config_dir(str(CONF), version_base="1.3"):
             return compose("config", overrides=choices)
     return OmegaConf.create()  # only a hint is lost
+
+
+def _replacements(overrides: Sequence[str]) -> list[str]:
+    """Of understood overrides, those that put one node in the place of another."""
+    added = [o for o in overrides if o.startswith("+") and "_target_" in o]
+    return [each for o in added for each in (f"~{o[1:].partition('=')[0]}", o)]
 
 
 def _is_own(key: str) -> bool:

@@ -134,6 +134,34 @@ def test_the_key_of_a_node_is_told_of_the_node_s_class(
         composed(*others, f"{cure[1]}{value}")
 
 
+ADAM = "+distill.optimizer={_target_: torch.optim.Adam, _partial_: true, lr: 0.1}"
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("distill.optimizer.amsgrad", "; give '+distill.optimizer.amsgrad=...'"),
+        ("distill.optimizer.momentum", "; torch.optim.Adam does not take it"),
+        ("distill.optimizer.lr.x", "; did you mean 'distill.optimizer.lr'?"),
+    ],
+)
+def test_a_node_that_the_command_line_replaces_is_judged_by_its_own_class(
+    key: str, expected: str
+) -> None:
+    overrides = ["~distill.optimizer", ADAM, f"{key}=1"]
+    assert composition.explain(failure(*overrides), overrides).endswith(expected)
+
+
+@pytest.mark.parametrize("content", ["a: [", "defaults: 5", "\xff"])
+def test_a_hint_passes_over_files_that_cannot_be_read(content: str, tmp_path: Path) -> None:
+    (tmp_path / "conf/kdci").mkdir(parents=True)
+    (tmp_path / "conf/kdci/broken.yaml").write_text(content, encoding="latin-1")
+    path = f"hydra.searchpath=['file://{ROOT}','file://{tmp_path / 'conf'}']"
+    overrides = [path, "kdci.adjustment.gamma=0"]
+    message = composition.explain(failure(*overrides), overrides)
+    assert message.endswith("; kdci=weighting would have it")
+
+
 CLUSTERING = """
 from src.kdci.clustering import KMeans
 

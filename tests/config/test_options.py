@@ -128,6 +128,8 @@ def test_an_experiment_that_hydra_would_misread_is_refused(
         ("student={a: 1}", "Unknown option 'student={a: 1}'"),
         ("budget=nan", "Unknown option 'budget=nan' (one of: laptop, "),
         ("teacher=null", "Unknown option 'teacher=null'"),
+        ("logger=1e30", "Unknown option 'logger=1e30' (one of: "),
+        ("kdci=none,-1.5e3", "Unknown option 'kdci=-1500.0'"),
         ("budget=true", "Unknown option 'budget=true'"),
         ("=3", "Cannot read the argument '=3': expected key=value"),
     ],

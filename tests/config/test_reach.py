@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ def test_our_experiments_set_no_more_than_the_points_of_a_sweep() -> None:
         ("hydra:\n  sweeper:\n    max_batch_size: 3\n", "the key 'hydra'"),
         ("hydra:\n  sweeper:\n    params: {}\n  verbose: true\n", "the key 'hydra'"),
         ("hydra: 3\n", "the key 'hydra'"),
+        ("# @package hydra\n- verbose\n", "@package hydra"),
         ("defaults:\n  - override /hydra/job_logging: disabled\n", "job_logging"),
         ("defaults:\n  - /paths@hydra.help: default\n", "hydra.help"),
         ("# @package hydra.job\nname: mine\n", "@package hydra.job"),
@@ -41,6 +43,9 @@ def test_points_of_a_sweep_and_all_else_may_be_set(tmp_path: Path) -> None:
     text = "# @package _global_\nhydra:\n  sweeper:\n    params:\n      seed: 0,1\nkdci:\n  N: 3\n"
     (tmp_path / "mine.yaml").write_text(text)
     (tmp_path / "broken.yaml").write_text("a: [")  # said where it is chosen
+    (tmp_path / "number.yaml").write_text("defaults: 5")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "device.yaml").symlink_to("/dev/zero")
     refuse_hydra_settings([tmp_path])
 
 
