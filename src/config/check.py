@@ -184,8 +184,8 @@ def _refuse_rest(scheduler: Node) -> None:
     if key is not None:
         raise UserError(
             "Missing configuration key 'distill.scheduler._target_': the class to build; where "
-            "the node is ${tables.cosine}, as with budget=laptop or smoke, a key alone takes its "
-            f"place: give '++tables.cosine.{key}=...' there, else the whole node"
+            "the node is an interpolation, a key alone takes its place: give the whole node, or "
+            f"'++tables.cosine.{key}=...' where it is ${{tables.cosine}} (budget=laptop, smoke)"
         )
 
 

@@ -44,8 +44,8 @@ def try_scheduler(
         cures = ["kdci.lr_scale=1"]
         for cure, condition in _cures(node, scale):
             if works(lambda tried: _require_scale(rates_of(tried)), {**node, **cure}):
-                given = " ".join(f"{path}.{key}={value}" for key, value in cure.items())
-                cures.append(given.replace(", ", ",") + condition)
+                given = " ".join(f"{key}={value}" for key, value in cure.items())
+                cures.append(f"the schedule {given.replace(', ', ',')}{condition}")
         raise UserError(
             f"Expected '{path}' ({node['_target_']}) to keep the adjustment's learning rate at "
             f"kdci.lr_scale={scale:g} times the student's, but it gives {lost[-1]:.3g} and "

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+_IMAGES = 4  # that an adjustment is tried on
+
 
 def check_node(path: str, node: Node, kind: str) -> None:
     """Check a ``_target_`` node, and those within it, and build in small what they name.
@@ -83,7 +85,7 @@ def try_optimizer(path: str, node: Node, scales: Sequence[float] = ()) -> "Optim
 
 
 def try_adjustment(path: str, node: Node, space: str) -> "nn.Module":
-    """An adjustment of two classes by one confounder.
+    """An adjustment of two classes by one confounder, which may be too few for it to adjust.
 
     Args:
         path: Dotted key of the node.
@@ -93,37 +95,64 @@ def try_adjustment(path: str, node: Node, space: str) -> "nn.Module":
     Raises:
         UserError: If it cannot be built, e.g. because it needs a dictionary of the other space.
     """
+    return attempt(path, node, partial(_adjustment, space=space))
+
+
+def check_adjustment(
+    path: str, node: Node, space: str, *, num_classes: int, num_prototypes: int
+) -> None:
+    """Let an adjustment adjust a few images, of the classes and by the prototypes of the run.
+
+    Args:
+        path: Dotted key of the node.
+        node: The node, which can be built.
+        space: What the dictionary is made of: ``logits`` or ``features``.
+        num_classes: K.
+        num_prototypes: N.
+
+    Raises:
+        UserError: If it cannot, or gives something of another shape.
+    """
+    import torch
+
+    logits = torch.zeros(_IMAGES, num_classes)
+
+    def adjust(tried: Node) -> None:
+        module = _adjustment(tried, space, num_classes, num_prototypes)
+        _require_shape("forward", module(logits), (_IMAGES, num_classes))
+        weights = module.weights(logits)  # type: ignore[operator]
+        if weights is not None:
+            _require_shape("weights", weights, (_IMAGES,))
+
+    attempt(path, node, adjust)
+
+
+def _adjustment(
+    node: Node, space: str, num_classes: int = 2, num_prototypes: int = 1
+) -> "nn.Module":
+    """Of prototypes that say nothing."""
     import torch
 
     from src.kdci.dictionary import ConfounderDictionary
 
-    given = ConfounderDictionary(
-        torch.zeros(1, 3 if space == "features" else 2),
-        torch.ones(1),
-        torch.ones(1, 2).long(),
+    dictionary = ConfounderDictionary(
+        torch.zeros(num_prototypes, num_classes + (space == "features")),
+        torch.full((num_prototypes,), 1 / num_prototypes),
+        torch.ones(num_prototypes, num_classes).long(),
         {"space": space},
     )
-    supplied = {"dictionary": given, "num_classes": 2, "seed": 0}
-
-    def make(tried: Node) -> "nn.Module":
-        module: nn.Module = build(tried, **supplied)
-        list(module.parameters())  # fails where the module has not been initialised
-        for name, fact in getattr(module, "facts", {}).items():  # which the run's record will hold
-            if not isinstance(fact, int | float):
-                raise TypeError(f"expected a number in facts['{name}'], but got {fact!r}")
-        _require_shape("forward", module(torch.zeros(4, 2)), (4, 2))
-        weights = module.weights(torch.zeros(4, 2))  # type: ignore[operator]
-        if weights is not None:
-            _require_shape("weights", weights, (4,))
-        return module
-
-    return attempt(path, node, make)
+    module: nn.Module = build(node, dictionary=dictionary, num_classes=num_classes, seed=0)
+    list(module.parameters())  # fails where the module has not been initialised
+    for name, fact in getattr(module, "facts", {}).items():  # which the run's record will hold
+        if not isinstance(fact, int | float):
+            raise TypeError(f"expected a number in facts['{name}'], but got {fact!r}")
+    return module
 
 
 def _require_shape(name: str, found: "Tensor", expected: tuple[int, ...]) -> None:
     if tuple(found.shape) != expected:
         raise ValueError(
-            f"expected {name} to give {list(expected)} of 4 images and 2 classes, but it gave "
+            f"expected {name} of {_IMAGES} images to be {list(expected)}, but got "
             f"{list(found.shape)}"
         )
 

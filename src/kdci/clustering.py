@@ -55,11 +55,13 @@ class Clustering(ABC):
         """
 
     def settings_of(self, kind: type[Any]) -> dict[str, Any]:
-        """Those fields, for the provenance, that ``kind`` has, which this is one of.
+        """Fields for the provenance: those of ``kind``, which this is one of, and plain others.
 
-        A subclass may add others that JSON does not hold; where a dictionary lies depends on all.
+        A subclass may add some that JSON does not hold; where a dictionary lies depends on all.
         """
-        return {each.name: getattr(self, each.name) for each in fields(kind)}
+        ours = {each.name for each in fields(kind)}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: each for name, each in values.items() if name in ours or _is_plain(each)}
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,10 @@ class KMeans(Clustering):
             f"Expected kdci.N <= number of distinct teacher predictions, but got {self.N} > "
             f"{found}; lower kdci.N or raise substitution.num_images"
         )
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or type(value) in (str, int, float, bool)
 
 
 def _sums(data: Float, assignment: NDArray[np.int64], count: int) -> NDArray[np.float64]:

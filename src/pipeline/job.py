@@ -129,31 +129,25 @@ class Job:
         size = _CPU_EVALUATION_BATCH if self.device.type == "cpu" else _EVALUATION_BATCH
         return LabelledBatches(self.dataset.test(), self.dataset.spec, size, self.device)
 
-    def leaves_out(
-        self,
-        module: nn.Module,
-        logits: Callable[[Tensor], Tensor],
-        parameters: Iterable[nn.Parameter],
-    ) -> bool:
-        """Whether a parameter takes no part in the logits, such as a second head's.
+    def leaves_out(self, module: nn.Module, result: Callable[[Tensor], Tensor]) -> bool:
+        """Whether a parameter takes no part in what is learned from, such as a second head's.
 
         One process does not care; several have to be told, or each would wait for the others'
         gradients of it.
 
         Args:
-            module: What is in evaluation meanwhile, so that no statistic changes.
-            logits: Of images ``[B, C, H, W]``.
-            parameters: Those that are looked at.
+            module: What learns; in evaluation meanwhile, so that no statistic changes.
+            result: Logits or loss, of images ``[B, C, H, W]``.
         """
         if self.config.trainer.ranks == 1:
             return False
-        own = [each for each in parameters if each.requires_grad]
+        own = [each for each in module.parameters() if each.requires_grad]
         size = self.dataset.geometry.size
         self.to_device(module)  # Lightning would do so later
         images = torch.zeros(2, 3, size, size, device=self.device)
         before = rng_state()
         with mode(module, False):
-            gradients = torch.autograd.grad(logits(images).sum(), own, allow_unused=True)
+            gradients = torch.autograd.grad(result(images).sum(), own, allow_unused=True)
         restore_rng_state(before)
         return any(each is None for each in gradients)
 

@@ -1,8 +1,10 @@
 """What cannot fit is refused before anything is trained: checkpoint, networks, method, sizes."""
 
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import torch
 from hydra.utils import get_class
@@ -10,9 +12,10 @@ from torch import Tensor, nn
 
 from src.common.errors import UserError
 from src.common.sync_batch_norm import require_syncable
+from src.config.kind import named_parameters
 from src.config.node import build
 from src.config.schema import RunConfig, Student, Teacher
-from src.config.trial import check_size
+from src.config.trial import check_adjustment, check_size
 from src.dataset.contract import Dataset, ImageSpec, Pool
 from src.kdci.clustering import KMeans
 from src.kdci.dictionary import Space
@@ -26,6 +29,9 @@ from src.substitution.contract import Baseline, Extent
 from src.teacher.frozen import FrozenTeacher
 from src.teacher.known import recognise
 
+_Answer = TypeVar("_Answer")
+_FEWEST = 2  # prototypes, where their number is to be found
+
 
 def refuse_misfit(config: RunConfig) -> None:
     """Refuse a checkpoint, generator or dictionary that cannot fit, before an image is decoded.
@@ -33,10 +39,10 @@ def refuse_misfit(config: RunConfig) -> None:
     Raises:
         UserError: If the checkpoint is missing, damaged, or of another network or number of
             classes; if its classes may be in another order, or their map does not fit; or if a
-            generator cannot make images of the data set's size, the dictionary has more
-            prototypes than there will be images, a PCA as wide as the logits that it reduces,
-            larger batches for the student than the method has, or too few images to hold some
-            out.
+            generator cannot make images of the data set's size, an adjustment cannot adjust
+            predictions of its classes, a PCA is as wide as the logits that it reduces, the
+            dictionary has more prototypes than there will be images, the student gets larger
+            batches than the method has, or there are too few images to hold some out.
     """
     dataset: Dataset = build(config.dataset)
     if config.teacher.checkpoint is not None:
@@ -46,7 +52,7 @@ def refuse_misfit(config: RunConfig) -> None:
             _refuse_permuted(dataset, path)
     if config.task == "distill":
         check_size("baseline", config.baseline, "baseline", dataset.geometry.size)
-        refuse_wide_pca(config, len(dataset.class_names))
+        _refuse_misfit_kdci(config, len(dataset.class_names))
         _refuse_large_batch(config)
         _refuse_few_images(config)
 
@@ -66,7 +72,7 @@ def refuse_unfit_networks(job: Job) -> None:
     if config.task != "distill":
         _tried(job, "teacher", config.teacher)
         return
-    compares_maps = _method(config).compares_maps(config.baseline)
+    compares_maps = bool(_asked(config, _method(config).compares_maps))
     teacher, of_teacher = _tried(job, "teacher", config.teacher, compares_maps)
     _refuse_wide_pca(config, "features", teacher.feature_dim)
     _refuse_without_statistics(config, teacher)
@@ -74,7 +80,7 @@ def refuse_unfit_networks(job: Job) -> None:
     student, of_student = _tried(job, "student", config.student, compares_maps)
     if compares_maps and of_teacher is not None and of_student is not None:
         require_alike(of_student, of_teacher)
-        if _method(config).weighs_maps(config.baseline):
+        if _asked(config, _method(config).weighs_maps):
             require_read(of_teacher[-1], teacher.head.weight)
             require_read(of_student[-1], student.head.weight)
 
@@ -152,11 +158,11 @@ def _refuse_few_images(config: RunConfig) -> None:
 
 def _refuse_large_batch(config: RunConfig) -> None:
     """Online, a method may show the student no more images than it has just made."""
-    method, ranks, asked = _method(config), config.trainer.ranks, config.distill.batch_size
-    most = method.largest_sample(config.baseline)
-    if config.substitution.mode != "online" or most is None:
+    method, asked = _method(config), config.distill.batch_size
+    if config.substitution.mode != "online":
         return
-    if asked // ranks > most // ranks:
+    most = _asked(config, method.largest_sample)
+    if most is not None and asked > most:
         raise UserError(
             f"Expected distill.batch_size <= {most} with substitution.mode=online, since "
             f"{method.__name__} shows its student the batch of a round, but got {asked}; give "
@@ -173,7 +179,17 @@ def _most_recorded(config: RunConfig) -> dict[str, int]:
         num_images=options.num_images,
         pool=None if pool is None else pool.count(),
     )
-    return method.most_recorded(config.baseline, extent)
+    return _asked(config, method.most_recorded, extent) or {}
+
+
+def _asked(config: RunConfig, question: Callable[..., _Answer], *more: Any) -> _Answer | None:
+    """What the method says of its options; None where one is missing that it reads."""
+    named = named_parameters(inspect.signature(_method(config)).parameters)
+    defaults = {key: each.default for key, each in named.items() if each.default is not each.empty}
+    try:
+        return question(defaults | config.baseline, *more)
+    except KeyError:  # of an option that a subclass gives its base itself
+        return None
 
 
 def _method(config: RunConfig) -> "type[Baseline]":
@@ -201,12 +217,15 @@ def _refuse_permuted(dataset: Dataset, checkpoint: Path) -> None:
         )
 
 
-def refuse_wide_pca(config: RunConfig, num_classes: int) -> None:
-    """Refuse a PCA of logits that does not reduce them, before a teacher is trained for them.
-
-    Raises:
-        UserError: If ``kdci.dictionary.pca_dim`` is not below ``num_classes``, their width.
-    """
+def _refuse_misfit_kdci(config: RunConfig, num_classes: int) -> None:
+    if config.kdci is None:
+        return
+    node, wanted = config.kdci.adjustment, config.kdci.N
+    space = config.kdci.dictionary.get("space", "logits")
+    number = wanted if isinstance(wanted, int) else _FEWEST
+    check_adjustment(
+        "kdci.adjustment", node, space, num_classes=num_classes, num_prototypes=number
+    )
     _refuse_wide_pca(config, "logits", num_classes)
 
 

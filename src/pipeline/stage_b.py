@@ -22,6 +22,7 @@ from src.pipeline.job import Job
 from src.pipeline.stage_a import Substitution
 from src.student.kdci_student import KDCIStudent
 from src.student.module import StudentModule
+from src.student.step import meet
 from src.substitution.batches import OnlineBatches, OnlineRounds, ReplayBatches
 from src.substitution.contract import Baseline
 from src.substitution.image_bank import files_of
@@ -88,8 +89,10 @@ def train_student(
 
 
 def _leaves_out(job: Job, module: StudentModule) -> bool:
-    own = [each for group in module.parameter_groups() for each in group["params"]]
-    return job.leaves_out(module, lambda images: module.student_output(images).logits, own)
+    def loss(images: Tensor) -> Tensor:
+        return meet(images, module.teacher, module.student_output, module.objective)[1]
+
+    return job.leaves_out(module, loss)
 
 
 def _seed(job: Job) -> int:

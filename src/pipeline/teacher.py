@@ -149,7 +149,7 @@ def _train(job: Job, network: Classifier, state: Path) -> float:
         state=state,
         batches=batches,
         test=test,
-        leaves_out=job.leaves_out(network, network, network.parameters()),
+        leaves_out=job.leaves_out(network, network),
     )
     return module.acc1
 

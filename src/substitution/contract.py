@@ -71,7 +71,7 @@ class Baseline(nn.Module, ABC):
         refuse early what cannot end well: nothing where it is not known.
 
         Args:
-            options: Arguments of the constructor that the configuration gives.
+            options: Arguments of the constructor, of the configuration or by default.
             extent: How much stage (a) does.
         """
         return {}
@@ -83,7 +83,7 @@ class Baseline(nn.Module, ABC):
         Only to refuse networks that do not match before either is trained.
 
         Args:
-            options: Arguments of the constructor that the configuration gives.
+            options: Arguments of the constructor, of the configuration or by default.
         """
         return False
 
@@ -94,7 +94,7 @@ class Baseline(nn.Module, ABC):
         Only to refuse larger batches before a teacher is trained.
 
         Args:
-            options: Arguments of the constructor that the configuration gives.
+            options: Arguments of the constructor, of the configuration or by default.
         """
         return None
 
@@ -105,7 +105,7 @@ class Baseline(nn.Module, ABC):
         Only to refuse networks that cannot be so used before either is trained.
 
         Args:
-            options: Arguments of the constructor that the configuration gives.
+            options: Arguments of the constructor, of the configuration or by default.
         """
         return False
 

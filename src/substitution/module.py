@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from src.common.distributed import broadcast_module, rank
+from src.common.distributed import broadcast_module, rank, world_size
 from src.common.errors import UserError
 from src.common.finite import LossMonitor, require_finite
 from src.substitution.contract import Baseline, Companion, advance
@@ -101,7 +101,7 @@ class SubstitutionModule(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         own = [name for name, _ in baseline.named_parameters(recurse=False)]
-        if own:
+        if own and world_size() > 1:
             raise UserError(
                 f"Expected parameters of {type(baseline).__name__} to be those of its networks, "
                 f"which are made equal on all ranks, but got {', '.join(own)} of its own; put "

@@ -16,7 +16,6 @@ from src.common.package import CONF
 from src.config.check import _FORMS, check
 from src.network import convnet
 from src.network.classifier import Classifier
-from src.pipeline.refusals import refuse_wide_pca
 from src.pipeline.share import of_a_rank
 from src.substitution.contract import Baseline
 from tests.compose import plain
@@ -1106,7 +1105,7 @@ def test_a_file_replaces_a_node_as_it_is_told_to(tmp_path: Path) -> None:
 def test_a_key_alone_does_not_replace_a_schedule(budget: str, key: str, value: float) -> None:
     message = complaint(plain(f"budget={budget}", f"++distill.scheduler={{{key}:{value}}}"))
     assert message.startswith("Missing configuration key 'distill.scheduler._target_': the class")
-    assert f": give '++tables.cosine.{key}=...' there, else the whole node" in message
+    assert f"give the whole node, or '++tables.cosine.{key}=...' where" in message
     found = check(plain(f"budget={budget}", f"++tables.cosine.{key}={value}"))
     assert found.distill.scheduler is not None
     assert found.distill.scheduler[key] == value
@@ -1120,23 +1119,3 @@ def test_a_certain_generator_is_asked_for_by_its_class() -> None:
         "DeepGenerator; choose that class or one derived from it"
     )
     check(plain("baseline=nayer", f"{key}.Generator"))
-
-
-@pytest.mark.parametrize("dim", [10, 11])
-def test_a_pca_that_does_not_reduce_logits_is_refused_before_there_are_any(dim: int) -> None:
-    config = check(changed(kdci__dictionary__pca_dim=dim))
-    with pytest.raises(UserError, match=f"below the width 10 of the predictions, but got {dim}"):
-        refuse_wide_pca(config, 10)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"kdci__dictionary__pca_dim": 9},
-        {"kdci__dictionary__pca_dim": None},
-        {"kdci__dictionary__pca_dim": 10, "kdci__dictionary__space": "features"},
-        {"kdci__dictionary__pca_dim": 10, "kdci__name": "none"},
-    ],
-)
-def test_a_pca_that_reduces_or_is_of_something_else_is_let_pass(changes: dict[str, Any]) -> None:
-    refuse_wide_pca(check(changed(**changes)), 10)

@@ -70,18 +70,18 @@ def try_scaled(node: dict[str, Any], scale: float, steps: int = 10) -> None:
 @pytest.mark.parametrize(
     ("node", "cure", "other"),
     [
-        (ONE_CYCLE, {"max_lr": 0.1}, r"x\.max_lr=\[0\.1,\S+\] \(where no"),
+        (ONE_CYCLE, {"max_lr": 0.1}, r"the schedule max_lr=\[0\.1,\S+\] \(where no"),
         (
             ONE_CYCLE | {"max_lr": [0.1, 0.5]},
             {"max_lr": 0.1},
-            r"x\.max_lr=\[0\.1,\S+\] \(where no",
+            r"the schedule max_lr=\[0\.1,\S+\] \(where no",
         ),
         (
             CYCLE,
             {"base_lr": 0.01, "max_lr": 0.1},
-            r"x\.base_lr=\[0\.01,\S+\] x\.max_lr=\[0\.1,\S+\] \(where no",
+            r"the schedule base_lr=\[0\.01,\S+\] max_lr=\[0\.1,\S+\] \(where no",
         ),
-        (COSINE | {"eta_min": 2e-4}, {}, r"x\.eta_min=0\.0$"),
+        (COSINE | {"eta_min": 2e-4}, {}, r"the schedule eta_min=0\.0$"),
     ],
     ids=["one_cycle", "pair", "cyclic", "eta_min"],
 )

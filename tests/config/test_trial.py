@@ -7,7 +7,13 @@ from torch import Tensor, nn
 
 from src.common.errors import UserError
 from src.config.rates import try_scheduler
-from src.config.trial import check_node, check_size, try_adjustment, try_optimizer
+from src.config.trial import (
+    check_adjustment,
+    check_node,
+    check_size,
+    try_adjustment,
+    try_optimizer,
+)
 from src.kdci.adjustment import Adjustment
 
 
@@ -138,13 +144,14 @@ def test_what_an_adjustment_has_found_must_be_numbers() -> None:
 def test_an_adjustment_is_tried_on_predictions_and_prototypes_of_the_space(space: str) -> None:
     node = {"_target_": f"{__name__}.Shifting"}
     if space == "logits":
-        assert isinstance(try_adjustment("kdci.adjustment", node, space), Shifting)
+        check_adjustment("kdci.adjustment", node, space, num_classes=3, num_prototypes=2)
         return
     with pytest.raises(UserError, match=r"Cannot build 'kdci\.adjustment' .* must match the size"):
-        try_adjustment("kdci.adjustment", node, space)
+        check_adjustment("kdci.adjustment", node, space, num_classes=3, num_prototypes=2)
 
 
 @pytest.mark.parametrize("method", ["forward", "weights"])
 def test_what_an_adjustment_gives_must_fit_the_batch(method: str) -> None:
-    with pytest.raises(UserError, match=rf"expected {method} to give \[4.* but it gave \[2"):
-        try_adjustment("kdci.adjustment", {"_target_": f"{__name__}.Short{method}"}, "logits")
+    node = {"_target_": f"{__name__}.Short{method}"}
+    with pytest.raises(UserError, match=rf"expected {method} of 4 images .*\[4.* but got \[2"):
+        check_adjustment("kdci.adjustment", node, "logits", num_classes=3, num_prototypes=2)

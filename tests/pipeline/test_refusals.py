@@ -1,11 +1,16 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from src.baseline.deepinv import DeepInv
 from src.common.errors import UserError
 from src.config.check import check
 from src.config.node import build
+from src.config.schema import RunConfig
+from src.kdci.adjustment import Adjustment
 from src.pipeline.identify import identify
 from src.pipeline.job import Job
 from src.pipeline.refusals import refuse_misfit, refuse_unfit_networks
@@ -14,13 +19,16 @@ from tests.compose import plain
 
 SHARED = ("budget=smoke", "baseline.protocol=shared_batch", "baseline.batch_size=32")
 ONLINE = (*SHARED, "substitution.mode=online")
-TWO_RANKS = "trainer=ddp_cpu"
 
 
 def misfit(*overrides: str) -> str | None:
     """What is refused before an image is decoded."""
+    return misfit_of(check(plain(*overrides)))
+
+
+def misfit_of(config: RunConfig) -> str | None:
     try:
-        refuse_misfit(check(plain(*overrides)))
+        refuse_misfit(config)
     except UserError as error:
         return str(error)
     return None
@@ -41,13 +49,65 @@ def test_a_student_that_shares_a_batch_gets_no_more_images_than_that() -> None:
     ["baseline.protocol=fresh_batch", "substitution.mode=replay", "task=teacher", "baseline=dfq"],
 )
 def test_where_no_batch_is_shared_any_size_does(change: str) -> None:
-    given = ("budget=smoke", *ONLINE[1:]) if change != "baseline=dfq" else ("budget=smoke",)
+    given = ONLINE if change != "baseline=dfq" else ("budget=smoke", "substitution.mode=online")
     assert misfit(*given, "distill.batch_size=64", change) is None
 
 
-def test_batches_are_shared_rank_by_rank() -> None:
-    assert misfit(*ONLINE, TWO_RANKS, "distill.batch_size=32") is None
-    assert "give distill.batch_size=32" in str(misfit(*ONLINE, TWO_RANKS, "distill.batch_size=34"))
+@pytest.mark.parametrize("dim", [10, 11])
+def test_a_pca_that_does_not_reduce_logits_is_refused_before_there_are_any(dim: int) -> None:
+    said = str(misfit("budget=smoke", f"kdci.dictionary.pca_dim={dim}"))
+    assert f"below the width 10 of the predictions, but got {dim}" in said
+
+
+@pytest.mark.parametrize("kdci", ["kdci.dictionary.space=features", "kdci=none"])
+def test_a_pca_of_something_else_is_let_pass(kdci: str) -> None:
+    assert misfit("budget=smoke", "kdci.dictionary.pca_dim=9") is None
+    assert misfit("budget=smoke", "kdci.dictionary.pca_dim=null") is None
+    own = "kdci=weighting" if "features" in kdci else "kdci=backdoor"
+    assert misfit("budget=smoke", own, "kdci.dictionary.pca_dim=10", kdci) is None
+
+
+class Own(DeepInv):
+    """Has a batch size by default."""
+
+    def __init__(self, *, batch_size: int = 8, **options: Any) -> None:
+        super().__init__(batch_size=batch_size, **options)
+
+
+class Fixed(DeepInv):
+    """Has one batch size."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(batch_size=8, **options)
+
+
+@pytest.mark.parametrize(("method", "said"), [(Own, "but got 9 > 8 by"), (Fixed, "None")])
+def test_options_that_a_subclass_gives_itself_are_known_or_left_open(
+    method: type[DeepInv], said: str
+) -> None:
+    config = check(plain("budget=smoke", "baseline=deepinv", "substitution.rounds=1", "kdci.N=9"))
+    node = {key: value for key, value in config.baseline.items() if key != "batch_size"}
+    node["_target_"] = f"{__name__}.{method.__name__}"
+    assert said in str(misfit_of(config.model_copy(update={"baseline": node})))
+
+
+class Surest(Adjustment):
+    """Adjusts the five largest logits by the five largest priors."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits + logits.topk(5).values.sum() + self.prior.topk(5).values.sum()
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(5, "None"), (4, "Cannot build 'kdci.adjustment' (tests.pipeline.")]
+)
+def test_an_adjustment_is_tried_on_the_classes_and_prototypes_of_the_run(
+    number: int, said: str
+) -> None:
+    config = check(plain("budget=smoke", "kdci=prior", f"kdci.N={number}"))
+    assert config.kdci is not None
+    kdci = config.kdci.model_copy(update={"adjustment": {"_target_": f"{__name__}.Surest"}})
+    assert said in str(misfit_of(config.model_copy(update={"kdci": kdci})))
 
 
 def unfit(tmp_path: Path, *overrides: str) -> str | None:

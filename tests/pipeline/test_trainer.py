@@ -9,10 +9,13 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from src.common.signals import STOPPING
 from src.dataset.contract import ImageSpec
+from src.objective.distillation import StudentOutput
 from src.pipeline import run, trainer
+from src.pipeline.stage_b import _leaves_out
 from src.substitution.batches import ReplayBatches
 from src.substitution.module import SubstitutionModule
 from src.teacher.frozen import FrozenTeacher
@@ -127,14 +130,14 @@ def test_a_mirror_that_dies_costs_a_warning(
 
 
 class TwoHeads(nn.Module):
-    """Trains one of its heads."""
+    """Trains one of its heads, on images that are dropped out whatever the mode."""
 
     def __init__(self) -> None:
         super().__init__()
         self.norm, self.first, self.second = nn.BatchNorm2d(3), nn.Linear(3, 2), nn.Linear(3, 2)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.first(self.norm(images).mean((2, 3)))
+        return self.first(F.dropout(self.norm(images), 0.5).mean((2, 3)))
 
 
 @pytest.mark.parametrize(("ranks", "expected"), [(2, True), (1, False)])
@@ -146,12 +149,12 @@ def test_several_ranks_are_told_of_parameters_that_take_no_part(
     this.config.trainer = this.config.trainer.model_copy(update={"devices": ranks})
     before = deepcopy(network.state_dict())
     dice = torch.get_rng_state()
-    assert this.leaves_out(network, network, network.parameters()) == expected
+    assert this.leaves_out(network, network) == expected
     assert network.training
     assert all(torch.equal(before[name], now) for name, now in network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), dice)
     network.second.requires_grad_(False)
-    assert not this.leaves_out(network, network, network.parameters())
+    assert not this.leaves_out(network, network)
 
 
 def test_they_are_looked_for_where_the_fit_will_be(tmp_path: Path) -> None:
@@ -160,8 +163,35 @@ def test_they_are_looked_for_where_the_fit_will_be(tmp_path: Path) -> None:
     this.dataset = SimpleNamespace(geometry=SimpleNamespace(size=4))  # type: ignore[assignment]
     this.config.trainer = this.config.trainer.model_copy(update={"devices": 2})
     this.device = torch.device("meta")
-    assert this.leaves_out(network, network, network.parameters())
+    assert this.leaves_out(network, network)
     assert network.first.weight.device.type == "meta"
+
+
+class Partial(nn.Module):
+    """A loss that leaves out a parameter of its own, and what only compensation changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, output: StudentOutput, teacher_logits: Tensor) -> Tensor:
+        return (output.plain_logits - teacher_logits).square().mean()
+
+
+def test_what_counts_is_the_loss_not_the_logits(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, tmp_path: Path
+) -> None:
+    this = job(tmp_path)
+    this.dataset = SimpleNamespace(  # type: ignore[assignment]
+        geometry=SimpleNamespace(size=tiny_spec.image_size)
+    )
+    this.config.trainer = this.config.trainer.model_copy(update={"devices": 2})
+    module = student(tiny_spec, tiny_teacher)
+    assert not _leaves_out(this, module)
+    module.objective = Partial()
+    assert _leaves_out(this, module)
+    module.objective.scale.requires_grad_(False)
+    assert not _leaves_out(this, module)
 
 
 @pytest.mark.parametrize("leaves_out", [True, False])

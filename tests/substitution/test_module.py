@@ -308,7 +308,12 @@ def test_ranks_start_from_one_network_but_go_on_from_their_own(
     assert len(shared) == len(list(toy.networks()))
 
 
-def test_a_parameter_that_no_other_rank_would_hear_of_is_refused(toy: Toy) -> None:
+def test_a_parameter_that_no_other_rank_would_hear_of_is_refused(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     toy.prompt = nn.Parameter(torch.zeros(3))
+    options = {"rounds": 4, "num_images": 4, "record_from": 0, "log_every": 2}
+    SubstitutionModule(toy, **options)  # of one rank
+    monkeypatch.setattr("src.substitution.module.world_size", lambda: 2)
     with pytest.raises(UserError, match=r"of Toy to be those .*, but got prompt of its own"):
-        make(toy)
+        SubstitutionModule(toy, **options)
