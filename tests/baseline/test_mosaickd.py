@@ -288,3 +288,10 @@ def test_ranks_share_out_the_pool(make, monkeypatch, subset):
 def test_pool_images_are_mirrored_even_where_the_data_set_s_are_not(make, spec):
     bank = make(spec=replace(spec, augmentation=Augmentation(1, 0.0))).pool_bank
     assert bank.augmentation == Augmentation(1, 0.5)
+
+
+def test_what_is_recorded_is_made_in_whole_batches(make):
+    method, sizes = make(), []
+    method.generator.register_forward_hook(lambda *passed: sizes.append(len(passed[2])))
+    method.harvest(7)
+    assert sizes == [3, 3, 3]

@@ -238,3 +238,10 @@ def test_boxes_reach_all_four_borders():
     top, left, height, width = augment._boxes(draws, 8, 8, (0.25, 0.25), (1.0, 1.0))
     assert (top.tolist(), left.tolist()) == ([0, 4], [0, 4])
     assert height.tolist() == width.tolist() == [4, 4]
+
+
+def test_an_image_without_a_box_that_fits_has_the_largest_whatever_the_others_have() -> None:
+    draws = torch.zeros(4, 2, 10)
+    draws[0, 0] = 1.0  # all of the area as a box of 9 x 7
+    boxes = augment._boxes(draws, 8, 8, (0.25, 1.0), (3 / 4, 4 / 3))
+    assert boxes.T.tolist() == [[0, 0, 8, 8], [0, 0, 5, 3]]

@@ -69,3 +69,23 @@ def test_layers_that_do_more_are_refused() -> None:
     odd = type("BatchNormAct2d", (nn.BatchNorm2d,), {})
     with pytest.raises(UserError, match="but Sequential has a BatchNormAct2d"):
         require_syncable(nn.Sequential(odd(2)))
+
+
+@pytest.mark.usefixtures("two_ranks")
+def test_what_is_remembered_keeps_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.common.sync_batch_norm.dist.all_reduce", lambda value: None)
+    layer = nn.BatchNorm2d(3)
+    sync_batch_norm(layer)
+    layer(torch.randn(4, 3, 5, 2, requires_grad=True))
+    assert not any(buffer.requires_grad for buffer in layer.buffers())
+
+
+@pytest.mark.usefixtures("two_ranks")
+def test_statistics_of_narrow_maps_are_those_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.common.sync_batch_norm.dist.all_reduce", lambda value: None)
+    layer, maps = nn.BatchNorm2d(3, momentum=1.0), (30 + torch.randn(8, 3, 9, 9)).bfloat16()
+    sync_batch_norm(layer)
+    assert layer(maps).dtype == torch.bfloat16
+    var, mean = torch.var_mean(maps.double(), (0, 2, 3))
+    torch.testing.assert_close(layer.running_mean, mean.float())
+    torch.testing.assert_close(layer.running_var, var.float())

@@ -96,3 +96,16 @@ def test_it_is_exact_where_backward_runs_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         inside = torch.autograd.grad(scores, leaves, probe)
     assert all(map(torch.equal, outside[1:], inside))
+
+
+def test_a_channel_too_wide_for_exponentials_spoils_no_score() -> None:
+    queries, keys, score = (tensor.float() for tensor in drawn(1.0))
+    queries[:2, 0] = keys[:2, 0] = torch.tensor([90.0, -90.0])  # the other channels have room
+    scores = AdditiveScores.apply(queries, keys, score)
+    torch.testing.assert_close(scores, plain(queries, keys, score))
+
+
+def test_no_more_channels_are_held_than_the_limit_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(additive, "_IN_CACHE", 2 * B * N)
+    parts = [len(total) for _, total in additive._sums(torch.ones(A, B, 1), torch.ones(A, 1, N))]
+    assert parts == [2, 2, 1]

@@ -304,6 +304,7 @@ NAN = float("nan")
     "tensors",
     [
         {"prototypes": torch.full((3, 4), NAN)},
+        {"prototypes": torch.zeros(3, 4).index_fill(1, torch.tensor(3), NAN)},
         {"prototypes": torch.full((3, 4), float("inf"))},
         {"prior": torch.tensor([0.5, 0.4, NAN])},
         {"prior": torch.tensor([0.5, 0.4, 0.2])},

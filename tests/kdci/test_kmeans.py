@@ -211,3 +211,34 @@ def test_the_last_of_many_rows_counts() -> None:
     assert count_distinct(rows, 2) == 1
     rows[-1, 1] = 1e-45  # the smallest there is
     assert count_distinct(rows, 2) == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_it_runs_on_one_thread_whatever_the_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, kind = [], faiss.Kmeans
+
+    def watched(*args: Any, **options: Any) -> Any:
+        seen.append(faiss.omp_get_max_threads())
+        return kind(*args, **options)
+
+    monkeypatch.setattr(faiss, "Kmeans", watched)
+    cluster(blobs(5, 5), 2)
+    assert seen == [1]
+
+
+def test_every_seed_is_a_start_of_its_own() -> None:
+    rows = np.random.default_rng(0).standard_normal((300, 4)).astype(np.float32)
+    finals = {cluster(rows, 12, seed=seed).inertia[-1] for seed in (0, 2, 4, 6)}
+    assert len(finals) == 4
+
+
+def test_runs_of_one_iteration_are_compared_too() -> None:
+    finals = [cluster(trapped(), 9, restarts=n, iterations=1).inertia for n in (1, 8)]
+    assert [len(final) for final in finals] == [1, 1]
+    assert finals[1] < finals[0]
+
+
+def test_a_shared_coordinate_makes_no_twins() -> None:
+    rows = np.array([[0.0, 0], [0, 1], [0, 9]], dtype=np.float32)
+    distances = np.array([0, 1, 81], dtype=np.float32)
+    assert _fill_empty(rows, np.zeros(3, dtype=np.int64), distances, 2).tolist() == [0, 0, 1]

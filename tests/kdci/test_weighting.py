@@ -197,3 +197,14 @@ def test_strata_of_each_bank_by_cluster(strata: str) -> None:
     found = module.weights_within([samples, samples[:1]])
     assert found is not None
     torch.testing.assert_close(found[0], expected)
+
+
+def test_even_data_of_one_bank_are_left_alone() -> None:
+    assert make([[10, 0, 10], [10, 20, 10]]).weights_within([torch.eye(3)]) is None
+
+
+def test_a_class_that_never_came_has_the_weight_of_the_mean() -> None:
+    # Of 40 in two classes 20 each are wanted: ratios 2 and 2/3, of mean 1; of class 1 none.
+    weights = make([[10, 0, 30], [0, 0, 0]]).weights(torch.eye(3))
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([1, 1 / 2, 1 / 3])

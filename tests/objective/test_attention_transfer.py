@@ -100,6 +100,7 @@ def test_bfloat16_maps_give_a_float32_loss() -> None:
         ([], [(4, 4)], "4x4 of the teacher and none of the student"),
         ([], [], "none of the teacher and none of the student"),
         ([(7,)], [(7,)], "7 of the teacher and 7 of the student"),  # tokens
+        ([(8, 8), (7,)], [(8, 8), (7,)], "8x8, 7 of the teacher and 8x8, 7 of the student"),
     ],
 )
 def test_maps_that_cannot_be_compared_are_refused_in_one_line(

@@ -126,3 +126,7 @@ def test_what_is_counted_survives_saving(tiny_spec: ImageSpec, toy: Toy) -> None
     assert loaded["scheduler"] == saved["scheduler"]
     rates = [state["optimizers"][0]["param_groups"][0]["lr"] for state in (saved, loaded)]
     assert rates[0] == rates[1] == pytest.approx(0.05)
+
+
+def test_the_loss_of_a_round_holds_no_graph(tiny_spec: ImageSpec, toy: Toy) -> None:
+    assert not make(tiny_spec, toy.objective()).learn(toy)["distillation"].requires_grad

@@ -426,3 +426,15 @@ def test_accuracies_survive_saving(tiny_spec: ImageSpec, tiny_teacher: FrozenTea
     first.acc1 = {"last": 25.0, "best": 75.0, "compensated": None}
     second.load_state_dict(first.state_dict())
     assert second.acc1 == first.acc1
+
+
+def test_the_best_of_low_accuracies_is_no_higher_than_they_are(
+    tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher
+) -> None:
+    module: Any = student(tiny_spec, tiny_teacher)
+    module.plain_accuracy = Scripted(0.0, 0.005, 0.002)
+    found = []
+    for _ in range(3):
+        module.on_validation_epoch_end()
+        found.append(module.acc1["best"])
+    assert found == pytest.approx([0, 0.5, 0.5])

@@ -295,3 +295,24 @@ def test_ranks_are_ordered_apart(tiny_spec: ImageSpec, monkeypatch: pytest.Monke
         monkeypatch.setattr("src.substitution.batches.rank", lambda rank=rank: rank)
         orders.append([numbers(bank, batch) for batch in ReplayBatches([bank], 4, 10, 0)])
     assert orders[0] != orders[1]
+
+
+def test_what_is_left_out_depends_on_nothing_that_was_drawn_elsewhere(
+    tiny_spec: ImageSpec,
+) -> None:
+    bank, before = numbered(tiny_spec, 40), torch.get_rng_state()
+    inclusion = [torch.linspace(0.1, 1, 40)]
+    straight, resumed = (ReplayBatches([bank], 4, 10, 0, inclusion=inclusion) for _ in range(2))
+    _, last = (torch.cat(list(straight)) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.randn(3)
+    resumed.epoch = 1
+    assert torch.equal(torch.cat(list(resumed)), last)
+
+
+def test_a_loss_term_of_a_round_that_is_not_finite_is_named(
+    watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched, "refresh", lambda _: {"made": torch.tensor(float("nan"))})
+    with pytest.raises(FloatingPointError, match="Loss term 'made' is not finite at round 0"):
+        fit(watched, tmp_path, OnlineRounds(watched, steps_per_round=2))
