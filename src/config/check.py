@@ -93,7 +93,10 @@ def _refuse_two_numbers(kdci: Kdci) -> None:
 
 
 def _refuse_other_form(kdci: Kdci) -> None:
-    """Refuse something else under a name of ours, which tables would show."""
+    """Refuse under a name of ours another adjustment, or an ablation without its option.
+
+    Tables would show the name; other options of a form are told apart there.
+    """
     if kdci.name not in _FORMS:
         return
     target, expected = kdci.adjustment["_target_"], _FORMS[kdci.name]

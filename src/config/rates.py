@@ -74,7 +74,7 @@ def _lost_scale(rates: Sequence[Sequence[float]]) -> Sequence[float] | None:
     Where these are equal, nothing is asked for.
     """
     own, *later = rates
-    if own[0] <= 0 or own[-1] == own[0]:
+    if own[-1] == own[0]:
         return None
     scale, least = own[-1] / own[0], _ROUNDING * max(own)
 
