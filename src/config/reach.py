@@ -19,10 +19,15 @@ def refuse_hydra_settings(folders: Sequence[Path]) -> None:
         folders: Folders of option files that are exchanged: experiments, and those of plug-ins.
 
     Raises:
-        UserError: For the first file that sets, chooses or lies in anything else of Hydra's.
+        UserError: For the first file that sets, chooses or lies in anything else of Hydra's, or
+            would say something else the next time, as a pipe may.
     """
     for folder in folders:
         for path in sorted(folder.rglob("*.yaml")):
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise UserError(
+                    f"Cannot read '{in_program(path)}': it is no regular file; remove it"
+                )
             reached = next(_reached(path), None)
             if reached is not None:
                 raise UserError(

@@ -44,9 +44,19 @@ def test_points_of_a_sweep_and_all_else_may_be_set(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     (tmp_path / "broken.yaml").write_text("a: [")  # said where it is chosen
     (tmp_path / "number.yaml").write_text("defaults: 5")
-    os.mkfifo(tmp_path / "pipe.yaml")
-    (tmp_path / "device.yaml").symlink_to("/dev/zero")
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "gone.yaml").symlink_to("nowhere")
     refuse_hydra_settings([tmp_path])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_would_never_end_or_say_something_else_is_refused(tmp_path: Path, kind: str) -> None:
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "mine.yaml")
+    else:
+        (tmp_path / "mine.yaml").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"mine\.yaml': it is no regular file; remove it"):
+        refuse_hydra_settings([tmp_path])
 
 
 @pytest.mark.parametrize("value", ["${oc.env:HOME}", "a/${x}/b"])
