@@ -19,8 +19,7 @@ def save_state(state: Any, path: Path) -> None:
     """
     torch.save(state, path)
     try:
-        # One tensor after the other, none of which is kept; mapped, names outside UTF-8 fail.
-        torch.load(path, map_location="meta", weights_only=True)
+        _look_at(path)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise UserError(
@@ -28,6 +27,14 @@ def save_state(state: Any, path: Path) -> None:
             f"{found[1] if found else 'something else'} is in one; let get_extra_state give such "
             "values, and set_extra_state make of them what they were"
         ) from error
+
+
+def _look_at(path: Path) -> None:
+    try:
+        # One tensor after the other, none of which is kept; mapped, names outside UTF-8 fail.
+        torch.load(path, map_location="meta", weights_only=True)
+    except RuntimeError:  # of sparse and quantised tensors, which the meta device does not take
+        read_state(path)
 
 
 def read_state(path: Path) -> Any:

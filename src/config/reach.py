@@ -1,5 +1,6 @@
 """Option files of other people may set options, and not what Hydra itself calls."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def refuse_hydra_settings(folders: Sequence[Path]) -> None:
             would say something else the next time, as a pipe may.
     """
     for folder in folders:
+        _refuse_links(folder)
         for path in sorted(folder.rglob("*.yaml")):
             if path.exists() and not (path.is_file() or path.is_dir()):
                 raise UserError(
@@ -36,6 +38,16 @@ def refuse_hydra_settings(folders: Sequence[Path]) -> None:
                 )
 
 
+def _refuse_links(folder: Path) -> None:
+    """Refuse linked folders, into which Hydra looks, and a search for files does not."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and path.is_dir():
+            raise UserError(
+                f"Refused '{in_program(path)}': expected option files in folders, but it is a "
+                "link to one; put the folder itself there"
+            )
+
+
 def _reached(path: Path) -> Iterator[str]:
     content = content_of(path)
     if content is None:  # what Hydra cannot read sets nothing
@@ -45,10 +57,20 @@ def _reached(path: Path) -> Iterator[str]:
         return
     defaults = content.get("defaults")
     entries = defaults if isinstance(defaults, list) else [defaults]
-    yield from (str(entry) for entry in entries if _HYDRA in str(entry))
+    for entry in map(str, entries):
+        if _HYDRA in entry or ".." in entry:  # a file elsewhere, which nobody looks into
+            yield entry
     settings = content.get(_HYDRA)
     if settings is None:
         return
     sweeper = settings.get("sweeper") if isinstance(settings, dict) else None
     if not isinstance(sweeper, dict) or set(settings) != {"sweeper"} or set(sweeper) != {"params"}:
         yield f"the key '{_HYDRA}'"
+    elif isinstance(points := sweeper["params"], dict):
+        yield from (f"a point's {key}" for key in points if _is_hydra_s(str(key)))
+    elif points is not None:  # an interpolation of keys that stand elsewhere
+        yield f"{_PARAMS}: {points}"
+
+
+def _is_hydra_s(key: str) -> bool:
+    return re.split(r"[./@=]", key.lstrip("+~"))[0] == _HYDRA

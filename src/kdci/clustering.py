@@ -55,13 +55,11 @@ class Clustering(ABC):
         """
 
     def settings_of(self, kind: type[Any]) -> dict[str, Any]:
-        """Fields for the provenance: those of ``kind``, which this is one of, and plain others.
+        """Those fields, for the provenance, that ``kind`` has, which this is one of.
 
-        A subclass may add some that JSON does not hold; where a dictionary lies depends on all.
+        A subclass may add others that JSON does not hold; where a dictionary lies depends on all.
         """
-        ours = {each.name for each in fields(kind)}
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: each for name, each in values.items() if name in ours or _is_plain(each)}
+        return {each.name: getattr(self, each.name) for each in fields(kind)}
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,9 @@ class KMeans(Clustering):
         prior = torch.from_numpy(sizes[order] / len(data)).float()
         counts = _count_classes(rows if logits is None else logits, clustering.assignment, order)
         facts = {"num_predictions": len(data), "inertia": clustering.inertia}
-        facts = self.settings_of(KMeans) | facts | found | {"faiss": version("faiss-cpu")}
+        own = {each.name: getattr(self, each.name) for each in fields(self)}
+        own = {name: each for name, each in own.items() if _is_plain(each)}
+        facts = self.settings_of(KMeans) | own | facts | found | {"faiss": version("faiss-cpu")}
         return ConfounderDictionary(prototypes, prior, counts, facts | origin)
 
     def _number(self, rows: Float) -> tuple[int, dict[str, Any]]:

@@ -136,7 +136,7 @@ class Job:
         gradients of it.
 
         Args:
-            module: What learns; in evaluation meanwhile, so that no statistic changes.
+            module: What learns; as in training, with its statistics put back.
             result: Logits or loss, of images ``[B, C, H, W]``.
         """
         if self.config.trainer.ranks == 1:
@@ -146,9 +146,13 @@ class Job:
         self.to_device(module)  # Lightning would do so later
         images = torch.zeros(2, 3, size, size, device=self.device)
         before = rng_state()
-        with mode(module, False):
-            gradients = torch.autograd.grad(result(images).sum(), own, allow_unused=True)
+        statistics = {name: each.clone() for name, each in module.named_buffers()}
+        with mode(module, True):
+            found = result(images).sum()
+        gradients = torch.autograd.grad(found, own, allow_unused=True)
         restore_rng_state(before)
+        for name, buffer in module.named_buffers():
+            buffer.copy_(statistics[name])
         return any(each is None for each in gradients)
 
     def fit(

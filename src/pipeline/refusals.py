@@ -30,7 +30,7 @@ from src.teacher.frozen import FrozenTeacher
 from src.teacher.known import recognise
 
 _Answer = TypeVar("_Answer")
-_FEWEST = 2  # prototypes, where their number is to be found
+_FEWEST, _MOST = 2, 1024  # prototypes that an adjustment is tried with
 
 
 def refuse_misfit(config: RunConfig) -> None:
@@ -52,9 +52,9 @@ def refuse_misfit(config: RunConfig) -> None:
             _refuse_permuted(dataset, path)
     if config.task == "distill":
         check_size("baseline", config.baseline, "baseline", dataset.geometry.size)
-        _refuse_misfit_kdci(config, len(dataset.class_names))
         _refuse_large_batch(config)
         _refuse_few_images(config)
+        _refuse_misfit_kdci(config, len(dataset.class_names))
 
 
 def refuse_unfit_networks(job: Job) -> None:
@@ -222,7 +222,7 @@ def _refuse_misfit_kdci(config: RunConfig, num_classes: int) -> None:
         return
     node, wanted = config.kdci.adjustment, config.kdci.N
     space = config.kdci.dictionary.get("space", "logits")
-    number = wanted if isinstance(wanted, int) else _FEWEST
+    number = min(wanted, _MOST) if isinstance(wanted, int) else _FEWEST
     check_adjustment(
         "kdci.adjustment", node, space, num_classes=num_classes, num_prototypes=number
     )

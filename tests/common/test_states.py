@@ -25,6 +25,13 @@ def test_a_state_is_written_where_names_are_not_utf_8(tmp_path: Path) -> None:
     assert torch.equal(read_state(path)["a"], torch.ones(1))
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+def test_a_sparse_tensor_comes_back(tmp_path: Path) -> None:
+    value = torch.eye(3).to_sparse()
+    save_state({"a": value}, tmp_path / "state.pt")
+    assert torch.equal(read_state(tmp_path / "state.pt")["a"].to_dense(), torch.eye(3))
+
+
 @pytest.mark.parametrize(
     ("value", "name"),
     [(np.float32(1.5), "scalar"), (Path("a"), "PosixPath"), (deque([1.5]), "deque")],

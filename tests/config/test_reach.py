@@ -20,6 +20,13 @@ def test_our_experiments_set_no_more_than_the_points_of_a_sweep() -> None:
         ("hydra:\n  sweeper:\n    max_batch_size: 3\n", "the key 'hydra'"),
         ("hydra:\n  sweeper:\n    params: {}\n  verbose: true\n", "the key 'hydra'"),
         ("hydra: 3\n", "the key 'hydra'"),
+        ("defaults:\n  - /../../elsewhere/mine\n", "../elsewhere/mine"),
+        ("a: {}\nhydra:\n  sweeper:\n    params: ${a}\n", "hydra.sweeper.params: ${a}"),
+        (
+            "hydra:\n  sweeper:\n    params:\n      ++hydra.verbose: a\n",
+            "a point's ++hydra.verbose",
+        ),
+        ("hydra:\n  sweeper:\n    params:\n      hydra/help: a\n", "a point's hydra/help"),
         ("# @package hydra\n- verbose\n", "@package hydra"),
         ("defaults:\n  - override /hydra/job_logging: disabled\n", "job_logging"),
         ("defaults:\n  - /paths@hydra.help: default\n", "hydra.help"),
@@ -47,6 +54,15 @@ def test_points_of_a_sweep_and_all_else_may_be_set(tmp_path: Path) -> None:
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / "gone.yaml").symlink_to("nowhere")
     refuse_hydra_settings([tmp_path])
+
+
+def test_a_linked_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    refuse_hydra_settings([tmp_path / "conf"])
+    (tmp_path / "conf/sub").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"conf/sub.: expected option files in folders"):
+        refuse_hydra_settings([tmp_path / "conf"])
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])

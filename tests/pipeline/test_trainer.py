@@ -168,13 +168,17 @@ def test_they_are_looked_for_where_the_fit_will_be(tmp_path: Path) -> None:
 
 
 class Partial(nn.Module):
-    """A loss that leaves out a parameter of its own, and what only compensation changes."""
+    """A loss of training, with a centre that moves, and a parameter that it leaves out."""
 
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("centre", torch.zeros(1))
 
     def forward(self, output: StudentOutput, teacher_logits: Tensor) -> Tensor:
+        if not self.training:
+            return torch.zeros(())
+        self.centre += 1
         return (output.plain_logits - teacher_logits).square().mean()
 
 
@@ -190,6 +194,7 @@ def test_what_counts_is_the_loss_not_the_logits(
     assert not _leaves_out(this, module)
     module.objective = Partial()
     assert _leaves_out(this, module)
+    assert module.objective.centre == 0
     module.objective.scale.requires_grad_(False)
     assert not _leaves_out(this, module)
 
