@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from src.common.errors import UserError
 from src.config.option_files import content_of, headers, in_program
@@ -60,13 +61,18 @@ def _reached(path: Path) -> Iterator[str]:
     for entry in map(str, entries):
         if _HYDRA in entry or ".." in entry:  # a file elsewhere, which nobody looks into
             yield entry
-    settings = content.get(_HYDRA)
-    if settings is None:
-        return
+    if content.get(_HYDRA) is not None:
+        yield from _reached_by(content[_HYDRA])
+
+
+def _reached_by(settings: Any) -> Iterator[str]:
+    """Of what a file says of Hydra's node, all but points of a sweep."""
     sweeper = settings.get("sweeper") if isinstance(settings, dict) else None
     if not isinstance(sweeper, dict) or set(settings) != {"sweeper"} or set(sweeper) != {"params"}:
         yield f"the key '{_HYDRA}'"
-    elif isinstance(points := sweeper["params"], dict):
+        return
+    points = sweeper["params"]
+    if isinstance(points, dict):
         yield from (f"a point's {key}" for key in points if _is_hydra_s(str(key)))
     elif points is not None:  # an interpolation of keys that stand elsewhere
         yield f"{_PARAMS}: {points}"
