@@ -47,7 +47,12 @@ KINDS = {
     ),
     "discriminator": Kind("a discriminator", "torch.nn.Module", ("channels",)),
 }
-OTHER = Kind("an object", "builtins.object", is_open=True)
+_OTHER = Kind("an object", "builtins.object", is_open=True)
+
+
+def kind_named(name: str | None) -> Kind:
+    """The kind that :func:`kind_of` has found, or that of all other objects."""
+    return _OTHER if name is None else KINDS[name]
 
 
 def named_parameters(parameters: Mapping[str, inspect.Parameter]) -> dict[str, inspect.Parameter]:

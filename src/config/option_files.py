@@ -144,6 +144,11 @@ def in_program(path: str | Path) -> str:
     return str(full.relative_to(ROOT) if full.is_relative_to(ROOT) else full)
 
 
+def no_regular_file(path: Path) -> str:
+    """What to say of a pipe or a device, which may never end, or not say the same again."""
+    return f"Cannot read '{in_program(path)}': it is no regular file; remove it"
+
+
 def not_a_mapping(path: str, got: str) -> str:
     """What to say of a file without keys."""
     return f"Cannot use '{path}': expected keys and values (`key: value`), but got {got}"

@@ -17,6 +17,7 @@ from src.config.option_files import (
     header_fault,
     headers,
     in_program,
+    no_regular_file,
     not_a_mapping,
     wrong_header,
 )
@@ -183,7 +184,7 @@ def _is_name(value: str) -> bool:
 def _usable(path: Path) -> dict[str, Any]:
     """What a file holds, unless it has no keys, or defaults that Hydra would choke on."""
     if not path.is_file():  # a pipe or a device would never end
-        raise UserError(f"Cannot read '{in_program(path)}': it is no regular file; remove it")
+        raise UserError(no_regular_file(path))
     try:
         with path.open(encoding="utf-8") as stream:  # which gives errors the file's name
             content = yaml.load(stream, Loader=yaml.BaseLoader)

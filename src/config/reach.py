@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from src.common.errors import UserError
-from src.config.option_files import content_of, headers, in_program
+from src.config.option_files import content_of, headers, in_program, no_regular_file
 
 _HYDRA, _PARAMS = "hydra", "hydra.sweeper.params"
 
@@ -25,13 +25,13 @@ def refuse_hydra_settings(folders: Sequence[Path]) -> None:
             would say something else the next time, as a pipe may.
     """
     for folder in folders:
-        _refuse_links(folder)
-        for path in sorted(folder.rglob("*.yaml")):
-            if path.exists() and not (path.is_file() or path.is_dir()):
+        for path in sorted(folder.rglob("*")):
+            if path.is_symlink() and path.is_dir():  # into which Hydra looks, and rglob does not
                 raise UserError(
-                    f"Cannot read '{in_program(path)}': it is no regular file; remove it"
+                    f"Refused '{in_program(path)}': expected option files in folders, but it is a "
+                    "link to one; put the folder itself there"
                 )
-            reached = next(_reached(path), None)
+            reached = next(_reached(path), None) if path.match("*.yaml") else None
             if reached is not None:
                 raise UserError(
                     f"Refused '{in_program(path)}': expected nothing of Hydra's but {_PARAMS}, "
@@ -39,17 +39,9 @@ def refuse_hydra_settings(folders: Sequence[Path]) -> None:
                 )
 
 
-def _refuse_links(folder: Path) -> None:
-    """Refuse linked folders, into which Hydra looks, and a search for files does not."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() and path.is_dir():
-            raise UserError(
-                f"Refused '{in_program(path)}': expected option files in folders, but it is a "
-                "link to one; put the folder itself there"
-            )
-
-
 def _reached(path: Path) -> Iterator[str]:
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(no_regular_file(path))
     content = content_of(path)
     if content is None:  # what Hydra cannot read sets nothing
         return

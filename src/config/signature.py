@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from src.common.errors import UserError, nearest
 from src.config.kind import (
     KINDS,
-    OTHER,
     Kind,
+    kind_named,
     kind_of,
     named_parameters,
     supplied_by_program,
@@ -179,7 +179,7 @@ def _check_argument(path: str, key: str, value: Any, hint: Any) -> list[Found]:
         )
     if asked is None:
         name = kind_of(target_of(path, value))
-        return _check(path, value, name, KINDS[name] if name else OTHER)
+        return _check(path, value, name, kind_named(name))
     if bool(value.get("_partial_", False)) != asked.is_factory:
         why = "true, since the program gives it more arguments" if asked.is_factory else "false"
         got = shown(value.get("_partial_"))

@@ -15,7 +15,7 @@ from src.common.errors import UserError, nearest
 from src.common.package import CONF
 from src.common.plugins import refuse_unfit_plugins
 from src.config.arguments import plugins_of
-from src.config.kind import KINDS, OTHER, kind_of, named_parameters, supplied_by_program, takes_all
+from src.config.kind import kind_named, kind_of, named_parameters, supplied_by_program, takes_all
 from src.config.node import OWN_KEYS, refuse_foreign_targets, target_of
 from src.config.option_files import SEARCH_PATH, choosing, content_of, folders_of
 
@@ -130,8 +130,8 @@ def _arguments_of(path: str, target: Any, overrides: Sequence[str]) -> list[str]
         found = target_of(path, node)
         parameters = inspect.signature(found).parameters
         name = "discriminator" if path.endswith(".discriminator") else kind_of(found)
-        kind = KINDS[name] if name else OTHER
-        supplied = supplied_by_program(path, found, parameters, kind, name == "baseline")
+        is_baseline = name == "baseline"
+        supplied = supplied_by_program(path, found, parameters, kind_named(name), is_baseline)
         return [key for key in _handed_on(found) if key not in supplied]
     except (UserError, ValueError, TypeError):  # which is complained of elsewhere
         return []
