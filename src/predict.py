@@ -14,7 +14,7 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
-from src.common.errors import UserError
+from src.common.errors import UserError, in_one_line
 from src.common.files import atomic_write
 from src.dataset.decode import decode_files
 from src.dataset.walk import walk
@@ -80,7 +80,7 @@ def _readable(
     paths = [f"{folder}{os.sep}{name}" for name in names]
     for name, result in zip(names, decode_files(paths, student.geometry), strict=True):
         if isinstance(result, str):
-            sys.stderr.write(f"Left out: {name!r} ({' '.join(result.split())})\n")
+            sys.stderr.write(f"Left out: {name!r} ({in_one_line(result)})\n")
         else:
             yield name, torch.from_numpy(result)
 

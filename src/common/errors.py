@@ -59,14 +59,25 @@ class RankError(RuntimeError):
 FORESEEN = (UserError, RankError, FloatingPointError, OSError, MemoryError)
 
 
-def in_one_line(error: BaseException) -> str:
-    """What an error is and says."""
-    said = " ".join(str(error).split())
+def in_one_line(said: object) -> str:
+    """A text, or what an error says, without its line breaks."""
+    return " ".join(str(said).split())
+
+
+def described(error: BaseException) -> str:
+    """What an error is and says, in one line."""
+    said = in_one_line(error)
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` for the known name that is most alike, else nothing.
+    """``; did you mean 'x'?`` for the known name that is most alike, else nothing."""
+    found = nearest_name(name, known)
+    return "" if found is None else f"; did you mean '{found}'?"
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most alike, if any is alike.
 
     Of names that are alike, those count most that begin as the given one does: wrn16_1 for wrn17.
     """
@@ -78,5 +89,4 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return is_same, same, difflib.SequenceMatcher(None, name, other).ratio()
 
     alike = difflib.get_close_matches(name, list(known), n=10, cutoff=0.5)
-    found = max(sorted(alike), key=likeness, default=None)
-    return "" if found is None else f"; did you mean '{found}'?"
+    return max(sorted(alike), key=likeness, default=None)

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
 from src.common.distributed import barrier, gather_objects, on_rank_zero, rank, world_size
-from src.common.errors import UserError, in_one_line
+from src.common.errors import UserError, described
 from src.common.files import atomic_write, writing
 from src.common.sealed import digest_file, read_own, verify, write_sealed
 from src.common.seeding import restore_rng_state, rng_state
@@ -94,7 +94,7 @@ class ResumeCallback(Checkpoint):
                 verify(self.folder, {self._file(name).name: digest}, size)
             self._state = read_state(path)
         except Exception as error:  # noqa: BLE001 - a reader of damage may fail in any way
-            return in_one_line(error)
+            return described(error)
         return None
 
     def _discard(self, damage: str) -> None:
@@ -128,7 +128,7 @@ class ResumeCallback(Checkpoint):
                 file.restore(self._file(name))
         except Exception as error:
             raise UserError(
-                f"Cannot resume from '{self._path(epoch)}' ({in_one_line(error)}); expected a "
+                f"Cannot resume from '{self._path(epoch)}' ({described(error)}); expected a "
                 f"state written by the same configuration. Delete the folder '{self.folder}' to "
                 "start again"
             ) from error

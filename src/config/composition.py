@@ -7,7 +7,7 @@ import yaml  # type: ignore[import-untyped]
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from src.common.errors import nearest
+from src.common.errors import in_one_line, nearest
 from src.config.option_files import (
     explain_bytes,
     explain_header,
@@ -128,7 +128,7 @@ def _text(error: BaseException) -> str:
     said = str(error)
     if not said.strip():
         return _text(error.__cause__) if error.__cause__ else type(error).__name__
-    text = " ".join(said.split())
+    text = in_one_line(said)
     for advice in (" Config search path", " Set the environment variable", " See https://hydra"):
         text = text.split(advice)[0]
     # OmegaConf's own trailer.

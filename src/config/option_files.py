@@ -9,6 +9,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
+from src.common.errors import in_one_line
 from src.common.package import CONF, ROOT
 from src.config.value import shown
 
@@ -78,7 +79,7 @@ def explain_yaml(error: yaml.YAMLError) -> str:
         code = f"character #x{error.character:04x}" if isinstance(error.character, int) else "byte"
         where = _position(Path(error.name), error.position)
         return f"Cannot read '{in_program(error.name)}'{where}: {code}, {error.reason}; {cure}"
-    return f"Cannot read a YAML file: {' '.join(str(error).split())}; {cure}"
+    return f"Cannot read a YAML file: {in_one_line(error)}; {cure}"
 
 
 def _position(path: Path, position: int) -> str:

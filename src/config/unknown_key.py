@@ -1,7 +1,6 @@
 """A key that no configuration has: the option, or the other key, that was meant."""
 
 import inspect
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.common.errors import UserError, nearest
+from src.common.errors import UserError, nearest, nearest_name
 from src.common.package import CONF
 from src.common.plugins import refuse_unfit_plugins
 from src.config.arguments import plugins_of
@@ -107,10 +106,9 @@ def _hint_of_node(
     if hint:
         return hint
     words = {each.removeprefix(f"{parent}.").partition(".")[0] for each in known}
-    near = re.fullmatch("(.* ')(.*)('.*)", nearest(word, words.union(taken)))
-    if near:
-        sign = "" if near[2] in words else "+"
-        return f"{near[1]}{sign}{parent}.{near[2]}{near[3]}"
+    near = nearest_name(word, words.union(taken))
+    if near is not None:
+        return f"; did you mean '{'' if near in words else '+'}{parent}.{near}'?"
     return f"; {target} does not take it" if taken else ""
 
 

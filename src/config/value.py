@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
-from src.common.errors import UserError, in_one_line
+from src.common.errors import UserError, described, in_one_line
 
 LARGEST_BATCH = 65_536
 LARGEST_COUNT = 1_000_000_000
@@ -40,8 +40,8 @@ def shown(value: Any) -> str:
 
 def reason(error: Exception) -> str:
     """What an error says, in one line, with its type where the text alone would puzzle."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, ValueError) and text else in_one_line(error)
+    text = in_one_line(error)
+    return text if isinstance(error, ValueError) and text else described(error)
 
 
 def items(value: Any) -> Iterator[tuple[Any, Any]]:

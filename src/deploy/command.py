@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from src.common.errors import UserError
+from src.common.errors import UserError, in_one_line
 
 
 def ended(command: Callable[[], int]) -> int:
@@ -21,7 +21,7 @@ def ended(command: Callable[[], int]) -> int:
     except OSError as error:
         what = "what is read or written" if error.filename is None else f"'{error.filename}'"
         message = f"Cannot use {what} ({error.strerror or error}); mend that"
-    sys.stderr.write(f"Error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"Error: {in_one_line(message)}\n")
     return 2
 
 

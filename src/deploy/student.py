@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from src.common.errors import MissingExtraError, UserError
+from src.common.errors import MissingExtraError, UserError, in_one_line
 from src.common.package import NAME
 from src.common.plugins import is_within, refuse_unfit_plugins
 from src.common.sealed import read_sealed, verify
@@ -182,7 +182,7 @@ def here(target: str, plugins: Sequence[str]) -> str:
 
 
 def _unusable(folder: Path, error: BaseException) -> UserError:
-    reason = " ".join(str(error).split())
+    reason = in_one_line(error)
     cure = (
         "expected the folder of a finished run: run its command again, with force=true if need be"
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from src.common.divergence import divergence_from_uniform
-from src.common.errors import in_one_line
+from src.common.errors import described
 from src.common.files import atomic_write
 from src.common.freezing import mode
 from src.common.sealed import write_sealed
@@ -65,7 +65,7 @@ def look_inside(
     try:
         return _look(job, teacher, substitution, dictionary, student), None
     except Exception as error:  # noqa: BLE001 - no measure is worth the student it measures
-        reason = in_one_line(error)
+        reason = described(error)
         path = job.folder / TRACEBACK
         with suppress(OSError):
             path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")

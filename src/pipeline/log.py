@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from src.common.distributed import rank
+from src.common.errors import in_one_line
 from src.common.files import writing
 from src.common.signals import Interrupted
 
@@ -55,7 +56,7 @@ def written_down(folder: Path, command: str | None = None) -> Iterator[None]:
         yield
         handler.say(logging.INFO, "Finished")
     except (Exception, Interrupted) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = in_one_line(error) or type(error).__name__
         handler.say(logging.ERROR, f"Error: {reason}")
         raise
     finally:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group
 
-from src.common.errors import MissingExtraError, UserError
+from src.common.errors import MissingExtraError, UserError, in_one_line
 from src.common.files import atomic_write
 from src.report import ablation, dictionary_size, shift, variance
 from src.report.aggregate import aggregate
@@ -246,7 +246,7 @@ def _write(path: Path, text: str) -> None:
 
 def _complain(message: str) -> int:
     """One line on stderr, as ``src.complaint`` writes it, which would bring Hydra."""
-    sys.stderr.write(f"Error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"Error: {in_one_line(message)}\n")
     return 2
 
 

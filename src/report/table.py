@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from src.common.errors import in_one_line
 from src.report.aggregate import Row
 from src.report.block import TOO_SMALL, Block, Part, blocks, notes, number
 from src.report.collection import Damaged
@@ -99,7 +100,7 @@ def markdown_blocks(shown: Iterable[Block], remarks: Iterable[str]) -> list[str]
 
 def markdown_text(text: str) -> str:
     """What somebody else has written, such as an error, in one line that is shown as it is."""
-    return _MARKS.sub(r"\\\g<0>", " ".join(text.split()))
+    return _MARKS.sub(r"\\\g<0>", in_one_line(text))
 
 
 def left_out(damaged: Sequence[Damaged]) -> str:
@@ -236,7 +237,7 @@ def first_line(error: str | None) -> str:
 
 
 def _markdown_line(cells: Sequence[str]) -> str:
-    lines = (" ".join(cell.split()) for cell in cells)
+    lines = (in_one_line(cell) for cell in cells)
     # The backslash first: one that stands before a bar would end the cell.
     shown = (line.replace("\\", r"\\").replace("|", r"\|") for line in lines)
     return f"| {' | '.join(shown)} |"

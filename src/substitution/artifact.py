@@ -16,7 +16,7 @@ from src.common.distributed import (
     rank,
     world_size,
 )
-from src.common.errors import UserError, in_one_line
+from src.common.errors import UserError, described
 from src.common.files import flush, sha256_tensors, writing
 from src.common.sealed import DamagedError, digests, read_own, verify, write_sealed
 from src.common.states import read_state, save_state
@@ -211,6 +211,6 @@ class Artifact:
 
     def _damaged(self, error: Exception) -> UserError:
         return UserError(
-            f"Cannot read the substitution data in '{self.folder}' ({in_one_line(error)}); "
+            f"Cannot read the substitution data in '{self.folder}' ({described(error)}); "
             "delete the folder to build it again"
         )

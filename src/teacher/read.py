@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from src.common.errors import UserError
+from src.common.errors import UserError, in_one_line
 from src.teacher.arrays import NUMPY
 
 FORMATS = "safetensors, or a torch file with a state dict"
@@ -162,7 +162,7 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
+        reason = in_one_line(error)
         raise _refusal(path, f"a damaged safetensors file ({reason})", _AGAIN) from error
 
 

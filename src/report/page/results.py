@@ -9,6 +9,7 @@ from statistics import fmean
 from textwrap import fill
 from typing import NamedTuple
 
+from src.common.errors import in_one_line
 from src.report.aggregate import Row
 from src.report.apart import VANILLA
 from src.report.block import ACCURACIES, COST, GAINS, Block, names, notes, number
@@ -110,7 +111,7 @@ def _forest(block: Block, runs: _Runs) -> list[Plot]:
         "by Student's t (bar), where two pairs or more differ. Settings that most rows share "
         "are named in the table only."
     )
-    said = "; ".join(f"{' '.join(each.label.split())}: {each.mean:+.2f}" for each in effects)
+    said = "; ".join(f"{in_one_line(each.label)}: {each.mean:+.2f}" for each in effects)
     alt = f"Forest plot of the gain over vanilla in percentage points. Means: {said}."
     return [Plot("gains", caption, alt, forest(effects))]
 
@@ -141,7 +142,7 @@ def _over_prototypes(baseline: str, rows: list[Row], runs: _Runs) -> Plot | None
         f"{_undrawn(len(vanilla) + len(lines), len(shown))}"
     )
     said = "; ".join(
-        f"{' '.join(line.label.split())}{f', N={x:g}' if not line.is_vanilla else ''}: {mean:.2f}"
+        f"{in_one_line(line.label)}{f', N={x:g}' if not line.is_vanilla else ''}: {mean:.2f}"
         for line in shown
         for x, mean in zip(line.x, line.mean, strict=True)
     )
@@ -193,7 +194,7 @@ def _gains(label: str, rows: Sequence[Row], x: Sequence[float]) -> Line:
 
 def _said(lines: Sequence[Line], name: str) -> str:
     return "; ".join(
-        f"{' '.join(line.label.split())}, {name}{x:.4g}: {mean:+.2f}"
+        f"{in_one_line(line.label)}, {name}{x:.4g}: {mean:+.2f}"
         for line in lines
         for x, mean in zip(line.x, line.mean, strict=True)
     )
@@ -248,7 +249,7 @@ def _curves(baseline: str, rows: list[Row], runs: _Runs) -> Plot | None:
         f"as a band, the range of the seeds.{_undrawn(len(lines))}"
     )
     lines = lines[:_MOST_LINES]
-    ends = [f"{' '.join(line.label.split())}: {line.mean[-1]:.2f} at the end" for line in lines]
+    ends = [f"{in_one_line(line.label)}: {line.mean[-1]:.2f} at the end" for line in lines]
     alt = f"Learning curves in percent. {'; '.join(ends)}."
     return Plot(f"curves_{baseline}", caption, alt, learning_curves(lines))
 
