@@ -16,9 +16,11 @@ from src.common import package
 from src.common.parent import follow_parent
 from src.common.plugins import conf_of, refuse_unfit_plugins
 from src.config import arguments, launchers, options
-from src.config.reach import refuse_hydra_settings
+from src.config.reach import guard_hydra
 
 _PLUGINS, _COMPOSING = "KDCI_PLUGINS", "KDCI_COMPOSING"  # for launchers with workers of their own
+
+guard_hydra()  # on import: launchers with workers of their own compose in these as well
 
 
 @hydra.main(config_path=str(package.CONF), config_name="config", version_base="1.3")
@@ -68,7 +70,6 @@ def _prepare(typed: list[str]) -> None:
     os.environ[_PLUGINS] = json.dumps(plugins)
     os.environ[_COMPOSING] = json.dumps(arguments.composing(typed))
     conf = conf_of(plugins)
-    refuse_hydra_settings([package.ROOT / "experiments", *conf])
     options.refuse_shadowed_options(conf)
     options.refuse_unknown_options(typed, conf)
     several = arguments.is_multirun(typed)

@@ -1,16 +1,43 @@
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 from src.common import package
 from src.common.errors import UserError
 from src.config.node import refuse_foreign_targets
-from src.config.reach import refuse_hydra_settings
+from src.config.reach import guard_hydra
+
+EVIL = "# @package _global_\nhydra:\n  callbacks:\n    x:\n      _target_: builtins.print\n"
+Composed = Callable[..., DictConfig]
 
 
-def test_our_experiments_set_no_more_than_the_points_of_a_sweep() -> None:
-    refuse_hydra_settings([package.ROOT / "experiments"])
+@pytest.fixture
+def composed(tmp_path: Path) -> Composed:
+    """Composes with files of a folder on the search path, as experiments."""
+    guard_hydra()
+    (tmp_path / "conf/experiments").mkdir(parents=True)
+
+    def from_files(*overrides: str, **files: str) -> DictConfig:
+        for name, text in files.items():
+            (tmp_path / f"conf/experiments/{name}.yaml").write_text(text)
+        path = f"hydra.searchpath=['file://{tmp_path}/conf']"
+        with initialize_config_dir(str(package.CONF), version_base="1.3"):
+            return compose("config", [*overrides, path], return_hydra_config=True)
+
+    return from_files
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in (package.ROOT / "experiments").glob("*.yaml"))
+)
+def test_our_experiments_set_no_more_than_the_points_of_a_sweep(name: str) -> None:
+    guard_hydra()
+    with initialize_config_dir(str(package.CONF), version_base="1.3"):
+        config = compose("config", [f"experiments={name}"], return_hydra_config=True)
+    assert config.hydra.sweeper.params
 
 
 @pytest.mark.parametrize(
@@ -20,59 +47,64 @@ def test_our_experiments_set_no_more_than_the_points_of_a_sweep() -> None:
         ("hydra:\n  sweeper:\n    max_batch_size: 3\n", "the key 'hydra'"),
         ("hydra:\n  sweeper:\n    params: {}\n  verbose: true\n", "the key 'hydra'"),
         ("hydra: 3\n", "the key 'hydra'"),
-        ("defaults:\n  - /../../elsewhere/mine\n", "../elsewhere/mine"),
         ("a: {}\nhydra:\n  sweeper:\n    params: ${a}\n", "hydra.sweeper.params: ${a}"),
         (
             "hydra:\n  sweeper:\n    params:\n      ++hydra.verbose: a\n",
             "a point's ++hydra.verbose",
         ),
         ("hydra:\n  sweeper:\n    params:\n      hydra/help: a\n", "a point's hydra/help"),
-        ("# @package hydra\n- verbose\n", "@package hydra"),
+        (
+            "hydra:\n  sweeper:\n    params:\n      +experiments@hydra.job_logging: a\n",
+            "a point's +experiments@hydra.job_logging",
+        ),
         ("defaults:\n  - override /hydra/job_logging: disabled\n", "job_logging"),
-        ("defaults:\n  - /paths@hydra.help: default\n", "hydra.help"),
-        ("# @package hydra.job\nname: mine\n", "@package hydra.job"),
         ('"\\x68ydra":\n  verbose: true\n', "the key 'hydra'"),
-        # What another reader of YAML refuses.
-        ("hydra:\n  verbose: true\nwhen: 2024-13-45\n", "the key 'hydra'"),
         ("x: &x\n  hydra: {verbose: true}\n<<: *x\n", "the key 'hydra'"),
     ],
 )
-def test_a_file_that_reaches_hydra_is_refused(tmp_path: Path, text: str, said: str) -> None:
-    path = tmp_path / "budget" / "mine.yaml"
-    path.parent.mkdir()
-    path.write_text(text)
-    with pytest.raises(UserError, match=r"mine.yaml.*hydra.sweeper.params, but got") as caught:
-        refuse_hydra_settings([tmp_path])
+def test_a_file_that_reaches_hydra_is_refused(composed: Composed, text: str, said: str) -> None:
+    with pytest.raises(UserError, match=r"mine\.yaml'.*hydra.sweeper.params, but got") as caught:
+        composed("experiments=mine", mine=f"# @package _global_\n{text}")
     assert said in str(caught.value)
 
 
-def test_points_of_a_sweep_and_all_else_may_be_set(tmp_path: Path) -> None:
-    text = "# @package _global_\nhydra:\n  sweeper:\n    params:\n      seed: 0,1\nkdci:\n  N: 3\n"
-    (tmp_path / "mine.yaml").write_text(text)
-    (tmp_path / "broken.yaml").write_text("a: [")  # said where it is chosen
-    (tmp_path / "number.yaml").write_text("defaults: 5")
-    (tmp_path / "folder.yaml").mkdir()
-    (tmp_path / "gone.yaml").symlink_to("nowhere")
-    refuse_hydra_settings([tmp_path])
+@pytest.mark.parametrize("header", ["hydra.job", "hydra"])
+def test_a_file_that_lies_in_hydra_s_node_is_refused(composed: Composed, header: str) -> None:
+    with pytest.raises(UserError, match="the key 'hydra'"):
+        composed("experiments=mine", mine=f"# @package {header}\nname: mine\n")
 
 
-def test_a_linked_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    refuse_hydra_settings([tmp_path / "conf"])
-    (tmp_path / "conf/sub").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=r"conf/sub.: expected option files in folders"):
-        refuse_hydra_settings([tmp_path / "conf"])
+@pytest.mark.parametrize(
+    "choice",
+    ["/data/evil", "/../data/evil", "/.${oc.decode:.}/data/evil", "/FOLDER/data/evil"],
+)
+def test_a_file_is_looked_at_wherever_it_lies(
+    composed: Composed, tmp_path: Path, choice: str
+) -> None:
+    """On the search path by a link, above it, by a name that is yet to be evaluated, absolute."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/evil.yaml").write_text(EVIL)
+    (tmp_path / "conf/data").symlink_to(tmp_path / "data")
+    choice = choice.replace("FOLDER", str(tmp_path))
+    with pytest.raises(UserError, match=r"evil\.yaml': expected nothing of Hydra's"):
+        composed("experiments=mine", mine=f"# @package _global_\ndefaults:\n  - {choice}\n")
 
 
-@pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_what_would_never_end_or_say_something_else_is_refused(tmp_path: Path, kind: str) -> None:
-    if kind == "pipe":
-        os.mkfifo(tmp_path / "mine.yaml")
-    else:
-        (tmp_path / "mine.yaml").symlink_to("/dev/zero")
-    with pytest.raises(UserError, match=r"mine\.yaml': it is no regular file; remove it"):
-        refuse_hydra_settings([tmp_path])
+def test_so_is_one_that_the_value_of_a_point_leads_to(composed: Composed) -> None:
+    with pytest.raises(UserError, match=r"evil\.yaml': expected nothing of Hydra's"):
+        composed("kdci=../experiments/evil", evil=EVIL)
+
+
+def test_an_option_of_ours_is_not_put_into_hydra_s_node(composed: Composed) -> None:
+    with pytest.raises(UserError, match=r"default\.yaml': expected nothing of Hydra's"):
+        composed("+paths@hydra.help=default")
+
+
+def test_points_of_a_sweep_and_all_else_may_be_set(composed: Composed) -> None:
+    text = "hydra:\n  sweeper:\n    params:\n      seed: 0,1\nseed: 3\n"
+    config = composed("experiments=mine", mine=f"# @package _global_\n{text}")
+    assert config.hydra.sweeper.params == {"seed": "0,1"}
+    assert config.seed == 3
 
 
 @pytest.mark.parametrize("value", ["${oc.env:HOME}", "a/${x}/b"])
