@@ -17,10 +17,10 @@ def save_state(state: Any, path: Path) -> None:
         UserError: If it holds what :func:`read_state` refuses, as ``get_extra_state`` of somebody
             else's class may.
     """
-    torch.save(state, path)
     try:
+        torch.save(state, path)
         _look_at(path)
-    except pickle.UnpicklingError as error:
+    except (pickle.PickleError, AttributeError, TypeError) as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise UserError(
             "Expected a state of tensors, numbers, strings, lists and dicts, but "
@@ -31,7 +31,7 @@ def save_state(state: Any, path: Path) -> None:
 
 def _look_at(path: Path) -> None:
     try:
-        # One tensor after the other, none of which is kept; mapped, names outside UTF-8 fail.
+        # What it holds, without the bytes of tensors; mapped, names outside UTF-8 fail.
         torch.load(path, map_location="meta", weights_only=True)
     except RuntimeError:  # of sparse and quantised tensors, which the meta device does not take
         read_state(path)

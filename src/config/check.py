@@ -214,5 +214,5 @@ def _scales(kdci: Kdci | None) -> list[float]:
     if kdci is None:
         return [1.0]
     space = kdci.dictionary.get("space", "logits")
-    adjustment = try_adjustment("kdci.adjustment", kdci.adjustment, space)
+    adjustment = try_adjustment("kdci.adjustment", kdci.adjustment, space, kdci.N)
     return [1.0, kdci.lr_scale] if any(True for _ in adjustment.parameters()) else [1.0]

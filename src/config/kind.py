@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from src.common.errors import UserError
 from src.config.node import import_class
@@ -59,6 +60,13 @@ def named_parameters(parameters: Mapping[str, inspect.Parameter]) -> dict[str, i
     """All but ``*args`` and ``**options``."""
     several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return {key: each for key, each in parameters.items() if each.kind not in several}
+
+
+def with_defaults(node: Mapping[str, Any], target: type) -> dict[str, Any]:
+    """What a node gives its class, and the class's own defaults where the node is silent."""
+    named = named_parameters(inspect.signature(target).parameters)
+    defaults = {key: each.default for key, each in named.items() if each.default is not each.empty}
+    return defaults | {**node}
 
 
 def takes_all(parameters: Mapping[str, inspect.Parameter]) -> bool:

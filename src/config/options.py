@@ -176,9 +176,9 @@ def _parsed(argument: str) -> Override | None:
 
 
 def _is_name(value: str) -> bool:
-    """Whether Hydra reads a name, of which it says itself whether it is one of an option."""
+    """Whether Hydra reads a name or names, of which it says itself whether options have them."""
     override = _parsed(f"name={value}")
-    return override is None or (value != "" and isinstance(override.value(), str))
+    return override is None or (value != "" and isinstance(override.value(), str | Glob))
 
 
 def _usable(path: Path) -> dict[str, Any]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 _IMAGES = 4  # that an adjustment is tried on
+_CLASSES = 1000  # in a trial without data
+_FEWEST, _MOST = 2, 1024  # prototypes in a trial
 
 
 def check_node(path: str, node: Node, kind: str) -> None:
@@ -84,22 +86,23 @@ def try_optimizer(path: str, node: Node, scales: Sequence[float] = ()) -> "Optim
     return attempt(path, node, lambda tried: _step_optimizer(tried, scales))
 
 
-def try_adjustment(path: str, node: Node, space: str) -> "nn.Module":
-    """An adjustment of two classes by one confounder, which may be too few for it to adjust.
+def try_adjustment(path: str, node: Node, space: str, wanted: int | str) -> "nn.Module":
+    """An adjustment of a thousand classes, where those of the data are not known yet.
 
     Args:
         path: Dotted key of the node.
         node: The node.
         space: What the dictionary is made of: ``logits`` or ``features``.
+        wanted: N; ``auto`` may find two.
 
     Raises:
         UserError: If it cannot be built, e.g. because it needs a dictionary of the other space.
     """
-    return attempt(path, node, partial(_adjustment, space=space))
+    return attempt(path, node, partial(_adjustment, space=space, wanted=wanted))
 
 
 def check_adjustment(
-    path: str, node: Node, space: str, *, num_classes: int, num_prototypes: int
+    path: str, node: Node, space: str, wanted: int | str, num_classes: int
 ) -> None:
     """Let an adjustment adjust a few images, of the classes and by the prototypes of the run.
 
@@ -107,18 +110,18 @@ def check_adjustment(
         path: Dotted key of the node.
         node: The node, which can be built.
         space: What the dictionary is made of: ``logits`` or ``features``.
+        wanted: N; ``auto`` may find two.
         num_classes: K.
-        num_prototypes: N.
 
     Raises:
         UserError: If it cannot, or gives something of another shape.
     """
     import torch
 
-    logits = torch.zeros(_IMAGES, num_classes)
+    logits = torch.randn(_IMAGES, num_classes, generator=torch.Generator().manual_seed(1))
 
     def adjust(tried: Node) -> None:
-        module = _adjustment(tried, space, num_classes, num_prototypes)
+        module = _adjustment(tried, space, wanted, num_classes)
         _require_shape("forward", module(logits), (_IMAGES, num_classes))
         weights = module.weights(logits)  # type: ignore[operator]
         if weights is not None:
@@ -128,15 +131,17 @@ def check_adjustment(
 
 
 def _adjustment(
-    node: Node, space: str, num_classes: int = 2, num_prototypes: int = 1
+    node: Node, space: str, wanted: int | str, num_classes: int = _CLASSES
 ) -> "nn.Module":
-    """Of prototypes that say nothing."""
+    """Of prototypes that mean nothing, but differ."""
     import torch
 
     from src.kdci.dictionary import ConfounderDictionary
 
+    num_prototypes = min(wanted, _MOST) if isinstance(wanted, int) else _FEWEST
+    width = num_classes + (space == "features")
     dictionary = ConfounderDictionary(
-        torch.zeros(num_prototypes, num_classes + (space == "features")),
+        torch.randn(num_prototypes, width, generator=torch.Generator().manual_seed(0)),
         torch.full((num_prototypes,), 1 / num_prototypes),
         torch.ones(num_prototypes, num_classes).long(),
         {"space": space},

@@ -1,5 +1,6 @@
 """What the moments of a run share: configuration, device, costs, and how a fit is run."""
 
+import copy
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -146,13 +147,10 @@ class Job:
         self.to_device(module)  # Lightning would do so later
         images = torch.zeros(2, 3, size, size, device=self.device)
         before = rng_state()
-        statistics = {name: each.clone() for name, each in module.named_buffers()}
-        with mode(module, True):
+        with _unchanged(module), mode(module, True):
             found = result(images).sum()
         gradients = torch.autograd.grad(found, own, allow_unused=True)
         restore_rng_state(before)
-        for name, buffer in module.named_buffers():
-            buffer.copy_(statistics[name])
         return any(each is None for each in gradients)
 
     def fit(
@@ -211,3 +209,22 @@ def remove(folder: Path) -> None:
     """Delete a folder that is no longer needed, on rank 0, when all ranks are done with it."""
     barrier()
     on_rank_zero(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+@contextmanager
+def _unchanged(module: nn.Module) -> Iterator[None]:
+    """Give a module its buffers back, the same objects, and what it counts in an extra state."""
+    parts = list(module.modules())
+    buffers = [dict(part._buffers) for part in parts]
+    counting = [p for p in parts if type(p).get_extra_state is not nn.Module.get_extra_state]
+    states = [copy.deepcopy(part.get_extra_state()) for part in counting]
+    for part in parts:
+        part._buffers |= {key: b if b is None else b.clone() for key, b in part._buffers.items()}
+    try:
+        yield
+    finally:
+        for part, kept in zip(parts, buffers, strict=True):
+            part._buffers.clear()
+            part._buffers.update(kept)
+        for part, state in zip(counting, states, strict=True):
+            part.set_extra_state(state)

@@ -1,6 +1,5 @@
 """What cannot fit is refused before anything is trained: checkpoint, networks, method, sizes."""
 
-import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from src.common.errors import UserError
 from src.common.sync_batch_norm import require_syncable
-from src.config.kind import named_parameters
+from src.config.kind import with_defaults
 from src.config.node import build
 from src.config.schema import RunConfig, Student, Teacher
 from src.config.trial import check_adjustment, check_size
@@ -30,7 +29,6 @@ from src.teacher.frozen import FrozenTeacher
 from src.teacher.known import recognise
 
 _Answer = TypeVar("_Answer")
-_FEWEST, _MOST = 2, 1024  # prototypes that an adjustment is tried with
 
 
 def refuse_misfit(config: RunConfig) -> None:
@@ -182,13 +180,21 @@ def _most_recorded(config: RunConfig) -> dict[str, int]:
     return _asked(config, method.most_recorded, extent) or {}
 
 
+class _NotGivenError(KeyError):
+    """No option of this name; a method's own look-ups may fail with another ``KeyError``."""
+
+
+class _Options(dict[str, Any]):
+    def __missing__(self, key: str) -> Any:
+        raise _NotGivenError(key)
+
+
 def _asked(config: RunConfig, question: Callable[..., _Answer], *more: Any) -> _Answer | None:
     """What the method says of its options; None where one is missing that it reads."""
-    named = named_parameters(inspect.signature(_method(config)).parameters)
-    defaults = {key: each.default for key, each in named.items() if each.default is not each.empty}
+    options = with_defaults(config.baseline, _method(config))
     try:
-        return question(defaults | config.baseline, *more)
-    except KeyError:  # of an option that a subclass gives its base itself
+        return question(_Options(options), *more)
+    except _NotGivenError:  # a subclass gives it to its base itself
         return None
 
 
@@ -222,10 +228,7 @@ def _refuse_misfit_kdci(config: RunConfig, num_classes: int) -> None:
         return
     node, wanted = config.kdci.adjustment, config.kdci.N
     space = config.kdci.dictionary.get("space", "logits")
-    number = min(wanted, _MOST) if isinstance(wanted, int) else _FEWEST
-    check_adjustment(
-        "kdci.adjustment", node, space, num_classes=num_classes, num_prototypes=number
-    )
+    check_adjustment("kdci.adjustment", node, space, wanted, num_classes)
     _refuse_wide_pca(config, "logits", num_classes)
 
 

@@ -1,4 +1,5 @@
 import os
+import threading
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,14 @@ def test_a_sparse_tensor_comes_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "name"),
-    [(np.float32(1.5), "scalar"), (Path("a"), "PosixPath"), (deque([1.5]), "deque")],
-    ids=["numpy", "path", "deque"],
+    [
+        (np.float32(1.5), "scalar"),
+        (Path("a"), "PosixPath"),
+        (deque([1.5]), "deque"),
+        (lambda: 0, "something else"),
+        (threading.Lock(), "something else"),
+    ],
+    ids=["numpy", "path", "deque", "lambda", "lock"],
 )
 def test_what_could_not_be_read_again_is_refused_when_it_is_written(
     value: Any, name: str, tmp_path: Path

@@ -60,7 +60,16 @@ def test_ranks_share_each_batch() -> None:
     assert (own.distill.batch_size, own.baseline["batch_size"]) == (3, 2)
     assert own.teacher.fit.batch_size == 4
     assert own.distill.optimizer == config.distill.optimizer
-    assert config.distill.batch_size == 12  # what identities are made of
+    # what identities are made of
+    assert (config.distill.batch_size, config.baseline["batch_size"]) == (12, 8)
+    assert config.teacher.fit.batch_size == 16
+
+
+@pytest.mark.parametrize("size", [True, 0.5, "all"])
+def test_an_option_that_is_no_number_of_images_is_not_shared(size: object) -> None:
+    config = check(changed(trainer__devices=2))
+    given = config.model_copy(update={"baseline": config.baseline | {"batch_size": size}})
+    assert of_a_rank(given).baseline["batch_size"] is size
 
 
 def test_a_teacher_that_is_only_read_need_not_share_its_batch() -> None:

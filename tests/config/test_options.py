@@ -56,6 +56,11 @@ def test_what_hydra_cannot_read_is_left_to_it() -> None:
     options.refuse_unknown_options(["recipe=choice(null,dafl_cifar10)"])
 
 
+@pytest.mark.parametrize("group", ["kdci", "dataset", "budget", "kdci/adjustment"])
+def test_options_of_any_group_may_be_chosen_by_a_pattern(group: str) -> None:
+    options.refuse_unknown_options([f"{group}=glob(b*)"])
+
+
 def test_an_option_may_stand_in_quotes() -> None:
     options.refuse_unknown_options(["recipe='dafl_cifar10'"])
     with pytest.raises(UserError, match="Unknown option 'recipe=dafk'"):

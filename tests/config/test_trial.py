@@ -15,6 +15,7 @@ from src.config.trial import (
     try_optimizer,
 )
 from src.kdci.adjustment import Adjustment
+from src.kdci.dictionary import ConfounderDictionary
 
 
 class Bare(nn.Module):
@@ -131,27 +132,53 @@ def test_stages_that_a_network_does_not_have_are_refused(monkeypatch: pytest.Mon
 
 def test_an_adjustment_that_was_not_initialised_is_one_line() -> None:
     with pytest.raises(UserError, match=r"Cannot build 'kdci\.adjustment' .* '_parameters'"):
-        try_adjustment("kdci.adjustment", {"_target_": f"{__name__}.Bare"}, "logits")
+        try_adjustment("kdci.adjustment", {"_target_": f"{__name__}.Bare"}, "logits", 2)
 
 
 def test_what_an_adjustment_has_found_must_be_numbers() -> None:
     expected = r"a number in facts\['strength'\], but got tensor"
     with pytest.raises(UserError, match=expected):
-        try_adjustment("kdci.adjustment", {"_target_": f"{__name__}.Measuring"}, "logits")
+        try_adjustment("kdci.adjustment", {"_target_": f"{__name__}.Measuring"}, "logits", 2)
 
 
 @pytest.mark.parametrize("space", ["logits", "features"])
 def test_an_adjustment_is_tried_on_predictions_and_prototypes_of_the_space(space: str) -> None:
     node = {"_target_": f"{__name__}.Shifting"}
     if space == "logits":
-        check_adjustment("kdci.adjustment", node, space, num_classes=3, num_prototypes=2)
+        check_adjustment("kdci.adjustment", node, space, 2, num_classes=3)
         return
     with pytest.raises(UserError, match=r"Cannot build 'kdci\.adjustment' .* must match the size"):
-        check_adjustment("kdci.adjustment", node, space, num_classes=3, num_prototypes=2)
+        check_adjustment("kdci.adjustment", node, space, 2, num_classes=3)
 
 
 @pytest.mark.parametrize("method", ["forward", "weights"])
 def test_what_an_adjustment_gives_must_fit_the_batch(method: str) -> None:
     node = {"_target_": f"{__name__}.Short{method}"}
     with pytest.raises(UserError, match=rf"expected {method} of 4 images .*\[4.* but got \[2"):
-        check_adjustment("kdci.adjustment", node, "logits", num_classes=3, num_prototypes=2)
+        check_adjustment("kdci.adjustment", node, "logits", 2, num_classes=3)
+
+
+class Whitening(Adjustment):
+    """Needs prototypes that differ, as those of data do, and four of them; three classes."""
+
+    def __init__(self, *, dictionary: ConfounderDictionary, **supplied: Any) -> None:
+        super().__init__(dictionary=dictionary, **supplied)
+        few = dictionary.prototypes.topk(3, dim=1).values[dictionary.prior.topk(4).indices]
+        self.register_buffer("factor", torch.linalg.cholesky(few.T @ few))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits / logits.square().sum(dim=1, keepdim=True)
+
+    def weights(self, logits: Tensor) -> Tensor:
+        found = 1 / logits.norm(dim=1)
+        if not found.isfinite().all():
+            raise ValueError("no weight")
+        return found
+
+
+def test_an_adjustment_is_tried_on_data_that_mean_something() -> None:
+    node = {"_target_": f"{__name__}.Whitening"}
+    try_adjustment("kdci.adjustment", node, "logits", 16)
+    check_adjustment("kdci.adjustment", node, "logits", 16, num_classes=10)
+    with pytest.raises(UserError, match="out of range"):
+        try_adjustment("kdci.adjustment", node, "logits", "auto")  # which may find two

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from src.pipeline.identify import identify
 from src.pipeline.job import Job
 from src.pipeline.refusals import refuse_misfit, refuse_unfit_networks
 from src.pipeline.share import of_a_rank
+from src.substitution.contract import Extent
 from tests.compose import plain
 
 SHARED = ("budget=smoke", "baseline.protocol=shared_batch", "baseline.batch_size=32")
@@ -89,6 +91,26 @@ def test_options_that_a_subclass_gives_itself_are_known_or_left_open(
     node = {key: value for key, value in config.baseline.items() if key != "batch_size"}
     node["_target_"] = f"{__name__}.{method.__name__}"
     assert said in str(misfit_of(config.model_copy(update={"baseline": node})))
+
+
+class Sized(DeepInv):
+    """Looks up a word that it may not know."""
+
+    def __init__(self, *, size: str, **options: Any) -> None:
+        super().__init__(batch_size={"small": 8}[size], **options)
+
+    @classmethod
+    def most_recorded(cls, options: Mapping[str, Any], extent: Extent) -> dict[str, int]:
+        return {"the rounds": {"small": 8}[options["size"]]}
+
+
+def test_a_method_s_own_fault_is_not_taken_for_an_option_that_it_lacks() -> None:
+    config = check(plain("budget=smoke", "baseline=deepinv", "substitution.rounds=1", "kdci.N=9"))
+    node = {key: value for key, value in config.baseline.items() if key != "batch_size"}
+    node |= {"_target_": f"{__name__}.Sized", "size": "small"}
+    assert "but got 9 > 8 by" in str(misfit_of(config.model_copy(update={"baseline": node})))
+    with pytest.raises(KeyError, match="large"):
+        misfit_of(config.model_copy(update={"baseline": node | {"size": "large"}}))
 
 
 class Surest(Adjustment):

@@ -157,6 +157,37 @@ def test_several_ranks_are_told_of_parameters_that_take_no_part(
     assert not this.leaves_out(network, network)
 
 
+class Remembering(TwoHeads):
+    """Keeps a grid once it has seen images, the last batch's size, and a count in Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+        self.register_buffer("grid", None)
+        self.register_buffer("sizes", torch.zeros(3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen += 1
+        self.grid, self.sizes = images[0], torch.zeros(len(images))
+        return super().forward(images)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"seen": self.seen}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.seen = state["seen"]
+
+
+def test_what_a_module_remembers_of_that_look_is_forgotten(tmp_path: Path) -> None:
+    network, this = Remembering(), job(tmp_path)
+    this.dataset = SimpleNamespace(geometry=SimpleNamespace(size=4))  # type: ignore[assignment]
+    this.config.trainer = this.config.trainer.model_copy(update={"devices": 2})
+    sizes = network.sizes
+    assert this.leaves_out(network, network)
+    assert (network.grid, network.seen) == (None, 0)
+    assert network.sizes is sizes
+
+
 def test_they_are_looked_for_where_the_fit_will_be(tmp_path: Path) -> None:
     """An adjustment is made in the host's memory, and its student on the device."""
     network, this = TwoHeads(), job(tmp_path)
