@@ -28,3 +28,13 @@ def plain(*overrides: str) -> dict[str, Any]:
 def checked(baseline: str, dataset: str, budget: str) -> RunConfig:
     """The checked configuration of a pair at some length; the slow part of many tests."""
     return check(plain(f"baseline={baseline}", f"dataset={dataset}", f"budget={budget}"))
+
+
+def with_options(config: RunConfig, **options: Any) -> RunConfig:
+    """The same with other values, which are not checked: ``distill__repeat=1``, ``seed=3``."""
+    for key, value in options.items():
+        section, _, name = key.rpartition("__")
+        if section:
+            value = getattr(config, section).model_copy(update={name: value})
+        config = config.model_copy(update={section or name: value})
+    return config

@@ -10,6 +10,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 
 from src.common import package
 from src.common.augment import Augmentation
@@ -72,4 +73,20 @@ def backward_passes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
             return run(*args, **options)
 
         monkeypatch.setattr(torch.autograd, name, watched)
+    return seen
+
+
+@pytest.fixture
+def averaged(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
+    """Of every value that a fit logs: is its mean over ranks taken?"""
+    seen: dict[str, bool] = {}
+    log = LightningModule.log
+
+    def noting(
+        self: LightningModule, name: str, *args: Any, sync_dist: bool = False, **options: Any
+    ) -> None:
+        seen[name] = sync_dist
+        log(self, name, *args, sync_dist=sync_dist, **options)
+
+    monkeypatch.setattr(LightningModule, "log", noting)
     return seen

@@ -3,6 +3,7 @@
 import ast
 import copy
 import gc
+import inspect
 import io
 import math
 import re
@@ -16,6 +17,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -261,6 +263,17 @@ def test_rounds_repeat_from_their_seed(make, student):
     assert not torch.equal(images, other_images)
 
 
+def test_rounds_do_not_depend_on_the_mode_that_a_method_was_left_in(make, student):
+    outcomes = []
+    for training in (True, False):
+        baseline, network = make(), copy.deepcopy(student)
+        baseline.train(training)
+        seed_all(1)
+        terms = play(baseline, network, 2)
+        outcomes.append([*terms[-1].values(), baseline.sample(BATCH)])
+    assert all(torch.equal(*pair) for pair in zip(*outcomes, strict=True))
+
+
 def test_samples_are_detached_batches_in_the_teachers_space(make, student, tiny_spec):
     baseline = make()
     play(baseline, student, 2)
@@ -462,6 +475,20 @@ def test_every_recipe_is_a_valid_configuration(recipe):
     overrides = [f"baseline={baseline}", f"dataset={dataset}"]
     with initialize_config_dir(str(package.CONF), version_base="1.3"):
         check(naming.resolved(compose("config", overrides)))
+
+
+def test_defaults_of_the_constructor_are_those_of_the_configuration(name):
+    node = OmegaConf.load(package.CONF / "baseline" / f"{name}.yaml")
+    arguments = inspect.signature(get_class(node["_target_"])).parameters
+    compared = 0
+    for key in node:
+        default = arguments[key].default if key in arguments else None
+        if default in (inspect.Parameter.empty, None, ()) or OmegaConf.is_interpolation(node, key):
+            continue
+        value = node[key]
+        assert (tuple(value) if isinstance(default, tuple) else value) == default, key
+        compared += 1
+    assert compared
 
 
 def changed(name: str, spec: ImageSpec, teacher: FrozenTeacher, **options: Any) -> Baseline | None:

@@ -132,6 +132,12 @@ def test_no_adversarial_term_at_weight_0_or_without_a_student(make: Any, student
     assert "adversarial" not in advance(method, None)
 
 
+def test_a_rise_may_take_all_the_rounds(make: Any) -> None:
+    method = make(rise_begins=0.0, rise_ends=1.0)
+    method.round = 5
+    assert method.adversarial_weight() == pytest.approx(0.7 + 4 / 2)
+
+
 @pytest.mark.parametrize(("begins", "ends"), [(0.5, 0.5), (0.5, 1.5)])
 def test_a_rise_is_within_the_rounds(make: Any, begins: float, ends: float) -> None:
     with pytest.raises(UserError, match=r"rise_begins < baseline\.rise_ends <= 1"):

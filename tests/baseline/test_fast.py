@@ -1,5 +1,6 @@
 import copy
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -248,6 +249,15 @@ def test_first_layers_are_drawn_anew_once(make):
     torch.testing.assert_close(method.generator.conv_blocks[2].weight, others, atol=1e-6, rtol=0)
 
 
+def test_layers_that_are_drawn_anew_are_as_small_as_released(make):
+    wide = partial(Generator, latent_dim=64, base_width=8)
+    method = make(generator=wide, warmup_rounds=1, reset_after=0, generator_lr=1e-12)
+    advance(method, None)
+    projection = method.generator.l1[0].weight.detach()
+    assert float(projection.mean()) == pytest.approx(0, abs=1e-3)
+    assert float(projection.std()) == pytest.approx(0.02, rel=0.02)
+
+
 def test_without_meta_learning_nothing_is_drawn_anew(make):
     method = make(meta="none", reset_after=0, generator_lr=1e-12)
     before = parameters(method.generator)
@@ -309,8 +319,10 @@ def test_only_the_view_of_the_teacher_is_augmented(make, tiny_spec):
 
 
 def test_students_see_the_training_transform(make, tiny_spec):
-    bank = make(tiny_spec).bank
-    assert bank.augmentation == Augmentation(1, 0.5)
+    for crop_scale in (None, (0.75, 1.0)):
+        method = make(tiny_spec, crop_scale=crop_scale)
+        assert method.bank.augmentation == Augmentation(1, 0.5)
+        assert method.view == Augmentation(1, 0.5, crop_scale)  # of the teacher
 
 
 def test_smoothed_statistics_survive_saving(make):

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ import torch
 from torch import Tensor
 
 from src.common.errors import UserError
-from src.common.files import sha256_tensors
+from src.common.files import lock, sha256_tensors
 from src.common.measure import Measurement
 from src.dataset.contract import ImageSpec
+from src.kdci import builder as module
 from src.kdci.builder import DictionaryBuilder
 from src.kdci.clustering import Clustering, KMeans
 from src.kdci.dictionary import ConfounderDictionary, Space
@@ -242,3 +244,48 @@ def test_they_are_mentioned_again_where_the_dictionary_is_reused(
         make(tmp_path, tiny_teacher).obtain(one_class)
     assert [message for message in caplog.messages if "class 2" in message] == caplog.messages
     assert len(caplog.messages) == 2
+
+
+def test_no_other_run_touches_the_file_of_a_dictionary_that_is_being_saved(
+    tiny_teacher: FrozenTeacher,
+    recording: Recording,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    builder, events = make(tmp_path, tiny_teacher), list[str]()
+
+    def noted(name: str, action: Any) -> Any:
+        def noting(*args: Any) -> None:
+            # Of another process as of another thread, which shares no lock with this one.
+            with ThreadPoolExecutor(1) as pool:
+                events.append(f"{name} {pool.submit(is_locked, builder.path).result()}")
+            action(*args)
+
+        return noting
+
+    save = noted("save", ConfounderDictionary.save)
+    remove = noted("remove", module.remove_leftovers)
+    monkeypatch.setattr(ConfounderDictionary, "save", save)
+    monkeypatch.setattr(module, "remove_leftovers", remove)
+    builder.build(recording)
+    assert events == ["remove True", "save True"]
+    assert not is_locked(builder.path)
+
+
+def is_locked(path: Path) -> bool:
+    try:
+        with lock(path, wait=False):
+            return False
+    except UserError:
+        return True
+
+
+def test_what_others_are_writing_beside_a_dictionary_is_left_alone(
+    tiny_teacher: FrozenTeacher, recording: Recording, tmp_path: Path
+) -> None:
+    builder = make(tmp_path, tiny_teacher)
+    own, other = (tmp_path / f".7-0123abcd-{name}" for name in (builder.path.name, "other"))
+    own.touch()
+    other.touch()
+    builder.build(recording)
+    assert (own.exists(), other.exists()) == (False, True)

@@ -33,6 +33,15 @@ def test_evaluations_are_a_small_part_of_the_work(
     assert evaluate_every(chosen, test_images) == 3
 
 
+@pytest.mark.parametrize(("ranks", "epochs"), [(1, 5), (2, 3), (4, 2), (8, 1)])
+def test_ranks_train_on_as_many_images_each(
+    ranks: int, epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("src.pipeline.evaluation.world_size", lambda: ranks)
+    # 4.07, 2.03, 1.02 and 0.51
+    assert evaluate_every(checked("dafl", "cifar10", "laptop").distill, 10_000) == epochs
+
+
 def fit(
     module: StudentModule, spec: ImageSpec, folder: Path, every: int, epochs: int = EPOCHS
 ) -> list[int]:

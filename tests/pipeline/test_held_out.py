@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from src.common.errors import UserError
 from src.common.freezing import mode
@@ -115,11 +116,64 @@ def test_the_teacher_agrees_with_itself(
     assert found["agreement"] == 100.0
 
 
-def test_a_broken_student_agrees_with_nobody(
-    tmp_path: Path, tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, recording: Recording
+def test_what_is_held_out_is_of_the_seed_and_not_of_a_repeat(
+    tmp_path: Path, recording: Recording
+) -> None:
+    found = []
+    for seed, repeat in ((3, 5), (3, 0), (4, 5)):
+        made = a_job(tmp_path)
+        made.config.seed, made.config.distill.repeat = seed, repeat
+        found.append(held_out(made, recording) or [])
+    first, repeated, other = (torch.cat(rows) for rows in found)
+    assert torch.equal(first, repeated)
+    assert not torch.equal(first, other)
+
+
+def test_it_is_the_plain_prediction_that_agrees(
+    tmp_path: Path,
+    tiny_spec: ImageSpec,
+    tiny_teacher: FrozenTeacher,
+    recording: Recording,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     module = student(tiny_spec, tiny_teacher)
-    module.network.head.bias.data[0] = float("nan")
+    module.network.load_state_dict(tiny_teacher.network.state_dict())
+    monkeypatch.setattr(module, "plain_logits", lambda raw: raw.roll(1, dims=1))
+    found = agreement(a_job(tmp_path), recording, module)
+    assert found is not None
+    assert found["agreement"] == 0.0
+
+
+def test_agreement_is_counted_over_all_ranks(
+    tmp_path: Path,
+    tiny_spec: ImageSpec,
+    tiny_teacher: FrozenTeacher,
+    recording: Recording,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own: list[Tensor] = []
+
+    def summed(counted: Tensor) -> Tensor:
+        own.append(counted)
+        return torch.tensor([1, 0, 0, 2, 1, 0])  # one of three images, which are of two classes
+
+    monkeypatch.setattr("src.pipeline.held_out.sum_over_ranks", summed)
+    of_one_class = recording._replace(logits=torch.eye(4)[0].expand(320, 4))
+    found = agreement(a_job(tmp_path), of_one_class, student(tiny_spec, tiny_teacher))
+    assert found == {"images": 3, "agreement": 33.3333, "one_class": 66.6667}
+    assert own[0][2:].tolist() == [80, 0, 0, 0]  # as long on every rank
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_broken_student_agrees_with_nobody(
+    tmp_path: Path,
+    tiny_spec: ImageSpec,
+    tiny_teacher: FrozenTeacher,
+    recording: Recording,
+    bad: float,
+) -> None:
+    module = student(tiny_spec, tiny_teacher)
+    module.network.head.bias.data[0] = bad
     with pytest.raises(FloatingPointError, match="held-out substitution images are NaN"):
         agreement(a_job(tmp_path), recording, module)
 

@@ -438,3 +438,18 @@ def test_the_best_of_low_accuracies_is_no_higher_than_they_are(
         module.on_validation_epoch_end()
         found.append(module.acc1["best"])
     assert found == pytest.approx([0, 0.5, 0.5])
+
+
+@pytest.mark.parametrize("compensated", [False, True])
+def test_what_is_logged_is_a_mean_over_ranks(
+    tiny_spec: ImageSpec,
+    tiny_teacher: FrozenTeacher,
+    bank: ImageBank,
+    tmp_path: Path,
+    averaged: dict[str, bool],
+    compensated: bool,
+) -> None:
+    make = kdci_student if compensated else student
+    fit(make(tiny_spec, tiny_teacher), bank, tiny_spec, tmp_path, epochs=1)
+    assert {"student/distillation", "student/acc"} <= averaged.keys()
+    assert all(averaged.values())

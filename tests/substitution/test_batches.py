@@ -316,3 +316,29 @@ def test_a_loss_term_of_a_round_that_is_not_finite_is_named(
     monkeypatch.setattr(watched, "refresh", lambda _: {"made": torch.tensor(float("nan"))})
     with pytest.raises(FloatingPointError, match="Loss term 'made' is not finite at round 0"):
         fit(watched, tmp_path, OnlineRounds(watched, steps_per_round=2))
+
+
+def test_thinning_begins_elsewhere_in_every_bank_epoch_rank_and_run(
+    tiny_spec: ImageSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offsets: list[float] = []
+
+    def noting(inclusion: Tensor, offset: float) -> Tensor:
+        offsets.append(offset)
+        return torch.arange(len(inclusion))
+
+    def epochs(seed: int = 0) -> list[float]:
+        """Offsets of two epochs of two banks, each of which is passed twice an epoch."""
+        offsets.clear()
+        banks = [numbered(tiny_spec, 10), numbered(tiny_spec, 10)]
+        batches = ReplayBatches(banks, 4, 8, seed, inclusion=[torch.full((10,), 0.5)] * 2)
+        assert [len(list(batches)) for _ in range(2)] == [8, 8]
+        return list(offsets)
+
+    monkeypatch.setattr("src.substitution.batches.thinned", noting)
+    first = epochs()
+    assert len(first) == 8
+    assert epochs() == first
+    others = epochs(seed=1)
+    monkeypatch.setattr("src.substitution.batches.rank", lambda: 1)
+    assert len({*first, *others, *epochs()}) == 24

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,14 @@ def test_pixels_are_floored_to_bytes() -> None:
     bank.append(levels.view(-1, 1, 1, 1).expand(-1, *SHAPE))
     assert bank.images.dtype == torch.uint8
     assert bank.images[:, 0, 0, 0].tolist() == [0, 1, 1, 127, 254, 255, 0, 255]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_pixels_of_half_precision_are_floored_as_exactly(dtype: torch.dtype) -> None:
+    bank, levels = make(), torch.linspace(0, 1, 4001).to(dtype).unique()
+    bank.append(levels.view(-1, 1, 1, 1).expand(-1, *SHAPE))
+    expected = [math.floor(level * 255) for level in levels.tolist()]
+    assert bank.images[:, 0, 0, 0].tolist() == expected
 
 
 def test_bytes_stay_as_they_are() -> None:

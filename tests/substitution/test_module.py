@@ -317,3 +317,11 @@ def test_a_parameter_that_no_other_rank_would_hear_of_is_refused(
     monkeypatch.setattr("src.substitution.module.world_size", lambda: 2)
     with pytest.raises(UserError, match=r"of Toy to be those .*, but got prompt of its own"):
         SubstitutionModule(toy, **options)
+
+
+def test_what_is_logged_is_a_mean_over_ranks(
+    toy: Toy, tmp_path: Path, averaged: dict[str, bool]
+) -> None:
+    fit(make(toy), tmp_path)
+    assert {"stage_a/confident", "stage_a/total"} <= averaged.keys()
+    assert all(averaged.values())

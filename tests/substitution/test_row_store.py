@@ -110,3 +110,99 @@ def test_a_store_that_was_cleared_begins_anew(mapped_above: int) -> None:
     assert (len(store), store.rows.numel()) == (0, 0)
     store.append(more)
     assert torch.equal(store.rows, more)
+
+
+def test_rows_of_a_growing_store_are_moved_a_few_times_only() -> None:
+    store, places = make(), []
+    for part in (parts := rows(5000)).split(5):
+        store.append(part)
+        places.append(store.rows.data_ptr())
+    assert len(set(places)) <= 4  # room for 1024, and twice as many each time
+    assert torch.equal(store.rows, parts)
+
+
+@pytest.mark.parametrize(("spare", "is_mapped"), [(0, False), (-1, True)])
+def test_a_store_is_a_file_where_it_is_larger_than_said(spare: int, is_mapped: bool) -> None:
+    store = make(2000 * ROW_BYTES + spare)
+    store.append(rows(2000))
+    assert store._is_mapped == is_mapped
+    store.to("meta")  # a file stays where it is
+    assert store.rows.device.type == ("cpu" if is_mapped else "meta")
+
+
+def test_a_store_that_was_read_back_grows_on_as_any_other(tmp_path: Path) -> None:
+    store, again, some, more = make(), make(1023 * ROW_BYTES), rows(5), rows(2)
+    store.append(some)
+    store.sync(tmp_path / "rows")
+    again.load_state_dict(store.state_dict())
+    again.restore(tmp_path / "rows")
+    assert not again._is_mapped
+    again.append(more)  # into room for 1024
+    assert again._is_mapped
+    assert torch.equal(again.rows, torch.cat([some, more]))
+
+
+@pytest.mark.parametrize("count", [3, 5, 9])
+def test_what_was_adopted_after_a_sync_is_written_anew(tmp_path: Path, count: int) -> None:
+    store, other = make(), make()
+    store.append(rows(5))
+    store.sync(tmp_path / "rows")
+    other.append(rows(count))
+    store.adopt(other)
+    assert store.sync(tmp_path / "rows") == other.sync(tmp_path / "other")
+    assert (tmp_path / "rows").read_bytes() == other.rows.numpy().tobytes()
+    store.append(rows(2))
+    other.append(store.rows[-2:])
+    assert store.sync(tmp_path / "rows") == other.sync(tmp_path / "other")
+    assert (tmp_path / "rows").read_bytes() == store.rows.numpy().tobytes()
+
+
+def test_what_follows_a_clearing_is_written_anew(tmp_path: Path) -> None:
+    store, other, more = make(), make(), rows(9)
+    store.append(rows(5))
+    store.sync(tmp_path / "rows")
+    store.clear()
+    for each in (store, other):
+        each.append(more)
+    assert store.sync(tmp_path / "rows") == other.sync(tmp_path / "other")
+    assert (tmp_path / "rows").read_bytes() == more.numpy().tobytes()
+
+
+def test_another_file_has_the_digest_of_all_rows(tmp_path: Path) -> None:
+    store = make()
+    store.append(rows(3))
+    first = store.sync(tmp_path / "stage_a")
+    assert store.sync(tmp_path / "stage_b") == first
+
+
+def test_rows_that_were_adopted_out_of_a_file_stay_there() -> None:
+    store, other = make(), make(0)
+    other.append(rows(3))
+    store.adopt(other)
+    assert store.to("meta").rows.device.type == "cpu"
+    store.clear()
+    assert store.to("meta").rows.device.type == "meta"
+
+
+def test_of_a_store_that_was_read_back_only_what_is_new_is_written(tmp_path: Path) -> None:
+    store, again, path = make(), make(), tmp_path / "rows"
+    store.append(rows(3))
+    store.sync(path)
+    again.load_state_dict(store.state_dict())
+    again.restore(path)
+    path.write_bytes(b"\0" * 3 * ROW_BYTES)
+    again.append(rows(2))
+    again.sync(path)
+    written = path.read_bytes()
+    assert written[: 3 * ROW_BYTES] == b"\0" * 3 * ROW_BYTES
+    assert written[3 * ROW_BYTES :] == again.rows[3:].numpy().tobytes()
+
+
+def test_stores_of_the_same_rows_grow_apart() -> None:
+    store, other, some, more = make(), make(), rows(3), rows(4)
+    other.append(some)
+    store.adopt(other)
+    store.append(more[:2])
+    other.append(more[2:])
+    assert torch.equal(store.rows, torch.cat([some, more[:2]]))
+    assert torch.equal(other.rows, torch.cat([some, more[2:]]))

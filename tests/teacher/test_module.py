@@ -202,3 +202,11 @@ def test_sees_normalised_images(tiny_spec: ImageSpec) -> None:
     images = torch.cat([images for images, _ in batches])
     expected = Normalisation.of(tiny_spec).from_uint8(batches.split.images)
     assert torch.equal(images, expected)
+
+
+def test_what_is_logged_is_a_mean_over_ranks(
+    tiny_spec: ImageSpec, tmp_path: Path, averaged: dict[str, bool]
+) -> None:
+    fit(tiny_spec, convnet(tiny_spec), tmp_path, epochs=1)
+    assert {"teacher/cross_entropy", "teacher/acc"} <= averaged.keys()
+    assert all(averaged.values())
