@@ -34,6 +34,7 @@ from src.substitution.contract import Baseline, Extent, advance
 from src.substitution.image_bank import banks_of, files_of, stores_of
 from src.substitution.module import predict
 from src.teacher.frozen import FrozenTeacher
+from tests import elsewhere
 from tests.smoke import on_two_ranks
 from tests.toys import NoisePool
 from tests.waits import Waits
@@ -128,6 +129,34 @@ def test_a_round_does_not_wait_for_its_device(make, student):
     with Waits() as waits:
         advance(baseline, student)
     assert waits.seen == []
+
+
+def test_rounds_on_another_device_are_those_of_the_cpu(make, student, tiny_teacher):
+    """Nothing is mixed, nothing waited for; what is thrown or chosen on the host goes there."""
+    here = played(make(), copy.deepcopy(student))
+    baseline = make()
+    with elsewhere.moving():
+        for network in (baseline, baseline.teacher, student):
+            network.to(elsewhere.DEVICE)
+    there = played(baseline, student)
+    assert {tensor.device for tensor in there} == {elsewhere.DEVICE}
+    for left, right in zip(here, there, strict=True):
+        torch.testing.assert_close(left, right.cpu(), rtol=1e-4, atol=1e-5)
+    with elsewhere.watched() as seen:
+        advance(baseline, student)
+        baseline.sample(BATCH)
+    assert set(seen) <= {"to"}
+
+
+def played(baseline: Baseline, student: ConvNet) -> list[Tensor]:
+    """Loss terms of two rounds, a batch for students, and the loss and gradient of one."""
+    seed_all(1)
+    terms = play(baseline, student, 2)
+    images, objective = baseline.sample(BATCH), baseline.objective().to(baseline.device)
+    output, loss = meet(images, baseline.teacher, partial(plain_output, student), objective)
+    slope = torch.autograd.grad(loss, student.head.weight)[0]
+    found = [term for each in terms for term in each.values()]
+    return [*found, images, output.plain_logits.detach(), loss.detach(), slope]
 
 
 @pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter")

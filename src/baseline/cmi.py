@@ -142,7 +142,7 @@ class CMI(Baseline):
         variables = [*self.generator.parameters(), latents]
         optimizer = self.optimizer(variables)
         best: list[Tensor] = []
-        lowest = torch.tensor(math.inf, device=self.device)
+        lowest = torch.full((), math.inf, device=self.device)
         with tap(self.teacher, self.feature_layers) as heard:
             for _ in range(self.steps):
                 images = self.generator(latents).float()

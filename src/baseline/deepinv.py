@@ -181,7 +181,7 @@ class DeepInv(Baseline):
         """Run a stage on ``pixels``, in place; return the chosen iterate and the last terms."""
         optimizer = self.optimizer([pixels])
         schedule = LambdaLR(optimizer, partial(self._rate, stage.steps))
-        best, lowest = pixels.detach().clone(), torch.tensor(math.inf, device=self.device)
+        best, lowest = pixels.detach().clone(), torch.full((), math.inf, device=self.device)
         for _ in range(stage.steps):
             terms = self.terms(pixels, self.view(pixels, stage), labels, student, heard)
             loss = weighted_sum(terms, self.weights)

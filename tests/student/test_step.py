@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from src.common.seeding import seed_all
 from src.dataset.contract import ImageSpec
+from src.dataset.loader import LabelledBatches
 from src.kdci import additive
 from src.objective.distillation import DistillationObjective, StudentOutput
 from src.student.companion import CompanionStudent
@@ -16,10 +18,19 @@ from src.student.step import meet, plain_output, update
 from src.substitution.batches import ReplayBatches
 from src.substitution.module import predict
 from src.teacher.frozen import FrozenTeacher
+from tests import elsewhere
 from tests.toys import SGD, Toy, convnet, filled_bank, job, kdci_student, labelled, student
 from tests.waits import Waits
 
 Maps = tuple[Tensor, ...]
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"attention": "dot"},
+    {"attention": "cosine", "projection": "identity"},
+    {"renormalise": True},
+    {"fusion": "linear", "attention": "random"},
+]
 
 
 class Mapped(nn.Module):
@@ -196,17 +207,7 @@ def test_alongside_stage_a_maps_come_too(
     assert not hooked(companion, tiny_teacher)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"attention": "dot"},
-        {"attention": "cosine", "projection": "identity"},
-        {"renormalise": True},
-        {"fusion": "linear", "attention": "random"},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_a_compensated_step_does_not_wait_for_its_device(
     tiny_spec: ImageSpec,
     tiny_teacher: FrozenTeacher,
@@ -231,6 +232,42 @@ def test_a_compensated_step_does_not_wait_for_its_device(
     with Waits() as waits:
         step(second)
     assert waits.seen == []
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_steps_on_another_device_are_those_of_the_cpu(
+    tiny_spec: ImageSpec,
+    tiny_teacher: FrozenTeacher,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of replayed images and what the teacher says of them; order and logits are brought once."""
+    made = torch.Generator
+    monkeypatch.setattr(torch, "Generator", lambda device: made())
+    found = []
+    for device in (torch.device("cpu"), elsewhere.DEVICE):
+        seed_all(0)
+        module, bank = kdci_student(tiny_spec, tiny_teacher, **options), filled_bank(tiny_spec)
+        with elsewhere.moving():
+            for moved in (module, tiny_teacher, bank):
+                moved.to(device)
+        recording = predict(tiny_teacher, [bank])
+        batches = ReplayBatches([bank], batch_size=8, steps=3, seed=0, logits=[recording.logits])
+        optimizer, losses = SGD(module.parameter_groups()), []
+        with elsewhere.watched() as seen:
+            for batch in batches:
+                output, loss = meet(batch, tiny_teacher, module.student_output, module.objective)
+                watched = module.watched(output)
+                update(loss, [optimizer], Tensor.backward)
+                losses += [loss.detach(), *watched.values()]
+        assert seen == (["to", "to"] if device == elsewhere.DEVICE else [])
+        test = LabelledBatches(labelled(tiny_spec).split, tiny_spec, 5, device)
+        with torch.no_grad():
+            losses += [module.eval().student_output(images).plain_logits for images, _ in test]
+        found.append(losses)
+    assert {each.device for each in found[1]} == {elsewhere.DEVICE}
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(here, there.cpu(), rtol=1e-4, atol=1e-5)
 
 
 def test_waits_are_seen() -> None:
