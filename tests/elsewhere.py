@@ -26,6 +26,12 @@ class _Module(backend_registration._DummyBackendModule):
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
 
+    def get_rng_state(self, device: Any) -> Tensor:  # its dice are the CPU's
+        return torch.empty(0)
+
+    def set_rng_state(self, state: Tensor, device: Any) -> None:
+        pass
+
 
 backend_registration._setup_privateuseone_for_python_backend("elsewhere", backend_module=_Module())
 DEVICE = torch.device("elsewhere", 0)

@@ -69,6 +69,17 @@ def with_defaults(node: Mapping[str, Any], target: type) -> dict[str, Any]:
     return defaults | {**node}
 
 
+def arguments_of_all(target: type) -> set[str]:
+    """Names that the constructors of a class and of its bases take."""
+    own = (vars(base).get("__init__") for base in target.__mro__)
+    return {
+        name
+        for init in own
+        if inspect.isfunction(init)
+        for name in inspect.signature(init).parameters
+    }
+
+
 def takes_all(parameters: Mapping[str, inspect.Parameter]) -> bool:
     """Whether ``**options`` are among them."""
     return any(each.kind == each.VAR_KEYWORD for each in parameters.values())

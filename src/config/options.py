@@ -175,10 +175,18 @@ def _parsed(argument: str) -> Override | None:
         return None
 
 
-def _is_name(value: str) -> bool:
-    """Whether Hydra reads a name or names, of which it says itself whether options have them."""
+def _is_name(value: str, known: list[str]) -> bool:
+    """Whether Hydra reads a name, of which it says itself whether it is one of an option.
+
+    Of a pattern that fits none it says nothing.
+    """
     override = _parsed(f"name={value}")
-    return override is None or (value != "" and isinstance(override.value(), str | Glob))
+    if override is None:
+        return True
+    found = override.value()
+    if isinstance(found, Glob):
+        return bool(found.filter(known))
+    return value != "" and isinstance(found, str)
 
 
 def _usable(path: Path) -> dict[str, Any]:
@@ -236,5 +244,5 @@ def _refuse_no_option(group: str, names: str | None, plugins: Sequence[Path]) ->
             f"{', '.join(known)})"
         )
     is_part = base == "budget" and "/" in (names or "")  # of a budget, by method or schedule
-    if names is not None and names not in known and (is_part or not _is_name(names)):
+    if names is not None and names not in known and (is_part or not _is_name(names, known)):
         raise UserError(f"{unknown_option(plain, names, ())}{cure} (one of: {', '.join(known)})")

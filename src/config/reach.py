@@ -1,5 +1,6 @@
 """Option files of other people may set options, and not what Hydra itself calls."""
 
+import re
 from collections.abc import Iterator
 from functools import wraps
 from pathlib import Path
@@ -10,10 +11,10 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 
 from src.common.errors import UserError
-from src.common.package import CONF
 from src.config.option_files import in_program
 
-_HYDRA, _PARAMS = "hydra", "hydra.sweeper.params"
+_HYDRA, _PARAMS = re.compile(r"\bhydra\b"), "hydra.sweeper.params"
+_NAMED = ("main", "command-line")  # conf, or what --config-dir and --config-path name in its place
 
 
 def guard_hydra() -> None:
@@ -34,16 +35,18 @@ def _guarded(load: Any) -> Any:
     def load_single_config(*args: Any, default: Any, **options: Any) -> ConfigResult:
         result: ConfigResult = load(*args, default=default, **options)
         scheme, _, folder = result.path.partition("://")
-        path, parts = Path(folder, f"{default.config_path}.yaml"), Path(default.config_path).parts
-        is_of_hydra = parts[0] == _HYDRA and ".." not in parts
-        is_ours = scheme != "file" or path.resolve().is_relative_to(CONF.resolve())
+        name = default.config_path.removesuffix(".yaml")
+        path = Path(folder, f"{name}.yaml")
+        is_of_hydra = name.startswith("hydra/") and ".." not in path.parts
+        is_within = path.resolve().is_relative_to(Path(folder).resolve())
+        is_ours = scheme != "file" or (result.provider in _NAMED and is_within)
         # The primary one is named on the command line, or the program's.
         is_own = default.primary or (is_of_hydra and is_ours)
         reached = None if is_own else next(_reached(result), None)
         if reached is not None:
             raise UserError(
                 f"Refused '{in_program(path)}': expected nothing of Hydra's but {_PARAMS}, but "
-                f"got {reached}; give it on the command line"
+                f"got {reached}; give it on the command line, or put it into conf/hydra"
             )
         return result
 
@@ -52,17 +55,26 @@ def _guarded(load: Any) -> Any:
 
 def _reached(result: ConfigResult) -> Iterator[str]:
     """What of Hydra's a file sets or chooses, but for the points of a sweep."""
-    yield from (str(entry) for entry in result.defaults_list or () if _HYDRA in str(entry))
+    for entry in result.defaults_list or ():
+        name = getattr(entry, "path", None) or ""  # a group is never evaluated
+        if _HYDRA.search(str(entry)) or "${" in name:
+            yield f"the default {name or entry}"
     content: Any = OmegaConf.to_container(result.config)
-    settings = content.get(_HYDRA) if isinstance(content, dict) else None
-    if settings is None:
+    if not isinstance(content, dict) or "hydra" not in content:
         return
+    settings = content["hydra"]
     sweeper = settings.get("sweeper") if isinstance(settings, dict) else None
     if not isinstance(sweeper, dict) or set(settings) != {"sweeper"} or set(sweeper) != {"params"}:
-        yield f"the key '{_HYDRA}'"
+        yield "the key 'hydra'"
         return
     points = sweeper["params"]
     if isinstance(points, dict):
-        yield from (f"a point's {key}" for key in points if _HYDRA in str(key))
+        yield from (f"a point's {key}" for key, value in points.items() if _is_more(key, value))
     elif points is not None:  # an interpolation of keys that stand elsewhere
         yield f"{_PARAMS}: {points}"
+
+
+def _is_more(key: Any, value: Any) -> bool:
+    """Whether a point is more than a key and its values: Hydra builds what has a ``_target_``."""
+    is_key = not str(key).startswith("_") and not _HYDRA.search(str(key))
+    return not is_key or isinstance(value, dict | list)

@@ -148,8 +148,7 @@ class Job:
         images = torch.zeros(2, 3, size, size, device=self.device)
         before = rng_state()
         with _unchanged(module), mode(module, True):
-            found = result(images).sum()
-        gradients = torch.autograd.grad(found, own, allow_unused=True)
+            gradients = torch.autograd.grad(result(images).sum(), own, allow_unused=True)
         restore_rng_state(before)
         return any(each is None for each in gradients)
 
@@ -214,17 +213,19 @@ def remove(folder: Path) -> None:
 @contextmanager
 def _unchanged(module: nn.Module) -> Iterator[None]:
     """Give a module its buffers back, the same objects, and what it counts in an extra state."""
-    parts = list(module.modules())
+    parts = [each for each in module.modules() if not isinstance(each, torch.jit.ScriptModule)]
     buffers = [dict(part._buffers) for part in parts]
+    values = [(each, each.clone()) for each in module.buffers()]
     counting = [p for p in parts if type(p).get_extra_state is not nn.Module.get_extra_state]
     states = [copy.deepcopy(part.get_extra_state()) for part in counting]
-    for part in parts:
-        part._buffers |= {key: b if b is None else b.clone() for key, b in part._buffers.items()}
     try:
         yield
     finally:
         for part, kept in zip(parts, buffers, strict=True):
             part._buffers.clear()
             part._buffers.update(kept)
+        with torch.no_grad():
+            for buffer, value in values:
+                buffer.copy_(value)
         for part, state in zip(counting, states, strict=True):
             part.set_extra_state(state)

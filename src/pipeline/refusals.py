@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from src.common.errors import UserError
 from src.common.sync_batch_norm import require_syncable
-from src.config.kind import with_defaults
+from src.config.kind import arguments_of_all, with_defaults
 from src.config.node import build
 from src.config.schema import RunConfig, Student, Teacher
 from src.config.trial import check_adjustment, check_size
@@ -180,22 +180,16 @@ def _most_recorded(config: RunConfig) -> dict[str, int]:
     return _asked(config, method.most_recorded, extent) or {}
 
 
-class _NotGivenError(KeyError):
-    """No option of this name; a method's own look-ups may fail with another ``KeyError``."""
-
-
-class _Options(dict[str, Any]):
-    def __missing__(self, key: str) -> Any:
-        raise _NotGivenError(key)
-
-
 def _asked(config: RunConfig, question: Callable[..., _Answer], *more: Any) -> _Answer | None:
     """What the method says of its options; None where one is missing that it reads."""
-    options = with_defaults(config.baseline, _method(config))
+    method = _method(config)
+    options = with_defaults(config.baseline, method)
     try:
-        return question(_Options(options), *more)
-    except _NotGivenError:  # a subclass gives it to its base itself
-        return None
+        return question(options, *more)
+    except KeyError as error:
+        if {*error.args} <= arguments_of_all(method) - options.keys():
+            return None  # a subclass gives it to its base itself
+        raise  # a fault of its own
 
 
 def _method(config: RunConfig) -> "type[Baseline]":

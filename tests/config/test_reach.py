@@ -58,6 +58,10 @@ def test_our_experiments_set_no_more_than_the_points_of_a_sweep(name: str) -> No
             "a point's +experiments@hydra.job_logging",
         ),
         ("defaults:\n  - override /hydra/job_logging: disabled\n", "job_logging"),
+        ("hydra: null\n", "the key 'hydra'"),
+        ("hydra:\n  sweeper:\n    params:\n      _target_: os.mkdir\n", "a point's _target_"),
+        ("hydra:\n  sweeper:\n    params:\n      seed: {_target_: os.mkdir}\n", "a point's seed"),
+        ("hydra:\n  sweeper:\n    params:\n      seed: [{a: b}]\n", "a point's seed"),
         ('"\\x68ydra":\n  verbose: true\n', "the key 'hydra'"),
         ("x: &x\n  hydra: {verbose: true}\n<<: *x\n", "the key 'hydra'"),
     ],
@@ -93,6 +97,21 @@ def test_a_file_is_looked_at_wherever_it_lies(
 def test_so_is_one_that_the_value_of_a_point_leads_to(composed: Composed) -> None:
     with pytest.raises(UserError, match=r"evil\.yaml': expected nothing of Hydra's"):
         composed("kdci=../experiments/evil", evil=EVIL)
+
+
+def test_an_option_of_hydra_s_own_is_not_chosen_by_a_name_still_to_be_evaluated(
+    composed: Composed,
+) -> None:
+    choice = '  - "/.": hyd${oc.decode:ra}/output/default\n'
+    with pytest.raises(UserError, match="the key 'hydra'"):
+        composed("experiments=mine", mine=f"# @package _global_\ndefaults:\n{choice}")
+
+
+def test_neither_is_it_by_a_file_beside_the_groups(composed: Composed, tmp_path: Path) -> None:
+    choice = "hyd${oc.decode:ra}/job_logging/disabled"
+    (tmp_path / "conf/other.yaml").write_text(f"defaults:\n  - {choice}\n")
+    with pytest.raises(UserError, match=r"other\.yaml'.* got the default hyd\$"):
+        composed("experiments=mine", mine="# @package _global_\ndefaults:\n  - /other\n")
 
 
 def test_an_option_of_ours_is_not_put_into_hydra_s_node(composed: Composed) -> None:

@@ -83,7 +83,17 @@ class Fixed(DeepInv):
         super().__init__(batch_size=8, **options)
 
 
-@pytest.mark.parametrize(("method", "said"), [(Own, "but got 9 > 8 by"), (Fixed, "None")])
+class Copying(Fixed):
+    """Asks its base with an option that is its own."""
+
+    @classmethod
+    def most_recorded(cls, options: Mapping[str, Any], extent: Extent) -> dict[str, int]:
+        return super().most_recorded({**options, "half_steps": 0}, extent)
+
+
+@pytest.mark.parametrize(
+    ("method", "said"), [(Own, "but got 9 > 8 by"), (Fixed, "None"), (Copying, "None")]
+)
 def test_options_that_a_subclass_gives_itself_are_known_or_left_open(
     method: type[DeepInv], said: str
 ) -> None:

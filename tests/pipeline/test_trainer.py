@@ -165,10 +165,13 @@ class Remembering(TwoHeads):
         self.seen = 0
         self.register_buffer("grid", None)
         self.register_buffer("sizes", torch.zeros(3))
+        self.register_buffer("count", torch.zeros(()))
+        self.count_on = self.count.add_
 
     def forward(self, images: Tensor) -> Tensor:
         self.seen += 1
         self.grid, self.sizes = images[0], torch.zeros(len(images))
+        self.count_on(1)
         return super().forward(images)
 
     def get_extra_state(self) -> dict[str, int]:
@@ -186,6 +189,7 @@ def test_what_a_module_remembers_of_that_look_is_forgotten(tmp_path: Path) -> No
     assert this.leaves_out(network, network)
     assert (network.grid, network.seen) == (None, 0)
     assert network.sizes is sizes
+    assert network.count == 0
 
 
 def test_they_are_looked_for_where_the_fit_will_be(tmp_path: Path) -> None:
