@@ -1,0 +1,163 @@
+"""What docs/does-it-help.md says of gains is what the runs in docs/results gave."""
+
+import csv
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+import pytest
+
+from src.common.package import ROOT
+from src.report.gain import gain_of
+
+_TEXT = (ROOT / "docs" / "does-it-help.md").read_text()
+_PAGE = _TEXT.replace("**", "")
+_BASELINES = ("dafl", "dfnd", "fast", "cmi", "deepinv", "mosaickd")
+_ABLATION = {
+    "random lambda": "random_attention",
+    "random z": "random_prototypes",
+    "no P(z)": "uniform_prior",
+}
+_N = {"N": "16"}
+_BANKS = {"code": "09a1bf6"}
+_FORM = {
+    "adjustment.attention": "additive",
+    "adjustment.expectation": "geometric",
+    "adjustment.fusion": "residual",
+    "adjustment.projection": "learned",
+    "adjustment.strength": "1",
+    "lr_scale": "1",
+}
+_READINGS = ("", "attention=dot", "attention=cosine", "fusion=linear")
+_MORE_READINGS = ("projection=identity", "expectation=arithmetic")
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs of one file in docs/results: of a baseline, and what it is adjusted by."""
+
+    file: str
+    baseline: str
+    kdci: str = "none"
+    seeds: range = range(100)
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def accuracies(self) -> dict[int, float]:
+        """Last accuracy by seed."""
+        with (ROOT / "docs" / "results" / f"{self.file}.csv").open() as lines:
+            meant = [run for run in csv.DictReader(lines) if self._has(run)]
+        found = {int(run["seed"]): float(run["last"]) for run in meant}
+        assert len(found) == len(meant), f"two runs of a seed among {self}"
+        return found
+
+    def _has(self, run: Mapping[str, str]) -> bool:
+        pairs = (each.partition("=") for each in (run.get("settings") or "").split(";"))
+        own = {**run, **{key: value for key, _, value in pairs}}
+        # A file does not name what is the same in all its runs.
+        return (
+            (run["baseline"], run["kdci"]) == (self.baseline, self.kdci)
+            and int(run["seed"]) in self.seeds
+            and all(own.get(key, value) == value for key, value in self.settings.items())
+        )
+
+
+Claim = tuple[str, str, Runs, Runs]  # heading, how the row begins, adjusted, vanilla
+
+
+def _form() -> Iterator[Claim]:
+    for baseline in _BASELINES:
+        of = Runs("digits_laptop", baseline)
+        yield "The paper's form", f"digits | {baseline}", _by("backdoor", of, _N), of
+    for row, of in {
+        "dfnd, seeds 0 to 3": Runs("cifar10_dfnd", "dfnd", seeds=range(4)),
+        "dfnd, seeds 4 to 7": Runs("cifar10_dfnd", "dfnd", seeds=range(4, 8)),
+        "dfnd, four times as long": Runs("cifar10_dfnd_long", "dfnd"),
+        "dfnd, another pool": Runs("cifar10_dfnd_objects", "dfnd"),
+        **{each: Runs("cifar10_generators", each) for each in ("dafl", "cmi")},
+        "mosaickd": Runs("cifar10_mosaickd", "mosaickd"),
+    }.items():
+        yield "The paper's form", f"CIFAR-10 | {row}", _by("backdoor", of), of
+
+
+def _ablations() -> Iterator[Claim]:
+    for row, kdci in _ABLATION.items():
+        for data, of in (
+            ("CIFAR-10, dfnd", Runs("cifar10_dfnd", "dfnd")),
+            ("digits, dafl", Runs("digits_laptop", "dafl")),
+        ):
+            for against in (of, _by("backdoor", of, _N)):
+                yield "The ablations", f"{data} | {row}", _by(kdci, of), against
+
+
+def _readings() -> Iterator[Claim]:
+    for baseline in ("dafl", "dfnd", "mosaickd"):
+        of = Runs("digits_option_grid", baseline)
+        for reading in (*_READINGS, *(() if baseline == "mosaickd" else _MORE_READINGS)):
+            key, _, value = reading.partition("=")
+            changed = {f"adjustment.{key}": value} if reading else {}
+            row = f"`{reading}`" if reading else "("
+            yield "No other reading", row, _by("backdoor", of, {**_FORM, **changed}), of
+
+
+def _others() -> Iterator[Claim]:
+    heading = "Other estimators"
+    for baseline in _BASELINES:
+        of = Runs("digits_laptop", baseline)
+        row = f"digits | {baseline}{', shared' if baseline == 'mosaickd' else ''} | weighting"
+        drawn = replace(of, file="digits_adjustments")
+        yield heading, row, _by("weighting", drawn, {"pool.class_ratio": ""}), of
+    for row, of, kdci, settings in (
+        ("digits | mosaickd |", Runs("digits_mosaickd_banks", "mosaickd"), "weighting", _BANKS),
+        ("CIFAR-10 | mosaickd |", Runs("cifar10_mosaickd", "mosaickd"), "weighting", {}),
+        ("CIFAR-10 | dfnd | weighting", Runs("cifar10_dfnd", "dfnd"), "weighting", {}),
+        ("CIFAR-10 | dfnd | prior", Runs("cifar10_dfnd", "dfnd", seeds=range(4)), "prior", {}),
+        ("CIFAR-10 | dfnd, another pool", Runs("cifar10_dfnd_objects", "dfnd"), "weighting", {}),
+        ("CIFAR-10 | dafl | prior", Runs("cifar10_generators", "dafl"), "prior", {}),
+        ("CIFAR-10, float32 | dfnd", Runs("cifar10_laptop", "dfnd"), "weighting", {}),
+        ("CIFAR-10, float32 | mosaickd", Runs("cifar10_laptop", "mosaickd"), "weighting", {}),
+        *(
+            (f"CIFAR-10 | {each} | weighting", Runs("cifar10_generators", each), "weighting", {})
+            for each in ("dafl", "cmi", "fast", "deepinv")
+        ),
+    ):
+        yield heading, row, _by(kdci, of, settings), of
+
+
+def _known_shift() -> Iterator[Claim]:
+    heading = "Data whose shift is known"
+    for ratio in ("1", "2", "5", "20", "100"):
+        of = Runs("digits_adjustments", "dfnd", "none", range(4), {"pool.class_ratio": ratio})
+        yield heading, f"{ratio} |", replace(of, kdci="weighting"), of
+    for row, pool, gamma in (
+        ("as it is", {"pool.blur": "0", "pool.noise": "0", "pool.foreign": "0"}, "auto"),
+        ("`pool.foreign=0.5", {"pool.foreign": "0.5"}, "auto"),
+        ("`pool.noise=64`", {"pool.noise": "64"}, "auto"),
+        ("`pool.blur=3`", {"pool.blur": "3"}, "auto"),
+        ("the same", {"pool.blur": "3"}, "0.25"),
+    ):
+        of = Runs("digits_quality", "dfnd", settings=pool)
+        yield heading, row, _by("weighting", of, {**pool, "adjustment.gamma": gamma}), of
+
+
+def _by(kdci: str, of: Runs, settings: Mapping[str, str] = MappingProxyType({})) -> Runs:
+    return replace(of, kdci=kdci, settings=settings)
+
+
+@pytest.mark.parametrize("claims", [_form, _ablations, _readings, _others, _known_shift])
+def test_gains_are_those_of_the_runs(claims: Callable[[], Iterator[Claim]]) -> None:
+    for heading, row, adjusted, vanilla in claims():
+        section = re.split(r"(?m)^#+ ", _PAGE[_PAGE.index(f"# {heading}") + 2 :])[0]
+        shown = [line for line in section.splitlines() if line.startswith(f"| {row}")]
+        ours, theirs = adjusted.accuracies(), vanilla.accuracies()
+        gain = gain_of([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs)])
+        said = f"{gain.mean:+.2f} ± {gain.std:.2f} | {gain.t_low:+.2f} to {gain.t_high:+.2f}"
+        assert len(shown) == 1, f"{heading}: {row}"
+        assert said in shown[0], f"{heading}: {row}"
+
+
+def test_gains_are_bold_where_their_interval_leaves_zero() -> None:
+    found = re.findall(r"(\*\*)?[+-][\d.]+ ± [\d.]+(?:\*\*)? \| (\S+) to (\S+) \|", _TEXT)
+    assert len(found) > 40
+    for bold, low, high in found:
+        assert bool(bold) == (float(low) > 0 or float(high) < 0), f"{low} to {high}"
