@@ -112,6 +112,7 @@ def _others() -> Iterator[Claim]:
         ("CIFAR-10 | mosaickd |", Runs("cifar10_mosaickd", "mosaickd"), "weighting", {}),
         ("CIFAR-10 | dfnd | weighting", Runs("cifar10_dfnd", "dfnd"), "weighting", {}),
         ("CIFAR-10 | dfnd | prior", Runs("cifar10_dfnd", "dfnd", seeds=range(4)), "prior", {}),
+        ("CIFAR-10 | dfnd, four times", Runs("cifar10_dfnd_long", "dfnd"), "weighting", {}),
         ("CIFAR-10 | dfnd, another pool", Runs("cifar10_dfnd_objects", "dfnd"), "weighting", {}),
         ("CIFAR-10 | dafl | prior", Runs("cifar10_generators", "dafl"), "prior", {}),
         ("CIFAR-10, float32 | dfnd", Runs("cifar10_laptop", "dfnd"), "weighting", {}),
