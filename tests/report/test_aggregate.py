@@ -1,13 +1,18 @@
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from src.common.errors import UserError
-from src.report.aggregate import aggregate
+from src.report.aggregate import aggregate, vanilla_folders
+from src.report.apart import without_contradictions
+from src.report.collection import Damaged, Found
 from src.report.cost import Cost
 from src.report.gain import Gain
+
+F = "outputs/none_0_80.0"  # the folder of a vanilla run of seed 0
 
 
 def test_mean_and_sample_std_over_seeds(make_summary: Any) -> None:
@@ -254,3 +259,93 @@ def test_by_seed_gives_one_row_per_run_with_its_own_gain(
         ("backdoor", ("seed=0",), 1.0),
         ("backdoor", ("seed=1",), 3.0),
     ]
+
+
+def test_a_row_is_over_all_its_seeds_in_order(make_summary: Any) -> None:
+    ends = [(1, 82.0, 90.0), (0, 80.0, 81.0)]
+    runs = [
+        make_summary(last, seed=seed, acc1={"last": last, "best": b}) for seed, last, b in ends
+    ]
+    (row,) = aggregate([*runs, *map(copy_of, runs)])
+    assert (row.seeds, row.last_mean, row.best_mean) == ((0, 1), 81.0, 85.5)
+    assert row.last_std == pytest.approx(math.sqrt(2.0))
+    assert row.folders == ("outputs/none_0_80.0", "outputs/none_1_82.0")
+    assert row.copies == ("copy of outputs/none_0_80.0", "copy of outputs/none_1_82.0")
+
+
+def copy_of(run: Any) -> Any:
+    return run | {"folder": f"copy of {run['folder']}"}
+
+
+def test_every_copy_is_named(make_summary: Any) -> None:
+    run = make_summary(80.0)
+    (row,) = aggregate([run, copy_of(run), copy_of(copy_of(run))])
+    assert row.copies == ("copy of outputs/none_0_80.0", "copy of copy of outputs/none_0_80.0")
+
+
+def test_baselines_stand_together_whatever_their_teachers_hidden_digits(make_summary: Any) -> None:
+    accuracies = [("cmi", 97.2502), ("dafl", 97.2501), ("cmi", 97.2501), ("dafl", 97.2502)]
+    runs = [
+        make_summary(teacher={"acc1": acc1, "sha256": f"{acc1}"}, baseline=baseline)
+        for baseline, acc1 in accuracies
+    ]
+    assert [row.baseline for row in aggregate(runs)] == ["cmi", "cmi", "dafl", "dafl"]
+
+
+def test_compensations_that_look_alike_are_not_averaged(make_kdci: Any) -> None:
+    runs = [make_kdci(80.0 + n, seed=n, code={"kdci": f"k234567{n}"}) for n in (0, 1)]
+    assert [row.last_mean for row in aggregate(runs)] == [80.0, 81.0]
+
+
+def test_settings_of_the_pair_stand_before_those_of_the_compensation(make_kdci: Any) -> None:
+    fast = {"settings": {"student.lr": 0.2}, "kdci": {"strength": 0.5}}
+    rows = aggregate([make_kdci(80.0), make_kdci(81.0, **fast)], by_seed=True)
+    assert [row.settings for row in rows] == [
+        ("student.lr=0.1", "strength=1.0", "seed=0"),
+        ("student.lr=0.2", "strength=0.5", "seed=0"),
+    ]
+
+
+def test_an_option_that_differs_in_one_kind_is_not_named_in_another(make_kdci: Any) -> None:
+    runs = [make_kdci(81.0), make_kdci(82.0, kdci={"strength": 0.5})]
+    rows = aggregate([*runs, make_kdci(83.0, kdci={"name": "prior"})])
+    assert [row.settings for row in rows] == [("strength=0.5",), ("strength=1.0",), ()]
+
+
+def test_a_setting_in_another_order_is_the_same(make_summary: Any) -> None:
+    settings = [{"augment": {"crop": 4, "flip": True}}, {"augment": {"flip": True, "crop": 4}}]
+    runs = [make_summary(settings=each, seed=n) for n, each in enumerate(settings)]
+    assert [row.settings for row in aggregate([*runs, make_summary(baseline="cmi")])] == [()] * 2
+
+
+def test_teachers_of_other_data_are_not_named_besides(make_summary: Any) -> None:
+    other = {"teacher": {"sha256": "cd34"}, "contents": {"dataset": "0123456789"}}
+    rows = aggregate([make_summary(80.0), make_summary(81.0, **other)])
+    assert {row.settings for row in rows} == {("data=d1d1d1d",), ("data=0123456",)}
+
+
+def test_without_recorded_classes_there_is_no_unevenness(make_summary: Any) -> None:
+    (row,) = aggregate([make_summary(class_proportions=[])])
+    assert row.unevenness is None
+
+
+def test_results_that_differ_only_in_the_best_epoch_contradict_each_other(
+    make_summary: Any,
+) -> None:
+    runs = [make_summary(80.0, acc1={"best": best}) for best in (81.0, 82.0)]
+    with pytest.raises(UserError, match="both hold seed 0"):
+        aggregate(runs)
+    first = Damaged(Path("a"), "damaged")
+    kept, damaged = without_contradictions(Found(runs, [Damaged(Path("z"), "too"), first]))
+    assert kept == []
+    assert [str(each.path) for each in damaged] == ["a", *[f"{F}/summary.json"] * 2, "z"]
+
+
+def test_an_unfinished_run_contradicts_none_and_is_nobodys_pair(
+    make_summary: Any, make_kdci: Any
+) -> None:
+    failed = make_summary(status="failed")
+    del failed["acc1"], failed["teacher"]["sha256"]
+    runs = [make_summary(80.0), failed, make_kdci(81.0), make_kdci(82.0, seed=1)]
+    assert without_contradictions(Found(runs, [])) == (runs, [])
+    assert vanilla_folders(runs) == {"outputs/backdoor_0_81.0": F}

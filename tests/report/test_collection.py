@@ -9,6 +9,7 @@ import pytest
 
 from src.common.errors import UserError
 from src.common.files import lock
+from src.report import collection
 from src.report.collection import read_summaries, unfinished
 from src.report.discard import discard_failed
 from src.report.summary import PREVIOUS, write_summary
@@ -254,3 +255,36 @@ def test_the_result_before_a_forced_run_that_ended_early_is_kept_and_told(
     assert len(done.refused) == (status == "failed")
     assert all(f"holds an earlier result ({PREVIOUS});" in line for line in done.refused)
     assert (folder / PREVIOUS).exists()
+
+
+def test_what_is_damaged_or_closed_stands_in_one_order(
+    tmp_path: Path, make_summary: Any, closed: Callable[[Path], None]
+) -> None:
+    write(tmp_path / "a", make_summary(3.0))
+    (tmp_path / "a/summary.json").write_text("{")
+    write(tmp_path / "b/run", make_summary(2.0))
+    closed(tmp_path / "b")
+    found = read_summaries([tmp_path])
+    assert [each.path for each in found.damaged] == [tmp_path / "a/summary.json", tmp_path / "b"]
+
+
+def test_a_run_that_ends_while_it_is_read_has_ended(
+    tmp_path: Path, make_summary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "run", make_summary(status="running"))
+    whole = collection.read_whole
+
+    def ending(path: Path) -> Any:
+        summary = whole(path)
+        write_summary(make_summary(), folder)
+        return summary
+
+    monkeypatch.setattr(collection, "read_whole", ending)
+    (summary,) = read_summaries([tmp_path]).summaries
+    assert (summary["status"], summary["error"]) == ("finished", None)
+
+
+def test_starts_are_compared_as_times_whatever_their_zone(make_summary: Any) -> None:
+    starts = ["2026-11-02T10:00:00+00:00", "2026-11-02T11:00:00+05:00", "2026-11-02T09:00:00"]
+    runs = [make_summary(status="failed") | {"started": start} for start in starts]
+    assert unfinished(runs) == [runs[0]]

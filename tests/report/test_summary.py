@@ -76,7 +76,18 @@ def test_a_damaged_summary_is_named_with_reason_and_cure(
 
 
 @pytest.mark.parametrize(
-    "key", ["status", "teacher.acc1", "acc1.last", "seconds.total", "identity.code", "checksums"]
+    "key",
+    [
+        "status",
+        "seed",
+        "teacher.acc1",
+        "teacher.sha256",
+        "acc1.last",
+        "seconds.total",
+        "identity.code",
+        "device",
+        "checksums",
+    ],
 )
 @pytest.mark.parametrize("value", ["absent", None, []])
 def test_a_missing_or_mistyped_key_is_named(
@@ -171,3 +182,32 @@ def test_a_summary_that_cannot_be_written_leaves_the_old_one(
         write_summary(make_summary(90.0, device=object()), tmp_path)
     assert list(tmp_path.iterdir()) == [path]
     assert read_summary(path)["acc1"]["last"] == 80.0
+
+
+def test_all_and_none_right_are_accuracies(tmp_path: Path, make_summary: Any) -> None:
+    ends = make_summary(0.0, acc1={"last": 0.0, "best": 100.0}, teacher={"acc1": 100.0})
+    assert read_summary(write_summary(ends, tmp_path))["acc1"]["best"] == 100.0
+    with pytest.raises(ValueError, match=r"`teacher\.acc1` within 0\.\.100 percent"):
+        write_summary(make_summary(teacher={"acc1": 100.1}), tmp_path)
+
+
+def test_a_wrong_value_is_shown_as_far_as_it_helps(tmp_path: Path, make_summary: Any) -> None:
+    text = "one of some words " * 40
+    write_sealed(tmp_path / "summary.json", make_summary(seed=text))
+    with pytest.raises(UserError, match="`seed` to be int, but got 'one of some words") as error:
+        read_summary(tmp_path / "summary.json")
+    shown = str(error.value).split("but got ")[1].split("; run")[0]
+    assert 60 < len(shown) <= 80
+
+
+def test_a_finished_run_is_of_its_identity(finished: Path) -> None:
+    assert is_finished(finished, "c0ffee") is True
+    assert is_finished(finished, "decaf") is False
+    assert (
+        why_not_finished(finished, "decaf") == f"'{finished / 'summary.json'}' is of another run"
+    )
+
+
+def test_a_link_to_nothing_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").symlink_to("nowhere")
+    assert str(why_not_finished(tmp_path)).endswith("is missing")

@@ -9,7 +9,14 @@ from rich.console import Console, RenderableType
 from src.report.aggregate import aggregate
 from src.report.collection import Damaged
 from src.report.record import Record, records
-from src.report.table import csv_table, markdown_table, run_table, terminal_table
+from src.report.table import (
+    csv_table,
+    first_line,
+    left_out,
+    markdown_table,
+    run_table,
+    terminal_table,
+)
 
 MARKDOWN = """\
 ### digits: convnet_m (97.25) -> convnet_s, budget laptop, replay
@@ -270,3 +277,60 @@ def test_copies_are_noted(make_summary: Any) -> None:
 def test_a_running_run_has_no_error_to_show(make_summary: Any) -> None:
     text = markdown_table([], [make_summary(status="running")])
     assert text.strip().endswith("(outputs/none_0_80.0): running")
+
+
+def test_closed_folders_are_counted_apart_from_summaries() -> None:
+    broken = [Damaged(Path(name), name) for name in ("a", "b")]
+    closed = [Damaged(Path(name), name, is_closed=True) for name in ("c", "d")]
+    assert left_out(broken) == (
+        "2 summaries left out; run the same commands again, or remove the folders"
+    )
+    assert left_out(closed[:1]) == (
+        "1 folder left out; ask for the right to read it, or name other folders"
+    )
+    assert left_out([*broken[:1], *closed]) == (
+        "1 summary left out; run the same command again, or remove the folder; "
+        "2 folders left out; ask for the right to read them, or name other folders"
+    )
+
+
+@pytest.mark.parametrize("error", [None, "", " \n "])
+def test_an_error_that_says_nothing_is_told_so(error: str | None) -> None:
+    assert first_line(error) == "no error recorded"
+
+
+def test_the_first_line_of_an_error_is_the_first_that_says_something() -> None:
+    assert first_line("\n\nboom\nand more") == "boom"
+
+
+def test_run_table_shows_each_accuracy_that_there_is(make_summary: Any) -> None:
+    accuracies = {"last": 80.0, "best": 81.0, "compensated": 79.0, "stage_a": 70.0}
+    lines = rendered(run_table(make_summary(80.0, acc1=accuracies), Path("x"))).splitlines()
+    found = [line for line in lines if "student convnet_s" in line]
+    for line, value in zip(found, ("80.00", "81.00", "79.00", "70.00"), strict=True):
+        assert value in line
+
+
+TERMINAL = """\
+digits: convnet_m (97.25) -> convnet_s, budget laptop, replay
+baseline  KDCI      N   seeds         last   best
+──────────────────────────────────────────────────
+cmi       none      -       1  70.00 (n=1)  81.00
+
+dafl      none      -       1   8.00 (n=1)  81.00
+dafl      backdoor  16      1  83.50 (n=1)  81.00
+
+                                                                    n for
+baseline  KDCI      N   pairs          gain  95% interval      p  1 point
+──────────────────────────────────────────────────────────────────────────
+                                                           n too    n too
+dafl      backdoor  16      1  +75.50 (n=1)   n too small  small    small
+"""
+
+
+def test_terminal_parts_baselines_and_sets_numbers_to_the_right(
+    make_summary: Any, make_kdci: Any
+) -> None:
+    runs = [make_summary(8.0), make_kdci(83.5), make_summary(70.0, baseline="cmi")]
+    lines = rendered(terminal_table(aggregate(runs), []), width=80).splitlines()
+    assert "\n".join(map(str.rstrip, lines)).startswith(TERMINAL)
