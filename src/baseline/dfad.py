@@ -54,7 +54,7 @@ class DFAD(GeneratorBaseline):
         optimizer: partial[Optimizer],
         batch_size: PositiveInt,
         total_rounds: PositiveInt,
-        decay_after: Sequence[Share] = (),
+        decay_after: Sequence[Share] = (0.2, 0.4),
         sampling_mode: Literal["train", "eval"] = "train",
         whitened: bool = True,
     ) -> None:

@@ -133,7 +133,8 @@ class DFND(Baseline):
         """KL to the teacher plus the noise-adapted likelihood of its hard labels."""
         diagonal = self.diagonal
         if diagonal is None:
-            diagonal = min((self.teacher.acc1 or 100.0) / 100, _LARGEST_DIAGONAL)
+            acc1 = 100.0 if self.teacher.acc1 is None else self.teacher.acc1
+            diagonal = min(acc1 / 100, _LARGEST_DIAGONAL)
         weights = None
         if self.weight_classes and self.class_counts is not None:
             weights = class_weights(self.class_counts)
