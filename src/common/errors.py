@@ -64,6 +64,11 @@ def in_one_line(said: object) -> str:
     return " ".join(str(said).split())
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says in one line, or what it is where it says nothing."""
+    return in_one_line(error) or type(error).__name__
+
+
 def described(error: BaseException) -> str:
     """What an error is and says, in one line."""
     said = in_one_line(error)

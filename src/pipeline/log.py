@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from src.common.distributed import rank
-from src.common.errors import in_one_line
+from src.common.errors import reason_of
 from src.common.files import writing
 from src.common.signals import Interrupted
 
@@ -56,7 +56,7 @@ def written_down(folder: Path, command: str | None = None) -> Iterator[None]:
         yield
         handler.say(logging.INFO, "Finished")
     except (Exception, Interrupted) as error:
-        reason = in_one_line(error) or type(error).__name__
+        reason = reason_of(error)
         handler.say(logging.ERROR, f"Error: {reason}")
         raise
     finally:

@@ -23,7 +23,7 @@ from src.common.distributed import (
     rank,
     world_size,
 )
-from src.common.errors import FORESEEN, UserError, in_one_line, is_lost_peer
+from src.common.errors import FORESEEN, UserError, is_lost_peer, reason_of
 from src.common.files import content_hash, remove_leftovers
 from src.common.measure import measured
 from src.common.signals import Interrupted, interruptible, is_rank
@@ -242,7 +242,7 @@ def _recorded(summary: Summary, folder: Path) -> Iterator[None]:
     except BaseException as error:
         if is_rank() and is_lost_peer(error):  # whoever started the ranks records what it was
             raise
-        reason = in_one_line(error) or type(error).__name__
+        reason = reason_of(error)
         # Lightning's own is of a signal that came before its handlers were replaced.
         is_stopped = isinstance(error, Interrupted | SIGTERMException)
         status = "interrupted" if is_stopped else "failed"
