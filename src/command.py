@@ -20,7 +20,15 @@ from src.config.reach import guard_hydra
 
 _PLUGINS, _COMPOSING = "KDCI_PLUGINS", "KDCI_COMPOSING"  # for launchers with workers of their own
 
-guard_hydra()  # on import: launchers with workers of their own compose in these as well
+
+def _allowed() -> list[str]:
+    """The plug-ins that the command line allows."""
+    allowed: list[str] = json.loads(os.environ.get(_PLUGINS, "[]"))
+    return allowed
+
+
+# On import: launchers with workers of their own compose in these as well.
+guard_hydra(_allowed)
 
 
 @hydra.main(config_path=str(package.CONF), config_name="config", version_base="1.3")
@@ -30,7 +38,7 @@ def _job(config: DictConfig) -> float | None:
     handed_on: list[str] = json.loads(os.environ.get(_COMPOSING, "[]"))
     handed_on += arguments.as_typed(job.overrides.task)
     with complaint.complaints(sys.argv[1:]):
-        arguments.require_typed(config.get("plugins"), json.loads(os.environ.get(_PLUGINS, "[]")))
+        arguments.require_typed(config.get("plugins"), _allowed())
         if job.mode == RunMode.MULTIRUN:
             ranks.refuse_sweep_of_ranks()
             naming.require_sweep()

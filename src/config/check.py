@@ -214,5 +214,8 @@ def _scales(kdci: Kdci | None) -> list[float]:
     if kdci is None:
         return [1.0]
     space = kdci.dictionary.get("space", "logits")
-    adjustment = try_adjustment("kdci.adjustment", kdci.adjustment, space, kdci.N)
+    try:
+        adjustment = try_adjustment("kdci.adjustment", kdci.adjustment, space, kdci.N)
+    except UserError:  # it is refused, if at all, where the classes of the data are known
+        return [1.0, kdci.lr_scale]
     return [1.0, kdci.lr_scale] if any(True for _ in adjustment.parameters()) else [1.0]

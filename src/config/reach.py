@@ -1,7 +1,7 @@
 """Option files of other people may set options, and not what Hydra itself calls."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -14,43 +14,66 @@ from src.common.errors import UserError
 from src.config.option_files import in_program
 
 _HYDRA, _PARAMS = re.compile(r"\bhydra\b"), "hydra.sweeper.params"
-_NAMED = ("main", "command-line")  # conf, or what --config-dir and --config-path name in its place
+# Who shows Hydra a folder: conf, or what --config-dir and --config-path name in its place, and
+# what is typed as hydra.searchpath, which plug-ins leave no room for.
+_NAMED, _TYPED = ("main", "command-line"), "hydra.searchpath in command-line"
+_OWN = "hydra"
+# Files that people give each other, wherever their folder lies, and those that lie in none.
+_OTHERS = ("experiments", None)
 
 
-def guard_hydra() -> None:
+def guard_hydra(has_plugins: Callable[[], object]) -> None:
     """Make Hydra refuse files that reach its own node, whose classes it calls before all checks.
 
-    Its callbacks, logging and launchers may be set on the command line, and by this program's own
-    options; any other file may set the points of a sweep. Hydra cannot be told so. It is stopped
-    where it has read a file and knows where in the configuration it goes, whatever path, link,
-    interpolation or point of a sweep has led to it; by a ``UserError`` that says what was reached.
+    Its callbacks, logging and launchers may be set on the command line, by files below ``conf``
+    and by those of folders that the command line names. Those of plug-ins, experiments, and what
+    lies outside such a folder may set the points of a sweep. Hydra cannot be told so. It is
+    stopped where it has read a file and knows where in the configuration it goes, whatever path,
+    link, interpolation or point of a sweep has led to it; by a ``UserError`` that says what was
+    reached.
+
+    Args:
+        has_plugins: Whether the search path is that of plug-ins; asked for each file.
     """
     load = ConfigLoaderImpl._load_single_config
-    if not hasattr(load, "__wrapped__"):  # else it is guarded
-        ConfigLoaderImpl._load_single_config = _guarded(load)  # type: ignore[method-assign]
+    load = getattr(load, "unguarded", load)
+    guarded = _guarded(load, has_plugins)
+    guarded.unguarded = load
+    ConfigLoaderImpl._load_single_config = guarded  # type: ignore[method-assign]
 
 
-def _guarded(load: Any) -> Any:
+def _guarded(load: Any, has_plugins: Callable[[], object]) -> Any:
     @wraps(load)
     def load_single_config(*args: Any, default: Any, **options: Any) -> ConfigResult:
         result: ConfigResult = load(*args, default=default, **options)
         scheme, _, folder = result.path.partition("://")
-        name = default.config_path.removesuffix(".yaml")
-        path = Path(folder, f"{name}.yaml")
-        is_of_hydra = name.startswith("hydra/") and ".." not in path.parts
-        is_within = path.resolve().is_relative_to(Path(folder).resolve())
-        is_ours = scheme != "file" or (result.provider in _NAMED and is_within)
-        # The primary one is named on the command line, or the program's.
-        is_own = default.primary or (is_of_hydra and is_ours)
-        reached = None if is_own else next(_reached(result), None)
+        path = Path(folder, f"{default.config_path.removesuffix('.yaml')}.yaml")
+        named = _NAMED if has_plugins() else (*_NAMED, _TYPED)
+        if scheme != "file":
+            group: str | None = _OWN
+        else:
+            group = _group(path, Path(folder)) if result.provider in named else None
+        # What goes to Hydra must be chosen by a name that says so, which a group always does:
+        # it is never evaluated.
+        if group == _OWN or _HYDRA.search(default.package or ""):
+            is_ours = group == _OWN and default.config_path.startswith(f"{_OWN}/")
+        else:
+            is_ours = group not in _OTHERS
+        reached = None if is_ours or default.primary else next(_reached(result), None)
         if reached is not None:
             raise UserError(
                 f"Refused '{in_program(path)}': expected nothing of Hydra's but {_PARAMS}, but "
-                f"got {reached}; give it on the command line, or put it into conf/hydra"
+                f"got {reached}; give it on the command line, or copy it into conf/hydra"
             )
         return result
 
     return load_single_config
+
+
+def _group(path: Path, folder: Path) -> str | None:
+    """First part of where a file of a folder of options really lies; None outside of it."""
+    path, folder = path.resolve(), folder.resolve()
+    return path.relative_to(folder).parts[0].casefold() if path.is_relative_to(folder) else None
 
 
 def _reached(result: ConfigResult) -> Iterator[str]:
@@ -77,4 +100,8 @@ def _reached(result: ConfigResult) -> Iterator[str]:
 def _is_more(key: Any, value: Any) -> bool:
     """Whether a point is more than a key and its values: Hydra builds what has a ``_target_``."""
     is_key = not str(key).startswith("_") and not _HYDRA.search(str(key))
-    return not is_key or isinstance(value, dict | list)
+    return not is_key or _holds_keys(value)
+
+
+def _holds_keys(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(map(_holds_keys, value)))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 _IMAGES = 4  # that an adjustment is tried on
-_CLASSES = 1000  # in a trial without data
+_CLASSES = 100  # in a trial without data
 _FEWEST, _MOST = 2, 1024  # prototypes in a trial
 
 
@@ -87,7 +87,7 @@ def try_optimizer(path: str, node: Node, scales: Sequence[float] = ()) -> "Optim
 
 
 def try_adjustment(path: str, node: Node, space: str, wanted: int | str) -> "nn.Module":
-    """An adjustment of a thousand classes, where those of the data are not known yet.
+    """An adjustment of a hundred classes, where those of the data are not known yet.
 
     Args:
         path: Dotted key of the node.

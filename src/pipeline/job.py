@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from src.common.distributed import barrier, on_rank_zero
-from src.common.errors import UserError
+from src.common.errors import UserError, described
 from src.common.files import lock
 from src.common.freezing import mode
 from src.common.measure import Measurement
@@ -216,8 +216,8 @@ def _unchanged(module: nn.Module) -> Iterator[None]:
     parts = [each for each in module.modules() if not isinstance(each, torch.jit.ScriptModule)]
     buffers = [dict(part._buffers) for part in parts]
     values = [(each, each.clone()) for each in module.buffers()]
-    counting = [p for p in parts if type(p).get_extra_state is not nn.Module.get_extra_state]
-    states = [copy.deepcopy(part.get_extra_state()) for part in counting]
+    counting = [part for part in parts if _has_state(type(part))]
+    states = [_state_of(part) for part in counting]
     try:
         yield
     finally:
@@ -229,3 +229,22 @@ def _unchanged(module: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
         for part, state in zip(counting, states, strict=True):
             part.set_extra_state(state)
+
+
+def _has_state(kind: type[nn.Module]) -> bool:
+    """Whether a class has an extra state that can be given back."""
+    plain = nn.Module
+    gives = kind.get_extra_state is not plain.get_extra_state
+    return gives and kind.set_extra_state is not plain.set_extra_state
+
+
+def _state_of(part: nn.Module) -> Any:
+    try:
+        with torch.no_grad():
+            return copy.deepcopy(part.get_extra_state())
+    except (TypeError, RuntimeError, copy.Error) as error:
+        raise UserError(
+            f"Cannot copy what get_extra_state of {type(part).__qualname__} gives "
+            f"({described(error)}); let it give tensors without a graph, numbers, strings, lists "
+            "and dicts"
+        ) from error

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from math import isfinite
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, TypedDict, cast
@@ -252,7 +251,7 @@ def _lack(content: dict[str, Any], expected: Mapping[str, _Types]) -> str | None
         value: Any = content
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        if not isinstance(value, types) or (isinstance(value, float) and not isfinite(value)):
+        if not isinstance(value, types):
             names = " or ".join(kind.__name__ for kind in types)
             return f"expected `{key}` to be {names}, but got {shorten(repr(value), 80)}"
     return None

@@ -14,8 +14,10 @@ from src.baseline import dafl
 from src.common.errors import UserError, nearest
 from src.common.package import CONF
 from src.config.check import _FORMS, check
+from src.kdci.adjustment import Adjustment
 from src.network import convnet
 from src.network.classifier import Classifier
+from src.pipeline.refusals import refuse_misfit
 from src.pipeline.share import of_a_rank
 from src.substitution.contract import Baseline
 from tests.compose import plain
@@ -242,21 +244,28 @@ def test_a_missing_key_is_named(key: str) -> None:
     assert complaint(config) == f"Missing configuration key '{key}'"
 
 
-OPTIONS_OF_LOGITS = {
-    "attention": "cosine",
-    "projection": "identity",
-    "expectation": "arithmetic",
-}
+class PerClass(Adjustment):
+    """Scales each class by a number of its own."""
+
+    def __init__(self, *, num_classes: int, by_class: list[float], **supplied: Any) -> None:
+        super().__init__(num_classes=num_classes, **supplied)
+        if len(by_class) != num_classes:
+            raise UserError(f"expected {num_classes} values, but got {len(by_class)}")
+        self.scale = nn.Parameter(torch.tensor(by_class))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits * self.scale
 
 
-@pytest.mark.parametrize(("key", "value"), OPTIONS_OF_LOGITS.items())
-def test_what_needs_logits_is_refused_in_feature_space(key: str, value: str) -> None:
-    message = complaint(
-        changed(kdci__dictionary__space="features", **{f"kdci__adjustment__{key}": value})
-    )
-    assert (
-        f"kdci.dictionary.space=logits with kdci.adjustment.{key}={value}, but got 'f" in message
-    )
+def test_an_adjustment_of_one_number_a_class_waits_for_the_classes_of_the_data() -> None:
+    target = f"{__name__}.PerClass"
+    named = {"kdci__name": "perclass", "kdci__adjustment": {"_target_": target}}
+    config = changed(plugins=["tests"], **named)
+    config["kdci"]["adjustment"]["by_class"] = [1.0] * 10
+    refuse_misfit(check(config))
+    config["kdci"]["adjustment"]["by_class"] = [1.0] * 3
+    with pytest.raises(UserError, match="expected 10 values, but got 3"):
+        refuse_misfit(check(config))
 
 
 def test_rebuilding_the_dictionary_needs_new_images() -> None:

@@ -1,8 +1,13 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.common import package
@@ -15,9 +20,16 @@ Composed = Callable[..., DictConfig]
 
 
 @pytest.fixture
-def composed(tmp_path: Path) -> Composed:
-    """Composes with files of a folder on the search path, as experiments."""
-    guard_hydra()
+def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra as it reads files where there are plug-ins."""
+    name = "_load_single_config"
+    monkeypatch.setattr(ConfigLoaderImpl, name, getattr(ConfigLoaderImpl, name))
+    guard_hydra(lambda: True)
+
+
+@pytest.fixture
+def composed(tmp_path: Path, guarded: None) -> Composed:
+    """Composes with files of a plug-in's folder, as experiments."""
     (tmp_path / "conf/experiments").mkdir(parents=True)
 
     def from_files(*overrides: str, **files: str) -> DictConfig:
@@ -33,8 +45,7 @@ def composed(tmp_path: Path) -> Composed:
 @pytest.mark.parametrize(
     "name", sorted(path.stem for path in (package.ROOT / "experiments").glob("*.yaml"))
 )
-def test_our_experiments_set_no_more_than_the_points_of_a_sweep(name: str) -> None:
-    guard_hydra()
+def test_our_experiments_set_no_more_than_the_points_of_a_sweep(name: str, guarded: None) -> None:
     with initialize_config_dir(str(package.CONF), version_base="1.3"):
         config = compose("config", [f"experiments={name}"], return_hydra_config=True)
     assert config.hydra.sweeper.params
@@ -119,10 +130,67 @@ def test_an_option_of_ours_is_not_put_into_hydra_s_node(composed: Composed) -> N
         composed("+paths@hydra.help=default")
 
 
-def test_points_of_a_sweep_and_all_else_may_be_set(composed: Composed) -> None:
-    text = "hydra:\n  sweeper:\n    params:\n      seed: 0,1\nseed: 3\n"
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "/paths@hydra.help: default",
+        "/paths@_global_.hydra.help: default",
+        "/.@hydra: paths/default",
+    ],
+)
+def test_neither_is_it_by_a_plug_in(composed: Composed, choice: str) -> None:
+    with pytest.raises(UserError, match=r"default\.yaml': expected nothing of Hydra's"):
+        composed("experiments=mine", mine=f"# @package _global_\ndefaults:\n  - {choice}\n")
+
+
+def test_a_launcher_is_none_of_the_experiments(composed: Composed) -> None:
+    with pytest.raises(UserError, match=r"evil\.yaml': expected nothing of Hydra's"):
+        composed("hydra/launcher=../../experiments/evil", evil=EVIL)
+
+
+OWN = "# @package _global_\nhydra:\n  job:\n    name: mine\nseed: 3\n"
+
+
+@pytest.mark.parametrize("place", ["conf", "config_dir", "searchpath"])
+def test_a_folder_that_the_user_names_is_the_users_own(
+    tmp_path: Path, guarded: None, place: str
+) -> None:
+    guard_hydra(lambda: False)
+    main = tmp_path / "main" if place == "conf" else package.CONF
+    folder = main if place == "conf" else tmp_path / "own"
+    if place == "conf":
+        shutil.copytree(package.CONF, main)
+    (folder / "student").mkdir(parents=True, exist_ok=True)
+    (folder / "hydra/job_logging").mkdir(parents=True, exist_ok=True)
+    (folder / "experiments").mkdir(exist_ok=True)
+    (folder / "student/mine.yaml").write_text(OWN)
+    (folder / "hydra/job_logging/mine.yaml").write_text("version: 1\nown: true\n")
+    (folder / "experiments/mine.yaml").write_text(OWN)
+    path = f"hydra.searchpath=['file://{folder}']"
+    loader = create_config_search_path(str(main))
+    if place == "config_dir":
+        anchor = SearchPathQuery(provider="schema")
+        loader.prepend(provider="command-line", path=str(folder), anchor=anchor)
+
+    def composed(*overrides: str) -> DictConfig:
+        typed = [*overrides, *([path] if place == "searchpath" else [])]
+        return ConfigLoaderImpl(loader).load_configuration("config", typed, RunMode.RUN)
+
+    config = composed("student=mine", "hydra/job_logging=mine")
+    assert (config.hydra.job.name, config.hydra.job_logging.own, config.seed) == ("mine", True, 3)
+    with pytest.raises(UserError, match=r"experiments.mine\.yaml': expected nothing of Hydra's"):
+        composed("experiments=mine")
+    if place == "searchpath":  # which is that of plug-ins where there are any
+        guard_hydra(lambda: True)
+        with pytest.raises(UserError, match=r"student.mine\.yaml': expected nothing of Hydra's"):
+            composed("student=mine")
+
+
+@pytest.mark.parametrize("values", ["0,1", [0, 1]])
+def test_points_of_a_sweep_and_all_else_may_be_set(composed: Composed, values: object) -> None:
+    text = f"hydra:\n  sweeper:\n    params:\n      seed: {values}\nseed: 3\n"
     config = composed("experiments=mine", mine=f"# @package _global_\n{text}")
-    assert config.hydra.sweeper.params == {"seed": "0,1"}
+    assert config.hydra.sweeper.params == {"seed": values}
     assert config.seed == 3
 
 

@@ -181,3 +181,17 @@ def test_a_pool_of_more_images_than_there_are_is_refused_before_the_teacher(kdci
     assert misfit(*given, "pool.num_images=300") is None
     assert "but got 60000 > " in str(misfit(*given, "pool.num_images=60000"))
     assert misfit(*given, "pool.num_images=60000", "baseline=dafl") is None  # nobody reads it
+
+
+OPTIONS_OF_LOGITS = {
+    "attention": "cosine",
+    "projection": "identity",
+    "expectation": "arithmetic",
+}
+
+
+@pytest.mark.parametrize(("key", "value"), OPTIONS_OF_LOGITS.items())
+def test_what_needs_logits_is_refused_in_feature_space(key: str, value: str) -> None:
+    said = misfit("kdci.dictionary.space=features", f"kdci.adjustment.{key}={value}")
+    expected = f"kdci.dictionary.space=logits with kdci.adjustment.{key}={value}, but got 'f"
+    assert expected in str(said)

@@ -2,6 +2,7 @@ import os
 import signal
 from copy import deepcopy
 from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +12,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from src.common.errors import UserError
 from src.common.signals import STOPPING
 from src.dataset.contract import ImageSpec
 from src.objective.distillation import StudentOutput
 from src.pipeline import run, trainer
+from src.pipeline.job import Job
 from src.pipeline.stage_b import _leaves_out
 from src.substitution.batches import ReplayBatches
 from src.substitution.module import SubstitutionModule
@@ -140,13 +143,19 @@ class TwoHeads(nn.Module):
         return self.first(F.dropout(self.norm(images), 0.5).mean((2, 3)))
 
 
+def ranks_of(ranks: int, folder: Path, size: int = 4) -> Job:
+    """A job of some ranks, on images of some size."""
+    this = job(folder)
+    this.dataset = SimpleNamespace(geometry=SimpleNamespace(size=size))  # type: ignore[assignment]
+    this.config.trainer = this.config.trainer.model_copy(update={"devices": ranks})
+    return this
+
+
 @pytest.mark.parametrize(("ranks", "expected"), [(2, True), (1, False)])
 def test_several_ranks_are_told_of_parameters_that_take_no_part(
     ranks: int, expected: bool, tmp_path: Path
 ) -> None:
-    network, this = TwoHeads(), job(tmp_path)
-    this.dataset = SimpleNamespace(geometry=SimpleNamespace(size=4))  # type: ignore[assignment]
-    this.config.trainer = this.config.trainer.model_copy(update={"devices": ranks})
+    network, this = TwoHeads(), ranks_of(ranks, tmp_path)
     before = deepcopy(network.state_dict())
     dice = torch.get_rng_state()
     assert this.leaves_out(network, network) == expected
@@ -182,9 +191,7 @@ class Remembering(TwoHeads):
 
 
 def test_what_a_module_remembers_of_that_look_is_forgotten(tmp_path: Path) -> None:
-    network, this = Remembering(), job(tmp_path)
-    this.dataset = SimpleNamespace(geometry=SimpleNamespace(size=4))  # type: ignore[assignment]
-    this.config.trainer = this.config.trainer.model_copy(update={"devices": 2})
+    network, this = Remembering(), ranks_of(2, tmp_path)
     sizes = network.sizes
     assert this.leaves_out(network, network)
     assert (network.grid, network.seen) == (None, 0)
@@ -192,11 +199,46 @@ def test_what_a_module_remembers_of_that_look_is_forgotten(tmp_path: Path) -> No
     assert network.count == 0
 
 
+class Graphed(Remembering):
+    """Its state is computed from its weights."""
+
+    def get_extra_state(self) -> Any:
+        return {"seen": self.seen, "norm": self.first.weight * 2}
+
+
+class Telling(TwoHeads):
+    """Tells of a state that it takes from nobody."""
+
+    def get_extra_state(self) -> Any:
+        return {"lock": Lock()}
+
+
+class Locked(Remembering):
+    """Its state cannot be copied."""
+
+    def get_extra_state(self) -> Any:
+        return {"seen": self.seen, "lock": Lock()}
+
+
+@pytest.mark.parametrize("kind", [Graphed, Telling])
+def test_a_state_is_given_back_where_it_can_be(kind: type[nn.Module], tmp_path: Path) -> None:
+    network, this = kind(), ranks_of(2, tmp_path)
+    assert this.leaves_out(network, network)
+    assert getattr(network, "seen", 0) == 0
+
+
+def test_a_state_that_cannot_be_copied_is_one_line(tmp_path: Path) -> None:
+    network, this = Locked(), ranks_of(2, tmp_path)
+    expected = (
+        r"get_extra_state of Locked gives \(TypeError: cannot pickle '_thread.lock' object\)"
+    )
+    with pytest.raises(UserError, match=expected):
+        this.leaves_out(network, network)
+
+
 def test_they_are_looked_for_where_the_fit_will_be(tmp_path: Path) -> None:
     """An adjustment is made in the host's memory, and its student on the device."""
-    network, this = TwoHeads(), job(tmp_path)
-    this.dataset = SimpleNamespace(geometry=SimpleNamespace(size=4))  # type: ignore[assignment]
-    this.config.trainer = this.config.trainer.model_copy(update={"devices": 2})
+    network, this = TwoHeads(), ranks_of(2, tmp_path)
     this.device = torch.device("meta")
     assert this.leaves_out(network, network)
     assert network.first.weight.device.type == "meta"
@@ -220,11 +262,7 @@ class Partial(nn.Module):
 def test_what_counts_is_the_loss_not_the_logits(
     tiny_spec: ImageSpec, tiny_teacher: FrozenTeacher, tmp_path: Path
 ) -> None:
-    this = job(tmp_path)
-    this.dataset = SimpleNamespace(  # type: ignore[assignment]
-        geometry=SimpleNamespace(size=tiny_spec.image_size)
-    )
-    this.config.trainer = this.config.trainer.model_copy(update={"devices": 2})
+    this = ranks_of(2, tmp_path, tiny_spec.image_size)
     module = student(tiny_spec, tiny_teacher)
     assert not _leaves_out(this, module)
     module.objective = Partial()
