@@ -198,6 +198,12 @@ class SweepReport(Callback):
         """Read the record of every point and its summary."""
         folder = Path(config.hydra.sweep.dir)
         records = _records(folder)
+        if not records:
+            patterns = [each for each in config.hydra.overrides.task if "=glob(" in each]
+            raise UserError(
+                "Expected a sweep of one point or more, but it has none"
+                + (f"; {' or '.join(patterns)} fits no option" if patterns else "")
+            )
         failed = report_sweep(folder, records)
         if _is_by_agreement(config):
             _mention_other_images(records)

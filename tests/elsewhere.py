@@ -2,7 +2,8 @@
 
 What mixes devices fails, as it would on a GPU; copies from and to the host, and what waits for the
 device, are noted; and results are those of the CPU. Torch makes room for one device of other
-people's, and this is it. What it cannot show: kernels that a GPU lacks, precision, speed.
+people's, and this is it: as long as the process lives, torch has an accelerator. What it cannot
+show: kernels that a GPU lacks, precision, speed, and what torch does on CUDA only.
 """
 
 from collections.abc import Iterator
@@ -16,10 +17,15 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import return_and_correct_aliasing
 
 _COPIES = ("_copy_from", "_to_copy", "copy_")
-_WAITING = ("_local_scalar_dense", "_unique2", "bincount", "equal", "masked_select", "nonzero")
+_UNIQUE = ("_unique2", "unique_consecutive", "unique_dim", "unique_dim_consecutive")
+_SELECTING = ("bincount", "masked_select", "nonzero")
+_WAITING = ("_local_scalar_dense", "allclose", "equal", *_SELECTING, *_UNIQUE)
 _INDEXING = ("index", "index_put_", "_index_put_impl_")
+_JOINING = ("cat", "stack")  # which take no scalar from the host, either
 
 _seen: list[str] = []
+_dice: list[torch.Generator] = []
+_GENERATOR = torch.Generator
 
 
 class _Module(backend_registration._DummyBackendModule):
@@ -73,6 +79,14 @@ def moving() -> Iterator[None]:
         torch.__future__.set_swap_module_params_on_conversion(before)
 
 
+def generator(device: Any = "cpu") -> torch.Generator:
+    """In place of ``torch.Generator``, which has none for this device."""
+    made = _GENERATOR()
+    if torch.device(device).type == DEVICE.type:
+        _dice.append(made)
+    return made
+
+
 @contextmanager
 def watched() -> Iterator[list[str]]:
     """What the host did with the device within: ``to``, ``from``, or what it has waited for."""
@@ -87,12 +101,14 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     here = [each for each in tensors if not isinstance(each, _There)]
     stays = bool(there) if name not in _COPIES else isinstance(args[0], _There)
     goes_there = stays if to is None else torch.device(to).type == DEVICE.type
+    if goes_there:
+        _require_dice(kwargs.get("generator"))
     if name in _COPIES:
         source = args[1] if name == "copy_" else args[0]
         if isinstance(source, _There) != goes_there:
             _seen.append("to" if goes_there else "from")
     elif there:
-        _note(name, args, here)
+        _note(name, args, kwargs, here)
     plain_args, plain = pytree.tree_map_only(_There, lambda each: each.inner, (args, kwargs))
     if to is not None:
         plain = {key: each for key, each in plain.items() if key != "pin_memory"}
@@ -105,9 +121,18 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return return_and_correct_aliasing(func, args, kwargs, found) if there else found
 
 
-def _note(name: str, args: Any, here: list[Tensor]) -> None:
-    """Refuse what a GPU would, where tensors lie here and there; scalars may."""
-    several = [each for each in here if each.dim()]
+def _require_dice(given: torch.Generator | None) -> None:
+    """Refuse a generator of the host's; the global one stands for the device's own."""
+    if given is None:
+        return
+    known = {each._cdata for each in (torch.default_generator, *_dice)}  # objects are made anew
+    if given._cdata not in known:
+        raise RuntimeError("expected a generator of the device")
+
+
+def _note(name: str, args: Any, kwargs: dict[str, Any], here: list[Tensor]) -> None:
+    """Refuse what a GPU would, where tensors lie here and there; scalars mostly may."""
+    several = [each for each in here if each.dim() or name in _JOINING]
     indices = args[1] if name in _INDEXING and isinstance(args[0], _There) else ()
     if any(each is index for each in several for index in indices):
         _seen.append("to")
@@ -115,7 +140,8 @@ def _note(name: str, args: Any, here: list[Tensor]) -> None:
     if several:
         raise RuntimeError(f"{name}: expected all tensors on one device")
     masks = [each for each in indices if isinstance(each, Tensor) and each.dtype == torch.bool]
-    if name in _WAITING or masks:
+    counts = name == "repeat_interleave" and kwargs.get("output_size") is None
+    if name in _WAITING or masks or counts:
         _seen.append(name)
 
 

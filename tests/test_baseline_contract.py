@@ -509,15 +509,14 @@ def test_every_recipe_is_a_valid_configuration(recipe):
 def test_defaults_of_the_constructor_are_those_of_the_configuration(name):
     node = OmegaConf.load(package.CONF / "baseline" / f"{name}.yaml")
     arguments = inspect.signature(get_class(node["_target_"])).parameters
-    compared = 0
-    for key in node:
-        default = arguments[key].default if key in arguments else None
-        if default in (inspect.Parameter.empty, None, ()) or OmegaConf.is_interpolation(node, key):
-            continue
-        value = node[key]
-        assert (tuple(value) if isinstance(default, tuple) else value) == default, key
-        compared += 1
+    given = {
+        key: each.default for key, each in arguments.items() if each.default is not each.empty
+    }
+    compared = [key for key in given if not OmegaConf.is_interpolation(node, key)]
     assert compared
+    for key in compared:
+        listed = [*given[key]] if isinstance(given[key], tuple) else given[key]
+        assert node[key] == listed, key
 
 
 def changed(name: str, spec: ImageSpec, teacher: FrozenTeacher, **options: Any) -> Baseline | None:

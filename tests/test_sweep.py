@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,24 @@ def test_whatever_the_clock_says_the_points_of_a_call_count(
     said = capsys.readouterr().out
     assert "failed: seed=0: no" in said
     assert "2 points, 2 failed" in said
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["seed=glob(*)", "kdci=none"], "it has none; seed=glob(*) fits no option\n"),
+        (["seed=0,1"], "it has none\n"),
+    ],
+)
+def test_a_sweep_without_points_has_not_ended_well(
+    begun: Path, capsys: pytest.CaptureFixture[str], typed: list[str], said: str
+) -> None:
+    config = deepcopy(composed(f"hydra.sweep.dir={begun}"))
+    config.hydra.overrides.task = typed
+    with pytest.raises(SystemExit) as caught:
+        SweepReport().on_multirun_end(config)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.endswith(said)
 
 
 def test_a_point_counts_for_each_call_that_has_come_to_it(

@@ -175,18 +175,15 @@ def _parsed(argument: str) -> Override | None:
         return None
 
 
-def _is_name(value: str, known: list[str]) -> bool:
+def _is_name(value: str) -> bool:
     """Whether Hydra reads a name, of which it says itself whether it is one of an option.
 
-    Of a pattern that fits none it says nothing.
+    What a pattern fits is known when the sweep has ended.
     """
     override = _parsed(f"name={value}")
     if override is None:
         return True
-    found = override.value()
-    if isinstance(found, Glob):
-        return bool(found.filter(known))
-    return value != "" and isinstance(found, str)
+    return value != "" and isinstance(override.value(), str | Glob)
 
 
 def _usable(path: Path) -> dict[str, Any]:
@@ -244,5 +241,5 @@ def _refuse_no_option(group: str, names: str | None, plugins: Sequence[Path]) ->
             f"{', '.join(known)})"
         )
     is_part = base == "budget" and "/" in (names or "")  # of a budget, by method or schedule
-    if names is not None and names not in known and (is_part or not _is_name(names, known)):
+    if names is not None and names not in known and (is_part or not _is_name(names)):
         raise UserError(f"{unknown_option(plain, names, ())}{cure} (one of: {', '.join(known)})")

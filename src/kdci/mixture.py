@@ -12,14 +12,15 @@ def log_mixture(log_weights: Tensor, log_classes: Tensor) -> Tensor:
     """``log sum_n exp(log_weights[b, n] + log_classes[n, k])`` ``[B, K]``.
 
     On the CPU a product of two matrices of exponentials relative to their largest, in float64.
-    Rows of which a sum is lost even there, and on a GPU all, are summed in logs, a few at a time.
+    Rows of which a sum is lost even there, and on other devices all, are summed in logs, a few at
+    a time.
     Gradients are finite and those of the equation in both.
 
     Args:
         log_weights: ``[B, N]``.
         log_classes: ``[N, K]``, of the same dtype.
     """
-    if log_weights.device.type == "cuda":  # asking whether a sum is lost would make it wait
+    if log_weights.device.type != "cpu":  # asking whether a sum is lost would make it wait
         step = max(1, _PART // log_classes.numel())
         return torch.cat([_in_logs(rows, log_classes) for rows in log_weights.split(step)])
     weights, classes = log_weights.double(), log_classes.double()

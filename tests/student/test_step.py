@@ -242,8 +242,7 @@ def test_steps_on_another_device_are_those_of_the_cpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of replayed images and what the teacher says of them; order and logits are brought once."""
-    made = torch.Generator
-    monkeypatch.setattr(torch, "Generator", lambda device: made())
+    monkeypatch.setattr(torch, "Generator", elsewhere.generator)
     found = []
     for device in (torch.device("cpu"), elsewhere.DEVICE):
         seed_all(0)
