@@ -4,15 +4,17 @@ import csv
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from statistics import fmean, stdev
 from types import MappingProxyType
 
 import pytest
 
 from src.common.package import ROOT
-from src.report.gain import gain_of
+from src.report.gain import Gain, gain_of
 
 _TEXT = (ROOT / "docs" / "does-it-help.md").read_text()
 _PAGE = _TEXT.replace("**", "")
+_README = (ROOT / "README.md").read_text().replace("**", "")
 _BASELINES = ("dafl", "dfnd", "fast", "cmi", "deepinv", "mosaickd")
 _ABLATION = {
     "random lambda": "random_attention",
@@ -62,13 +64,15 @@ class Runs:
         )
 
 
-Claim = tuple[str, str, Runs, Runs]  # heading, how the row begins, adjusted, vanilla
+# Heading, how the row begins, the gain's column, adjusted, vanilla.
+Claim = tuple[str, str, str, Runs, Runs]
+_ADJUSTED, _VANILLA = ("KDCI, N = 16", "adjusted", "weighting"), ("vanilla", "none")
 
 
 def _form() -> Iterator[Claim]:
     for baseline in _BASELINES:
         of = Runs("digits_laptop", baseline)
-        yield "The paper's form", f"digits | {baseline}", _by("backdoor", of, _N), of
+        yield "The paper's form", f"digits | {baseline}", "gain", _by("backdoor", of, _N), of
     for row, of in {
         "dfnd, seeds 0 to 3": Runs("cifar10_dfnd", "dfnd", seeds=range(4)),
         "dfnd, seeds 4 to 7": Runs("cifar10_dfnd", "dfnd", seeds=range(4, 8)),
@@ -77,7 +81,7 @@ def _form() -> Iterator[Claim]:
         **{each: Runs("cifar10_generators", each) for each in ("dafl", "cmi")},
         "mosaickd": Runs("cifar10_mosaickd", "mosaickd"),
     }.items():
-        yield "The paper's form", f"CIFAR-10 | {row}", _by("backdoor", of), of
+        yield "The paper's form", f"CIFAR-10 | {row}", "gain", _by("backdoor", of), of
 
 
 def _ablations() -> Iterator[Claim]:
@@ -86,18 +90,20 @@ def _ablations() -> Iterator[Claim]:
             ("CIFAR-10, dfnd", Runs("cifar10_dfnd", "dfnd")),
             ("digits, dafl", Runs("digits_laptop", "dafl")),
         ):
-            for against in (of, _by("backdoor", of, _N)):
-                yield "The ablations", f"{data} | {row}", _by(kdci, of), against
+            form = _by("backdoor", of, _N)
+            for column, against in (("against vanilla", of), ("against the full form", form)):
+                yield "The ablations", f"{data} | {row}", column, _by(kdci, of), against
 
 
 def _readings() -> Iterator[Claim]:
-    for baseline in ("dafl", "dfnd", "mosaickd"):
+    for column, baseline in {"DAFL": "dafl", "DFND": "dfnd", "MosaicKD": "mosaickd"}.items():
         of = Runs("digits_option_grid", baseline)
         for reading in (*_READINGS, *(() if baseline == "mosaickd" else _MORE_READINGS)):
             key, _, value = reading.partition("=")
             changed = {f"adjustment.{key}": value} if reading else {}
             row = f"`{reading}`" if reading else "("
-            yield "No other reading", row, _by("backdoor", of, {**_FORM, **changed}), of
+            adjusted = _by("backdoor", of, {**_FORM, **changed})
+            yield "No other reading", row, column, adjusted, of
 
 
 def _others() -> Iterator[Claim]:
@@ -106,7 +112,7 @@ def _others() -> Iterator[Claim]:
         of = Runs("digits_laptop", baseline)
         row = f"digits | {baseline}{', shared' if baseline == 'mosaickd' else ''} | weighting"
         drawn = replace(of, file="digits_adjustments")
-        yield heading, row, _by("weighting", drawn, {"pool.class_ratio": ""}), of
+        yield heading, row, "gain", _by("weighting", drawn, {"pool.class_ratio": ""}), of
     for row, of, kdci, settings in (
         ("digits | mosaickd |", Runs("digits_mosaickd_banks", "mosaickd"), "weighting", _BANKS),
         ("CIFAR-10 | mosaickd |", Runs("cifar10_mosaickd", "mosaickd"), "weighting", {}),
@@ -122,14 +128,14 @@ def _others() -> Iterator[Claim]:
             for each in ("dafl", "cmi", "fast", "deepinv")
         ),
     ):
-        yield heading, row, _by(kdci, of, settings), of
+        yield heading, row, "gain", _by(kdci, of, settings), of
 
 
 def _known_shift() -> Iterator[Claim]:
     heading = "Data whose shift is known"
     for ratio in ("1", "2", "5", "20", "100"):
         of = Runs("digits_adjustments", "dfnd", "none", range(4), {"pool.class_ratio": ratio})
-        yield heading, f"{ratio} |", replace(of, kdci="weighting"), of
+        yield heading, f"{ratio} |", "gain, four pairs", replace(of, kdci="weighting"), of
     for row, pool, gamma in (
         ("as it is", {"pool.blur": "0", "pool.noise": "0", "pool.foreign": "0"}, "auto"),
         ("`pool.foreign=0.5", {"pool.foreign": "0.5"}, "auto"),
@@ -138,23 +144,85 @@ def _known_shift() -> Iterator[Claim]:
         ("the same", {"pool.blur": "3"}, "0.25"),
     ):
         of = Runs("digits_quality", "dfnd", settings=pool)
-        yield heading, row, _by("weighting", of, {**pool, "adjustment.gamma": gamma}), of
+        adjusted = _by("weighting", of, {**pool, "adjustment.gamma": gamma})
+        yield heading, row, "gain", adjusted, of
 
 
 def _by(kdci: str, of: Runs, settings: Mapping[str, str] = MappingProxyType({})) -> Runs:
     return replace(of, kdci=kdci, settings=settings)
 
 
+def _cells(heading: str, row: str) -> dict[str, str]:
+    """The one row of a table that begins so, by column; an interval belongs to its gain."""
+    section = re.split(r"(?m)^#+ ", _PAGE[_PAGE.index(f"# {heading}") + 2 :])[0]
+    return _row(section, row)
+
+
+def _row(text: str, row: str) -> dict[str, str]:
+    lines = text.splitlines()
+    (place,) = (n for n, line in enumerate(lines) if line.startswith(f"| {row}"))
+    top = next(n for n in range(place, -1, -1) if not lines[n - 1].startswith("|"))
+    names, cells = ([cell.strip() for cell in lines[n].split("|")[1:-1]] for n in (top, place))
+    found: dict[str, str] = {}
+    for name, cell in zip(names, cells, strict=True):
+        gain = list(found)[-1] if name == "95% interval" else name
+        found[gain] = f"{found[gain]} | {cell}" if name == "95% interval" else cell
+    return found
+
+
+def _said(adjusted: Runs, vanilla: Runs) -> tuple[Gain, str, str, str]:
+    """The gain, and what is shown of it, of the adjusted runs and of the vanilla ones."""
+    ours, theirs = adjusted.accuracies(), vanilla.accuracies()
+    seeds = sorted(ours.keys() & theirs)
+    gain = gain_of([ours[seed] - theirs[seed] for seed in seeds])
+    shown = f"{gain.mean:+.2f} ± {gain.std:.2f} | {gain.t_low:+.2f} to {gain.t_high:+.2f}"
+    return gain, shown, *(_mean_of([each[seed] for seed in seeds]) for each in (ours, theirs))
+
+
+def _mean_of(values: list[float]) -> str:
+    return f"{fmean(values):.2f} ± {stdev(values):.2f}"
+
+
 @pytest.mark.parametrize("claims", [_form, _ablations, _readings, _others, _known_shift])
 def test_gains_are_those_of_the_runs(claims: Callable[[], Iterator[Claim]]) -> None:
-    for heading, row, adjusted, vanilla in claims():
-        section = re.split(r"(?m)^#+ ", _PAGE[_PAGE.index(f"# {heading}") + 2 :])[0]
-        shown = [line for line in section.splitlines() if line.startswith(f"| {row}")]
-        ours, theirs = adjusted.accuracies(), vanilla.accuracies()
-        gain = gain_of([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs)])
-        said = f"{gain.mean:+.2f} ± {gain.std:.2f} | {gain.t_low:+.2f} to {gain.t_high:+.2f}"
-        assert len(shown) == 1, f"{heading}: {row}"
-        assert said in shown[0], f"{heading}: {row}"
+    for heading, row, column, adjusted, vanilla in claims():
+        cells = _cells(heading, row)
+        gain, shown, ours, theirs = _said(adjusted, vanilla)
+        assert cells[column].startswith(shown), f"{heading}: {row}: {column}"
+        assert int(cells.get("pairs", gain.pairs)) == gain.pairs, f"{heading}: {row}"
+        for names, expected in ((_ADJUSTED, ours), (_VANILLA, theirs)):
+            told = {cells[name] for name in names if name in cells}
+            assert told <= {expected}, f"{heading}: {row}: {names}"
+
+
+_DRAWN = Runs("digits_adjustments", "dfnd", "weighting", settings={"pool.class_ratio": ""})
+_MADE = Runs("digits_mosaickd_banks", "mosaickd")
+_SUMMARY = [  # rows here and in the README; whose gains the columns show
+    ("DFND, CIFAR-10", "DFND, CIFAR-10", Runs("cifar10_dfnd", "dfnd")),
+    ("the same, four times", "the same, 2,400", Runs("cifar10_dfnd_long", "dfnd")),
+    ("the same, another", "the same, 600", Runs("cifar10_dfnd_objects", "dfnd")),
+    ("DFND, digits", "DFND, digits", Runs("digits_laptop", "dfnd")),
+    ("MosaicKD, CIFAR-10", "MosaicKD, CIFAR-10", Runs("cifar10_mosaickd", "mosaickd")),
+    ("MosaicKD, digits", "MosaicKD, digits", Runs("digits_laptop", "mosaickd")),
+]
+_ELSEWHERE = {  # adjusted, vanilla: where they are not of one file, or of all its seeds
+    ("DFND, CIFAR-10", "backdoor"): (
+        Runs("cifar10_dfnd", "dfnd", "backdoor", range(4, 8)),
+        Runs("cifar10_dfnd", "dfnd"),
+    ),
+    ("DFND, digits", "weighting"): (_DRAWN, Runs("digits_laptop", "dfnd")),
+    ("MosaicKD, digits", "weighting"): (_by("weighting", _MADE, _BANKS), _MADE),
+}
+
+
+@pytest.mark.parametrize("kdci", ["backdoor", "weighting"])
+@pytest.mark.parametrize(("here", "there", "runs"), _SUMMARY)
+def test_summaries_say_what_the_tables_say(kdci: str, here: str, there: str, runs: Runs) -> None:
+    gain, *_ = _said(*_ELSEWHERE.get((here, kdci), (_by(kdci, runs), runs)))
+    expected = rf"{re.escape(f'{gain.mean:+.2f} ± {gain.std:.2f}')} \({gain.pairs}[);]"
+    for text, row in ((_PAGE, here), (_README, there)):
+        (cell,) = (each for name, each in _row(text, row).items() if f"`kdci={kdci}`" in name)
+        assert re.match(expected, cell), row
 
 
 def test_gains_are_bold_where_their_interval_leaves_zero() -> None:
