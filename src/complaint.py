@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from src.common.errors import RankError, UserError, is_lost_peer
+from src.common.errors import RankError, UserError, in_one_line, is_lost_peer
 from src.common.signals import Interrupted, is_rank
 from src.config.composition import explain, is_about_composition
 
@@ -102,5 +102,5 @@ def complain(message: str, exit_code: int) -> int:
         # Of what is wrong with all, rank 0 speaks, and ends; whoever started the ranks then ends
         # this one before it has said the same.
         time.sleep(_PATIENCE)
-    sys.stderr.write(f"{prefix}Error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"{prefix}Error: {in_one_line(message)}\n")
     return exit_code

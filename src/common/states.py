@@ -20,11 +20,13 @@ def save_state(state: Any, path: Path) -> None:
     try:
         torch.save(state, path)
         _look_at(path)
-    except (pickle.PickleError, AttributeError, TypeError) as error:
+    except (pickle.PickleError, AttributeError, TypeError, RecursionError) as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        is_deep = isinstance(error, RecursionError)
+        other = "something nested too deeply" if is_deep else "something else"
         raise UserError(
             "Expected a state of tensors, numbers, strings, lists and dicts, but "
-            f"{found[1] if found else 'something else'} is in one; let get_extra_state give such "
+            f"{found[1] if found else other} is in one; let get_extra_state give such "
             "values, and set_extra_state make of them what they were"
         ) from error
 

@@ -1,7 +1,7 @@
 """What a ``_target_`` node can make, and what the program supplies to its constructor."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,15 +69,11 @@ def with_defaults(node: Mapping[str, Any], target: type) -> dict[str, Any]:
     return defaults | {**node}
 
 
-def arguments_of_all(target: type) -> set[str]:
-    """Names that the constructors of a class and of its bases take."""
-    own = (vars(base).get("__init__") for base in target.__mro__)
-    return {
-        name
-        for init in own
-        if inspect.isfunction(init)
-        for name in inspect.signature(init).parameters
-    }
+def constructors_of(target: type) -> Iterator[Mapping[str, inspect.Parameter]]:
+    """What the constructor of a class takes, and then those of its bases that have their own."""
+    for base in target.__mro__:
+        if inspect.isfunction(vars(base).get("__init__")):
+            yield inspect.signature(base).parameters
 
 
 def takes_all(parameters: Mapping[str, inspect.Parameter]) -> bool:

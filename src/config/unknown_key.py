@@ -14,7 +14,14 @@ from src.common.errors import UserError, nearest, nearest_name
 from src.common.package import CONF
 from src.common.plugins import refuse_unfit_plugins
 from src.config.arguments import plugins_of
-from src.config.kind import kind_named, kind_of, named_parameters, supplied_by_program, takes_all
+from src.config.kind import (
+    constructors_of,
+    kind_named,
+    kind_of,
+    named_parameters,
+    supplied_by_program,
+    takes_all,
+)
 from src.config.node import OWN_KEYS, refuse_foreign_targets, target_of
 from src.config.option_files import SEARCH_PATH, choosing, content_of, folders_of
 
@@ -137,12 +144,10 @@ def _arguments_of(path: str, target: Any, overrides: Sequence[str]) -> list[str]
 
 def _handed_on(target: type) -> Iterator[str]:
     """Names that a constructor takes, and those of its base that it takes as ``**options``."""
-    for base in target.__mro__:
-        if "__init__" in vars(base):
-            parameters = inspect.signature(base).parameters
-            yield from named_parameters(parameters)
-            if not takes_all(parameters):
-                return
+    for parameters in constructors_of(target):
+        yield from named_parameters(parameters)
+        if not takes_all(parameters):
+            return
 
 
 def _who_has(name: str, known: Sequence[str], overrides: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from src.common.errors import UserError
 from src.common.sync_batch_norm import require_syncable
-from src.config.kind import arguments_of_all, with_defaults
+from src.config.kind import constructors_of, with_defaults
 from src.config.node import build
 from src.config.schema import RunConfig, Student, Teacher
 from src.config.trial import check_adjustment, check_size
@@ -187,7 +187,8 @@ def _asked(config: RunConfig, question: Callable[..., _Answer], *more: Any) -> _
     try:
         return question(options, *more)
     except KeyError as error:
-        if {*error.args} <= arguments_of_all(method) - options.keys():
+        known = {name for parameters in constructors_of(method) for name in parameters}
+        if {*error.args} <= known - options.keys():
             return None  # a subclass gives it to its base itself
         raise  # a fault of its own
 

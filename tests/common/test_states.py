@@ -1,6 +1,7 @@
 import os
 import threading
 from collections import deque
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ def test_a_sparse_tensor_comes_back(tmp_path: Path) -> None:
         (deque([1.5]), "deque"),
         (lambda: 0, "something else"),
         (threading.Lock(), "something else"),
+        (reduce(lambda inner, _: [inner], range(5000), 0), "something nested too deeply"),
     ],
-    ids=["numpy", "path", "deque", "lambda", "lock"],
+    ids=["numpy", "path", "deque", "lambda", "lock", "deep"],
 )
 def test_what_could_not_be_read_again_is_refused_when_it_is_written(
     value: Any, name: str, tmp_path: Path
