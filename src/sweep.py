@@ -15,7 +15,7 @@ from signal import Signals
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src.common.errors import UserError
 from src.common.files import lock, writing
@@ -184,8 +184,15 @@ class SweepReport(Callback):
                 "agreement; add distill.held_out=0.1, or search.objective=acc1, which "
                 "chooses by test accuracy"
             )
-        # For a search of which every point fails: Optuna then raises without a word of it.
         folder = Path(config.hydra.sweep.dir)
+        sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+        below = Path(sweep["subdir"])
+        if below.is_absolute() or ".." in below.parts or not below.parts:
+            raise UserError(
+                "Expected hydra.sweep.subdir to be the folder of each point below "
+                f"hydra.sweep.dir, but got '{below}'; leave it out"
+            )
+        # For a search of which every point fails: Optuna then raises without a word of it.
         os.environ[_FOLDER], os.environ[_START] = str(folder), uuid.uuid4().hex
         with writing(folder):  # a disk that takes nothing is found before the first point
             folder.mkdir(parents=True, exist_ok=True)
@@ -199,10 +206,9 @@ class SweepReport(Callback):
         folder = Path(config.hydra.sweep.dir)
         records = _records(folder)
         if not records:
-            patterns = [each for each in config.hydra.overrides.task if "=glob(" in each]
             raise UserError(
-                "Expected a sweep of one point or more, but it has none"
-                + (f"; {' or '.join(patterns)} fits no option" if patterns else "")
+                "Expected a sweep of one point or more, but it has none: a pattern fits no "
+                "option, or a range is empty"
             )
         failed = report_sweep(folder, records)
         if _is_by_agreement(config):

@@ -134,7 +134,7 @@ class DFND(Baseline):
         diagonal = self.diagonal
         if diagonal is None:
             acc1 = 100.0 if self.teacher.acc1 is None else self.teacher.acc1
-            diagonal = min(acc1 / 100, _LARGEST_DIAGONAL)
+            diagonal = min(max(acc1 / 100, 1 - _LARGEST_DIAGONAL), _LARGEST_DIAGONAL)
         weights = None
         if self.weight_classes and self.class_counts is not None:
             weights = class_weights(self.class_counts)

@@ -72,8 +72,10 @@ def with_defaults(node: Mapping[str, Any], target: type) -> dict[str, Any]:
 def constructors_of(target: type) -> Iterator[Mapping[str, inspect.Parameter]]:
     """What the constructor of a class takes, and then those of its bases that have their own."""
     for base in target.__mro__:
-        if inspect.isfunction(vars(base).get("__init__")):
-            yield inspect.signature(base).parameters
+        init = vars(base).get("__init__")
+        if inspect.isfunction(init):
+            _, *own = inspect.signature(init).parameters.items()
+            yield dict(own)
 
 
 def takes_all(parameters: Mapping[str, inspect.Parameter]) -> bool:

@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 
 from src.common.errors import UserError
 from src.common.package import CONF, ROOT
+from src.config.arguments import composing
 from src.config.composition import explain, unknown_option
 from src.config.option_files import (
     header_fault,
@@ -81,8 +82,11 @@ def refuse_unknown_options(arguments: Sequence[str], plugins: Sequence[Path] = (
     Raises:
         UserError: For the first of them.
     """
+    shows_more = bool(composing(arguments))  # of the user's own, which Hydra finds
     for argument in arguments:
         group, _, names = argument.partition("=")
+        if not shows_more:
+            _refuse_fitless(argument, [CONF, *plugins])
         if group in _OPTIONAL:
             folders = [_OPTIONAL[group], *(folder / group for folder in plugins)]
             _refuse_unknown(argument, folders)
@@ -176,14 +180,26 @@ def _parsed(argument: str) -> Override | None:
 
 
 def _is_name(value: str) -> bool:
-    """Whether Hydra reads a name, of which it says itself whether it is one of an option.
+    """Whether Hydra reads a name, or a pattern.
 
-    What a pattern fits is known when the sweep has ended.
+    Of a name it says itself whether it is one of an option.
     """
     override = _parsed(f"name={value}")
     if override is None:
         return True
     return value != "" and isinstance(override.value(), str | Glob)
+
+
+def _refuse_fitless(argument: str, folders: Sequence[Path]) -> None:
+    """Refuse a pattern that fits no option: Hydra sweeps over nothing, or its launcher fails."""
+    override = _parsed(argument)
+    pattern = None if override is None else override.value()
+    if override is None or not isinstance(pattern, Glob) or override.key_or_group in _OPTIONAL:
+        return
+    known = _names([folder / override.key_or_group for folder in folders])
+    if not pattern.filter(known):
+        within = f" (one of: {', '.join(known)})" if known else ", since there is no such group"
+        raise UserError(f"'{argument}' fits no option{within}")
 
 
 def _usable(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from src.config.option_files import in_program
 
 _HYDRA, _PARAMS = re.compile(r"\bhydra\b"), "hydra.sweeper.params"
 # Who shows Hydra a folder: conf, or what --config-dir and --config-path name in its place, and
-# what is typed as hydra.searchpath, which plug-ins leave no room for.
+# what is typed as hydra.searchpath, unless there are plug-ins, whose folders are said so, too.
 _NAMED, _TYPED = ("main", "command-line"), "hydra.searchpath in command-line"
 _OWN = "hydra"
 # Files that people give each other, wherever their folder lies, and those that lie in none.
@@ -26,8 +26,9 @@ def guard_hydra(has_plugins: Callable[[], object]) -> None:
     """Make Hydra refuse files that reach its own node, whose classes it calls before all checks.
 
     Its callbacks, logging and launchers may be set on the command line, by files below ``conf``
-    and by those of folders that the command line names. Those of plug-ins, experiments, and what
-    lies outside such a folder may set the points of a sweep. Hydra cannot be told so. It is
+    and by those of folders that the command line names: as options of ``hydra/...``, or under the
+    key ``hydra``. Those of plug-ins, experiments, and what lies outside such a folder may set the
+    points of a sweep. Hydra cannot be told so. It is
     stopped where it has read a file and knows where in the configuration it goes, whatever path,
     link, interpolation or point of a sweep has led to it; by a ``UserError`` that says what was
     reached.
@@ -98,10 +99,19 @@ def _reached(result: ConfigResult) -> Iterator[str]:
 
 
 def _is_more(key: Any, value: Any) -> bool:
-    """Whether a point is more than a key and its values: Hydra builds what has a ``_target_``."""
+    """Whether a point is more than a key and its values: Hydra builds what has a ``_target_``.
+
+    Also what an interpolation within a list leads to; one alone must be a text, says Hydra.
+    """
     is_key = not str(key).startswith("_") and not _HYDRA.search(str(key))
-    return not is_key or _holds_keys(value)
+    return not is_key or isinstance(value, dict) or not all(map(_is_plain, _items(value)))
 
 
-def _holds_keys(value: Any) -> bool:
-    return isinstance(value, dict) or (isinstance(value, list) and any(map(_holds_keys, value)))
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _is_plain(item: Any) -> bool:
+    if isinstance(item, dict | list):
+        return isinstance(item, list) and all(map(_is_plain, item))
+    return "${" not in str(item)

@@ -1,6 +1,7 @@
 """What the moments of a run share: configuration, device, costs, and how a fit is run."""
 
 import copy
+import pickle
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -239,10 +240,11 @@ def _has_state(kind: type[nn.Module]) -> bool:
 
 
 def _state_of(part: nn.Module) -> Any:
+    with torch.no_grad():
+        state = part.get_extra_state()
     try:
-        with torch.no_grad():
-            return copy.deepcopy(part.get_extra_state())
-    except (TypeError, RuntimeError, copy.Error) as error:
+        return copy.deepcopy(state)
+    except (TypeError, RuntimeError, AttributeError, pickle.PickleError, copy.Error) as error:
         raise UserError(
             f"Cannot copy what get_extra_state of {type(part).__qualname__} gives "
             f"({described(error)}); let it give tensors without a graph, numbers, strings, lists "

@@ -56,11 +56,22 @@ def test_what_hydra_cannot_read_is_left_to_it() -> None:
     options.refuse_unknown_options(["recipe=choice(null,dafl_cifar10)"])
 
 
-@pytest.mark.parametrize("pattern", ["*", "zz*"])
-@pytest.mark.parametrize("group", ["kdci", "dataset", "budget", "kdci/adjustment"])
-def test_options_of_any_group_may_be_chosen_by_a_pattern(group: str, pattern: str) -> None:
-    """Which may fit one in a folder that the command line names."""
-    options.refuse_unknown_options([f"{group}=glob({pattern})"])
+@pytest.mark.parametrize("group", ["kdci", "dataset", "budget", "kdci/adjustment", "kdci@x"])
+def test_options_of_any_group_may_be_chosen_by_a_pattern(group: str) -> None:
+    options.refuse_unknown_options([f"{group}=glob(*)"])
+    with pytest.raises(UserError, match=r"'.*=glob\(zz\*\)' fits no option \(one of: "):
+        options.refuse_unknown_options([f"{group}=glob(zz*)"])
+
+
+@pytest.mark.parametrize("key", ["seed", "kdci.N", "kdci/zz"])
+def test_a_pattern_is_of_the_options_of_a_group(key: str) -> None:
+    with pytest.raises(UserError, match="fits no option, since there is no such group"):
+        options.refuse_unknown_options([f"{key}=glob(*)"])
+
+
+@pytest.mark.parametrize("place", ["--config-dir=x", "-cd=x", "hydra.searchpath=[file://x]"])
+def test_a_pattern_may_fit_an_option_of_another_folder(place: str) -> None:
+    options.refuse_unknown_options([place, "kdci=glob(zz*)"])
 
 
 def test_an_option_may_stand_in_quotes() -> None:

@@ -73,6 +73,11 @@ def test_our_experiments_set_no_more_than_the_points_of_a_sweep(name: str, guard
         ("hydra:\n  sweeper:\n    params:\n      _target_: os.mkdir\n", "a point's _target_"),
         ("hydra:\n  sweeper:\n    params:\n      seed: {_target_: os.mkdir}\n", "a point's seed"),
         ("hydra:\n  sweeper:\n    params:\n      seed: [{a: b}]\n", "a point's seed"),
+        (
+            "a: {b: 1}\nhydra:\n  sweeper:\n    params:\n      seed: [0, '${a}']\n",
+            "a point's seed",
+        ),
+        ("a: {b: 1}\nhydra:\n  sweeper:\n    params:\n      seed: [['${a}']]\n", "a point's seed"),
         ('"\\x68ydra":\n  verbose: true\n', "the key 'hydra'"),
         ("x: &x\n  hydra: {verbose: true}\n<<: *x\n", "the key 'hydra'"),
     ],
@@ -178,8 +183,13 @@ def test_a_folder_that_the_user_names_is_the_users_own(
 
     config = composed("student=mine", "hydra/job_logging=mine")
     assert (config.hydra.job.name, config.hydra.job_logging.own, config.seed) == ("mine", True, 3)
-    with pytest.raises(UserError, match=r"experiments.mine\.yaml': expected nothing of Hydra's"):
-        composed("experiments=mine")
+    (folder / "student/within.yaml").symlink_to("../experiments/mine.yaml")
+    (tmp_path / "student.yaml").write_text(OWN)
+    (folder / "student/without.yaml").symlink_to(tmp_path / "student.yaml")
+    others = ["experiments=mine", "student=../experiments/mine", "student=within"]
+    for choice in (*others, "student=without", f"student=../../{folder.name}/experiments/mine"):
+        with pytest.raises(UserError, match=r"yaml': expected nothing of Hydra's"):
+            composed(choice)
     if place == "searchpath":  # which is that of plug-ins where there are any
         guard_hydra(lambda: True)
         with pytest.raises(UserError, match=r"student.mine\.yaml': expected nothing of Hydra's"):
