@@ -28,10 +28,9 @@ def guard_hydra(has_plugins: Callable[[], object]) -> None:
     Its callbacks, logging and launchers may be set on the command line, by files below ``conf``
     and by those of folders that the command line names: as options of ``hydra/...``, or under the
     key ``hydra``. Those of plug-ins, experiments, and what lies outside such a folder may set the
-    points of a sweep. Hydra cannot be told so. It is
-    stopped where it has read a file and knows where in the configuration it goes, whatever path,
-    link, interpolation or point of a sweep has led to it; by a ``UserError`` that says what was
-    reached.
+    points of a sweep. Hydra cannot be told so. It is stopped where it has read a file and knows
+    where in the configuration it goes, whatever path, link, interpolation or point of a sweep has
+    led to it; by a ``UserError`` that says what was reached.
 
     Args:
         has_plugins: Whether the search path is that of plug-ins; asked for each file.
