@@ -104,6 +104,13 @@ def _readings() -> Iterator[Claim]:
             row = f"`{reading}`" if reading else "("
             adjusted = _by("backdoor", of, {**_FORM, **changed})
             yield "No other reading", row, column, adjusted, of
+    of = Runs("cifar10_dfnd", "dfnd", seeds=range(4, 8))
+    for reading in ("", *_READINGS[1:], *_MORE_READINGS):
+        key, _, value = reading.partition("=")
+        grid = replace(of, file="cifar10_dfnd_option_grid") if reading else of
+        changed = {**_FORM, f"adjustment.{key}": value} if reading else {}
+        row = f"`{reading}`" if reading else "("
+        yield "No other reading", row, "DFND, CIFAR-10", _by("backdoor", grid, changed), of
 
 
 def _others() -> Iterator[Claim]:
@@ -195,6 +202,23 @@ def test_gains_are_those_of_the_runs(claims: Callable[[], Iterator[Claim]]) -> N
             assert told <= {expected}, f"{heading}: {row}: {names}"
 
 
+def test_the_readme_has_the_table_of_the_form() -> None:
+    for baseline in _BASELINES:
+        of = Runs("digits_laptop", baseline)
+        _, shown, ours, theirs = _said(_by("backdoor", of, _N), of)
+        cells = _row(_README, f"{baseline} |")
+        assert (cells["gain"], cells["KDCI"], cells["vanilla"]) == (shown, ours, theirs)
+
+
+def test_gains_over_n_are_those_of_the_runs() -> None:
+    of = Runs("digits_laptop", "dafl")
+    cells = _cells("Why it does so little", "gain |")
+    assert len(cells) > 4
+    for number, cell in [*cells.items()][1:]:
+        gain, *_ = _said(_by("backdoor", of, {"N": number}), of)
+        assert cell == f"{gain.mean:+.2f} ± {gain.std:.2f}", number
+
+
 _DRAWN = Runs("digits_adjustments", "dfnd", "weighting", settings={"pool.class_ratio": ""})
 _MADE = Runs("digits_mosaickd_banks", "mosaickd")
 _SUMMARY = [  # rows here and in the README; whose gains the columns show
@@ -223,6 +247,38 @@ def test_summaries_say_what_the_tables_say(kdci: str, here: str, there: str, run
     for text, row in ((_PAGE, here), (_README, there)):
         (cell,) = (each for name, each in _row(text, row).items() if f"`kdci={kdci}`" in name)
         assert re.match(expected, cell), row
+
+
+def test_gains_within_long_runs_are_those_of_the_curves() -> None:
+    with (ROOT / "docs" / "results" / "cifar10_long_epochs.csv").open() as lines:
+        points = {
+            (run["baseline"], run["kdci"], int(run["epoch"]), int(run["seed"])): float(run["acc"])
+            for run in csv.DictReader(lines)
+        }
+    epochs = sorted({epoch for baseline, _, epoch, _ in points if baseline == "dfnd"})
+    assert len(epochs) == 8
+    text = " ".join(_PAGE.split())
+    leaving = []
+    for kdci in ("weighting", "backdoor"):
+        for epoch in epochs:
+            at = [("dfnd", which, epoch) for which in (kdci, "none")]
+            gain = gain_of([points[*at[0], seed] - points[*at[1], seed] for seed in range(4, 8)])
+            assert gain.t_low is not None
+            assert gain.t_high is not None
+            if gain.t_low > 0 or gain.t_high < 0:
+                leaving.append((kdci, epoch))
+                interval = f"{gain.t_low:+.2f} to {gain.t_high:+.2f}"
+                assert f"{gain.mean:+.2f} ± {gain.std:.2f} ({interval})" in text
+    assert leaving == [("weighting", 10), ("weighting", 20)]
+
+
+def test_two_pairs_are_told_one_by_one() -> None:
+    for file, baseline in (("cifar10_mosaickd_long", "mosaickd"), ("digits_dfnd_long", "dfnd")):
+        of = Runs(file, baseline)
+        ours, theirs = _by("weighting", of).accuracies(), of.accuracies()
+        first, second = (f"{ours[seed] - theirs[seed]:+.2f}" for seed in sorted(ours))
+        assert f"{first} and {second}" in _PAGE
+        assert f"{first}, {second}" in " ".join(_README.split())
 
 
 def test_gains_are_bold_where_their_interval_leaves_zero() -> None:
