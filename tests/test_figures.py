@@ -44,12 +44,13 @@ class Runs:
     kdci: str = "none"
     seeds: range = range(100)
     settings: Mapping[str, str] = field(default_factory=dict)
+    column: str = "last"
 
     def accuracies(self) -> dict[int, float]:
-        """Last accuracy by seed."""
+        """Accuracy by seed, of the plain student after the last epoch if nothing else is asked."""
         with (ROOT / "docs" / "results" / f"{self.file}.csv").open() as lines:
             meant = [run for run in csv.DictReader(lines) if self._has(run)]
-        found = {int(run["seed"]): float(run["last"]) for run in meant}
+        found = {int(run["seed"]): float(run[self.column]) for run in meant}
         assert len(found) == len(meant), f"two runs of a seed among {self}"
         return found
 
@@ -121,6 +122,10 @@ def _others() -> Iterator[Claim]:
         drawn = replace(of, file="digits_adjustments")
         yield heading, row, "gain", _by("weighting", drawn, {"pool.class_ratio": ""}), of
     for row, of, kdci, settings in (
+        *(
+            (f"digits | {each}, present code", Runs("digits_present", each), "weighting", {})
+            for each in ("dfnd", "dafl")
+        ),
         ("digits | mosaickd |", Runs("digits_mosaickd_banks", "mosaickd"), "weighting", _BANKS),
         ("CIFAR-10 | mosaickd |", Runs("cifar10_mosaickd", "mosaickd"), "weighting", {}),
         ("CIFAR-10 | dfnd | weighting", Runs("cifar10_dfnd", "dfnd"), "weighting", {}),
@@ -244,9 +249,9 @@ _ELSEWHERE = {  # adjusted, vanilla: where they are not of one file, or of all i
 def test_summaries_say_what_the_tables_say(kdci: str, here: str, there: str, runs: Runs) -> None:
     gain, *_ = _said(*_ELSEWHERE.get((here, kdci), (_by(kdci, runs), runs)))
     expected = rf"{re.escape(f'{gain.mean:+.2f} ± {gain.std:.2f}')} \({gain.pairs}[);]"
-    for text, row in ((_PAGE, here), (_README, there)):
-        (cell,) = (each for name, each in _row(text, row).items() if f"`kdci={kdci}`" in name)
-        assert re.match(expected, cell), row
+    for row in (_cells("In short", here), _row(_README, there)):
+        (cell,) = (each for name, each in row.items() if f"`kdci={kdci}`" in name)
+        assert re.match(expected, cell), here
 
 
 def test_gains_within_long_runs_are_those_of_the_curves() -> None:
@@ -270,6 +275,24 @@ def test_gains_within_long_runs_are_those_of_the_curves() -> None:
                 interval = f"{gain.t_low:+.2f} to {gain.t_high:+.2f}"
                 assert f"{gain.mean:+.2f} ± {gain.std:.2f} ({interval})" in text
     assert leaving == [("weighting", 10), ("weighting", 20)]
+
+
+@pytest.mark.parametrize(
+    ("row", "file", "vanilla"),
+    [
+        ("DAFL, digits", "digits_arithmetic", Runs("digits_present", "dafl")),
+        ("DFND, digits", "digits_arithmetic", Runs("digits_present", "dfnd")),
+        ("DFND, CIFAR-10", "cifar10_dfnd_arithmetic", Runs("cifar10_dfnd", "dfnd")),
+    ],
+)
+def test_the_arithmetic_form_is_told_with_and_without_it(
+    row: str, file: str, vanilla: Runs
+) -> None:
+    adjusted = _by("backdoor", replace(vanilla, file=file))
+    cells = _cells("No other reading", f"{row} |")
+    for column, name in (("gain", "last"), ("left on", "compensated")):
+        _, shown, *_ = _said(replace(adjusted, column=name), vanilla)
+        assert cells[column] == shown
 
 
 def test_two_pairs_are_told_one_by_one() -> None:
