@@ -216,6 +216,7 @@ def _scales(kdci: Kdci | None) -> list[float]:
     space = kdci.dictionary.get("space", "logits")
     try:
         adjustment = try_adjustment("kdci.adjustment", kdci.adjustment, space, kdci.N)
+        learns = any(True for _ in adjustment.parameters())
     except UserError:  # it is refused, if at all, where the classes of the data are known
-        return [1.0, kdci.lr_scale]
-    return [1.0, kdci.lr_scale] if any(True for _ in adjustment.parameters()) else [1.0]
+        learns = True
+    return [1.0, kdci.lr_scale] if learns else [1.0]

@@ -185,9 +185,7 @@ def _is_name(value: str) -> bool:
     Of a name it says itself whether it is one of an option.
     """
     override = _parsed(f"name={value}")
-    if override is None:
-        return True
-    return value != "" and isinstance(override.value(), str | Glob)
+    return override is None or (value != "" and isinstance(override.value(), str | Glob))
 
 
 def _refuse_fitless(argument: str, folders: Sequence[Path]) -> None:

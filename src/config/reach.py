@@ -83,12 +83,12 @@ def _reached(result: ConfigResult) -> Iterator[str]:
         if _HYDRA.search(str(entry)) or "${" in name:
             yield f"the default {name or entry}"
     content: Any = OmegaConf.to_container(result.config)
-    if not isinstance(content, dict) or "hydra" not in content:
+    if not isinstance(content, dict) or _OWN not in content:
         return
-    settings = content["hydra"]
+    settings = content[_OWN]
     sweeper = settings.get("sweeper") if isinstance(settings, dict) else None
     if not isinstance(sweeper, dict) or set(settings) != {"sweeper"} or set(sweeper) != {"params"}:
-        yield "the key 'hydra'"
+        yield f"the key '{_OWN}'"
         return
     points = sweeper["params"]
     if isinstance(points, dict):
@@ -103,14 +103,11 @@ def _is_more(key: Any, value: Any) -> bool:
     Also what an interpolation within a list leads to; one alone must be a text, says Hydra.
     """
     is_key = not str(key).startswith("_") and not _HYDRA.search(str(key))
-    return not is_key or isinstance(value, dict) or not all(map(_is_plain, _items(value)))
-
-
-def _items(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    is_plain = _is_plain(value) if isinstance(value, list) else not isinstance(value, dict)
+    return not (is_key and is_plain)
 
 
 def _is_plain(item: Any) -> bool:
-    if isinstance(item, dict | list):
-        return isinstance(item, list) and all(map(_is_plain, item))
-    return "${" not in str(item)
+    if isinstance(item, list):
+        return all(map(_is_plain, item))
+    return not isinstance(item, dict) and "${" not in str(item)

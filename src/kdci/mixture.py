@@ -13,8 +13,7 @@ def log_mixture(log_weights: Tensor, log_classes: Tensor) -> Tensor:
 
     On the CPU a product of two matrices of exponentials relative to their largest, in float64.
     Rows of which a sum is lost even there, and on other devices all, are summed in logs, a few at
-    a time.
-    Gradients are finite and those of the equation in both.
+    a time. Gradients are finite and those of the equation in both.
 
     Args:
         log_weights: ``[B, N]``.

@@ -1,7 +1,5 @@
 """What the moments of a run share: configuration, device, costs, and how a fit is run."""
 
-import copy
-import pickle
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,9 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from src.common.distributed import barrier, on_rank_zero
-from src.common.errors import UserError, described
+from src.common.errors import UserError
 from src.common.files import lock
-from src.common.freezing import mode
+from src.common.freezing import mode, unchanged
 from src.common.measure import Measurement
 from src.common.resume import FileBacked, ResumeCallback
 from src.common.seeding import restore_rng_state, rng_state
@@ -148,7 +146,7 @@ class Job:
         self.to_device(module)  # Lightning would do so later
         images = torch.zeros(2, 3, size, size, device=self.device)
         before = rng_state()
-        with _unchanged(module), mode(module, True):
+        with unchanged(module), mode(module, True):
             gradients = torch.autograd.grad(result(images).sum(), own, allow_unused=True)
         restore_rng_state(before)
         return any(each is None for each in gradients)
@@ -209,44 +207,3 @@ def remove(folder: Path) -> None:
     """Delete a folder that is no longer needed, on rank 0, when all ranks are done with it."""
     barrier()
     on_rank_zero(lambda: shutil.rmtree(folder, ignore_errors=True))
-
-
-@contextmanager
-def _unchanged(module: nn.Module) -> Iterator[None]:
-    """Give a module its buffers back, the same objects, and what it counts in an extra state."""
-    parts = [each for each in module.modules() if not isinstance(each, torch.jit.ScriptModule)]
-    buffers = [dict(part._buffers) for part in parts]
-    values = [(each, each.clone()) for each in module.buffers()]
-    counting = [part for part in parts if _has_state(type(part))]
-    states = [_state_of(part) for part in counting]
-    try:
-        yield
-    finally:
-        for part, kept in zip(parts, buffers, strict=True):
-            part._buffers.clear()
-            part._buffers.update(kept)
-        with torch.no_grad():
-            for buffer, value in values:
-                buffer.copy_(value)
-        for part, state in zip(counting, states, strict=True):
-            part.set_extra_state(state)
-
-
-def _has_state(kind: type[nn.Module]) -> bool:
-    """Whether a class has an extra state that can be given back."""
-    plain = nn.Module
-    gives = kind.get_extra_state is not plain.get_extra_state
-    return gives and kind.set_extra_state is not plain.set_extra_state
-
-
-def _state_of(part: nn.Module) -> Any:
-    with torch.no_grad():
-        state = part.get_extra_state()
-    try:
-        return copy.deepcopy(state)
-    except (TypeError, RuntimeError, AttributeError, pickle.PickleError, copy.Error) as error:
-        raise UserError(
-            f"Cannot copy what get_extra_state of {type(part).__qualname__} gives "
-            f"({described(error)}); let it give tensors without a graph, numbers, strings, lists "
-            "and dicts"
-        ) from error
