@@ -21,7 +21,8 @@ from src.config.lengths import (
     refuse_other_rounds,
     student_steps,
 )
-from src.config.node import Node, refuse_foreign_targets
+from src.config.kind import with_defaults
+from src.config.node import Node, import_class, refuse_foreign_targets
 from src.config.rates import try_scheduler
 from src.config.schema import Kdci, RunConfig, TeacherFit
 from src.config.trial import check_node, try_adjustment, try_optimizer
@@ -76,10 +77,26 @@ def check(config: Mapping[str, Any]) -> RunConfig:
     _check_teacher_fit(checked.teacher.fit)
     _check_distill(checked)
     if checked.task == "distill":
+        _refuse_undivided(checked)
         refuse_other_rounds(checked)
         mention_other_steps(checked)
         mention_early_dictionary(checked)
     return checked
+
+
+def _refuse_undivided(config: RunConfig) -> None:
+    """Refuse on several ranks a batch size that only the method's constructor knows.
+
+    Each rank would take all of it, and the batches of a round would grow with the ranks.
+    """
+    node, ranks = config.baseline, config.trainer.ranks
+    size = with_defaults(node, import_class(node["_target_"])).get("batch_size")
+    if ranks > 1 and "batch_size" not in node and type(size) is int:
+        raise UserError(
+            f"Missing configuration key 'baseline.batch_size': on {ranks} ranks it must be said, "
+            f"to be shared among them; give ++baseline.batch_size={size}, the default of "
+            f"{node['_target_']}"
+        )
 
 
 def _refuse_two_numbers(kdci: Kdci) -> None:

@@ -94,6 +94,20 @@ def test_an_option_of_that_name_may_be_something_else(monkeypatch: pytest.Monkey
     assert of_a_rank(config) == config
 
 
+def test_ranks_do_not_take_a_default_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OwnDefault(Good):
+        def __init__(self, *, batch_size: int = 12, **options: Any) -> None:
+            super().__init__(**options)
+
+    config = with_class(monkeypatch, OwnDefault)
+    check(config)
+    config["trainer"]["devices"] = 2
+    assert "give ++baseline.batch_size=12, the default of src" in complaint(config)
+    check(config | {"task": "teacher"})
+    config["baseline"]["batch_size"] = 12
+    assert of_a_rank(check(config)).baseline["batch_size"] == 6
+
+
 def test_one_rank_takes_all() -> None:
     config = check(plain())
     assert of_a_rank(config) == config
