@@ -15,7 +15,7 @@ from src import complaint, launch, naming, ranks, sweep
 from src.common import package
 from src.common.parent import follow_parent
 from src.common.plugins import conf_of, refuse_unfit_plugins
-from src.config import arguments, launchers, options
+from src.config import arguments, launchers, options, points
 from src.config.reach import guard_hydra
 
 _PLUGINS, _COMPOSING = "KDCI_PLUGINS", "KDCI_COMPOSING"  # for launchers with workers of their own
@@ -28,7 +28,7 @@ def _allowed() -> list[str]:
 
 
 # On import: launchers with workers of their own compose in these as well.
-guard_hydra(_allowed)
+guard_hydra()
 
 
 @hydra.main(config_path=str(package.CONF), config_name="config", version_base="1.3")
@@ -78,13 +78,16 @@ def _prepare(typed: list[str]) -> None:
     os.environ[_PLUGINS] = json.dumps(plugins)
     os.environ[_COMPOSING] = json.dumps(arguments.composing(typed))
     conf = conf_of(plugins)
-    options.refuse_shadowed_options(conf)
-    options.refuse_unknown_options(typed, conf)
+    searched = arguments.search_path(conf, typed)
+    folders = [*conf, *arguments.own_folders(typed)]
+    options.refuse_shadowed_options(folders)
+    typed = points.without_patterns(typed, folders)
+    options.refuse_unknown_options(typed, folders)
     several = arguments.is_multirun(typed)
     if arguments.is_one_run(typed) and ranks.handed_down() is None:
-        options.refuse_one_run_of_sweep(typed, conf)
+        options.refuse_one_run_of_sweep(typed, folders)
     launchers.refuse_unfit_launcher(typed, several=several)
     launchers.refuse_unfit_sweeper(typed, several=several)
-    sys.argv[1:] = [*typed, *arguments.search_path(conf, typed)]
-    resolver = partial(options.options_of, plugins=conf)
+    sys.argv[1:] = [*typed, *searched]
+    resolver = partial(options.options_of, more=folders)
     OmegaConf.register_new_resolver("options", resolver, replace=True)

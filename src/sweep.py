@@ -20,10 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 from src.common.errors import UserError
 from src.common.files import lock, writing
 from src.common.parent import PARENT, follow, leave
-from src.common.sealed import write_sealed
+from src.common.sealed import read_own, write_sealed
 from src.common.signals import interruptible
 from src.complaint import complaints, of_sweep
 from src.config.launchers import SEARCH
+from src.config.points import refuse_without_points
 from src.launch import TOLD
 from src.report.sweep import Failure, point_name, report_sweep, result_of
 
@@ -44,8 +45,33 @@ def run_point(overrides: Sequence[str], record: Path) -> None:
         overrides: Command line of the point.
         record: Folder of the point within the sweep.
     """
+    _refuse_elsewhere(record)
     with lock(record):
+        _refuse_shared(overrides, record)
         _run_point(overrides, record)
+
+
+def _refuse_elsewhere(record: Path) -> None:
+    """Refuse a point that the end of the sweep would not find."""
+    folder = os.environ.get(_FOLDER)
+    if folder and Path(folder).resolve() not in record.resolve().parents:
+        raise UserError(
+            f"Expected each point's record below its sweep's, '{folder}', but got '{record}'; "
+            "leave hydra.sweep.dir and hydra.sweep.subdir out, and give all points one "
+            "paths.outputs"
+        )
+
+
+def _refuse_shared(overrides: Sequence[str], record: Path) -> None:
+    """Refuse a second point of this call in the place of another, whose end it would hide."""
+    if not (record / POINT).exists() or not _has_begun(record / _BEGUN):
+        return  # new, of another call, or begun again by a queue that had stopped it
+    other = read_own(record / POINT, point_name(record))["overrides"]
+    if other != list(overrides):
+        raise UserError(
+            f"Expected a record of its own for each point, but '{record}' is that of "
+            f"{' '.join(other)} already; leave hydra.sweep.subdir out"
+        )
 
 
 def _run_point(overrides: Sequence[str], record: Path) -> None:
@@ -149,10 +175,13 @@ def _records(folder: Path) -> list[Path]:
     The same command may have had other points before an experiment's file was edited. What a
     launcher loses before it has begun ends the sweep by the launcher's own error.
     """
-    call = os.environ.get(_START, "")
-    begun = [path for path in folder.rglob(f"*/{_BEGUN}") if call in path.read_text().split("\n")]
-    records = [path.with_name(POINT) for path in begun]
+    records = [path.with_name(POINT) for path in folder.rglob(f"*/{_BEGUN}") if _has_begun(path)]
     return sorted(records, key=lambda path: (len(path.parent.name), path.parent.name))  # 9, 10
+
+
+def _has_begun(calls: Path) -> bool:
+    """Whether this call is among those that have begun what is recorded there."""
+    return calls.exists() and os.environ.get(_START, "") in calls.read_text().split("\n")
 
 
 @contextmanager
@@ -184,13 +213,16 @@ class SweepReport(Callback):
                 "agreement; add distill.held_out=0.1, or search.objective=acc1, which "
                 "chooses by test accuracy"
             )
-        folder = Path(config.hydra.sweep.dir)
+        params = config.hydra.sweeper.get("params") or {}
+        listed = (f"{key}={value}" for key, value in params.items())
+        refuse_without_points([*config.hydra.overrides.task, *listed])
+        folder = Path(config.hydra.sweep.dir).absolute()
         sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-        below = Path(sweep["subdir"])
-        if below.is_absolute() or ".." in below.parts or not below.parts:
+        subdir = str(sweep["subdir"])
+        if "${" not in subdir:  # the same for all
             raise UserError(
                 "Expected hydra.sweep.subdir to be the folder of each point below "
-                f"hydra.sweep.dir, but got '{below}'; leave it out"
+                f"hydra.sweep.dir, such as ${{hydra.job.num}}, but got '{subdir}'; leave it out"
             )
         # For a search of which every point fails: Optuna then raises without a word of it.
         os.environ[_FOLDER], os.environ[_START] = str(folder), uuid.uuid4().hex
@@ -206,10 +238,7 @@ class SweepReport(Callback):
         folder = Path(config.hydra.sweep.dir)
         records = _records(folder)
         if not records:
-            raise UserError(
-                "Expected a sweep of one point or more, but it has none: a pattern fits no "
-                "option, or a range is empty"
-            )
+            raise UserError("Expected a sweep of one point or more, but none has begun")
         failed = report_sweep(folder, records)
         if _is_by_agreement(config):
             _mention_other_images(records)

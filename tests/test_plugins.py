@@ -1,6 +1,7 @@
 """A package outside the repository: found, allowed, told apart by its source, and run."""
 
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -15,7 +16,7 @@ from src.command import command
 from src.common import package
 from src.common.errors import UserError
 from src.common.provenance import source_files
-from src.config import arguments, options
+from src.config import arguments, options, points
 from src.config.check import check
 from src.deploy.student import load_student
 from src.identity import Identity, Traits, code_of
@@ -158,9 +159,10 @@ def test_only_a_list_of_names_will_do(value: str) -> None:
 
 
 def test_a_search_path_of_ones_own_is_not_dropped_in_silence(tmp_path: Path) -> None:
-    assert arguments.search_path([], ["hydra.searchpath=[]"]) == []
-    with pytest.raises(UserError, match=r"Cannot use hydra\.searchpath with plug-ins"):
-        arguments.search_path([tmp_path], ["hydra.searchpath=[]"])
+    """It would take the place of ours, by which experiments are found."""
+    for conf in ([], [tmp_path]):
+        with pytest.raises(UserError, match=r"Cannot use hydra\.searchpath, .* --config-dir=FOL"):
+            arguments.search_path(conf, ["hydra.searchpath=[]"])
 
 
 def test_a_folder_of_any_name_is_searched(tmp_path: Path) -> None:
@@ -183,7 +185,7 @@ def test_a_name_of_ours_is_not_shadowed(name: str, tmp_path: Path) -> None:
         options.refuse_shadowed_options([conf])
     assert str(caught.value) == (
         f"Refused '{path}': expected a name of its own, but '{name}.yaml' has it already; rename "
-        "the plug-in's"
+        "the former"
     )
 
 
@@ -198,11 +200,24 @@ def test_two_plugins_do_not_shadow_each_other(tmp_path: Path) -> None:
         options.refuse_shadowed_options(folders)
 
 
+def test_neither_do_the_users_own_options_nor_ours(tmp_path: Path) -> None:
+    conf, own = write(tmp_path / "a") / "conf", tmp_path / "own"
+    for name in ("baseline/mine.yaml", "student/wrn16_1.yaml", "experiments/cost.yaml"):
+        path = own / name
+        path.parent.mkdir(parents=True)
+        path.write_text("a: 1\n")
+        with pytest.raises(UserError, match=f"Refused '{path}': .*; rename the former"):
+            options.refuse_shadowed_options([conf, own])
+        shutil.rmtree(own)
+    options.refuse_shadowed_options([conf, package.ROOT])  # the same files have no other name
+
+
 def test_its_options_are_known_before_hydra_reads_them(tmp_path: Path) -> None:
     conf = write(tmp_path) / "conf"
     options.refuse_unknown_options(["experiments=both", "recipe=mine_blobs"], [conf])
     assert "mine" in options.options_of("baseline", [conf])
     assert "mine" not in options.options_of("baseline")
+    assert points.without_patterns(["baseline=glob(mi*)"], [conf]) == ["baseline=mine"]
     with pytest.raises(UserError, match="did you mean 'mine_blobs'"):
         options.refuse_unknown_options(["recipe=mine_blob"], [conf])
     (conf / "experiments/both.yaml").write_text("seed: 1")
@@ -316,7 +331,7 @@ def test_a_file_does_not_allow_itself(
     (tmp_path / "pair").mkdir()
     (tmp_path / "pair/sly.yaml").write_text("# @package _global_\nplugins: [mylab]\n")
     with pytest.raises(SystemExit) as caught:
-        as_typed("pair=sly", f"hydra.searchpath=[file://{tmp_path}]")
+        as_typed("pair=sly", f"--config-dir={tmp_path}")
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith(
         "Error: Refused 'plugins' of a configuration file: expected [], as on the command line"

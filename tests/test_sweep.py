@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import open_dict
 
+from src.common.errors import UserError
 from src.common.files import lock
 from src.common.sealed import read_own
 from src.report.__main__ import main as report
@@ -147,10 +149,33 @@ def test_a_sweep_without_points_has_not_ended_well(
     with pytest.raises(SystemExit) as caught:
         SweepReport().on_multirun_end(composed(f"hydra.sweep.dir={begun}"))
     assert caught.value.code == 2
-    assert "it has none: a pattern fits no option, or a range is empty" in capsys.readouterr().err
+    assert "but none has begun" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("subdir", [".", "/data/points", "../points"])
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        (["seed=range(0,0)"], "values in the range 'seed=range(0,0)', but there is none"),
+        (["seed=0,1", "kdci=glob(b*)"], "'kdci=glob(b*)' in hydra.sweeper.params; list the"),
+    ],
+)
+def test_a_sweep_over_nothing_does_not_begin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], points: list[str], said: str
+) -> None:
+    """As typed, or in an experiment's file."""
+    typed, listed = (composed(f"hydra.sweep.dir={tmp_path}/sweep") for _ in range(2))
+    with open_dict(typed), open_dict(listed):
+        typed.hydra.overrides.task = points
+        listed.hydra.sweeper.params = dict(each.split("=", 1) for each in points)
+    for each in (typed, listed):
+        with pytest.raises(SystemExit) as caught:
+            SweepReport().on_multirun_start(each)
+        assert caught.value.code == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize("subdir", [".", "/data/points", "../points", "same"])
 def test_points_are_recorded_below_their_sweep(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], subdir: str
 ) -> None:
@@ -158,7 +183,29 @@ def test_points_are_recorded_below_their_sweep(
     with pytest.raises(SystemExit) as caught:
         SweepReport().on_multirun_start(config)
     assert caught.value.code == 2
-    assert f"below hydra.sweep.dir, but got '{subdir}'" in capsys.readouterr().err
+    expected = f"such as ${{hydra.job.num}}, but got '{subdir}'"
+    assert expected in capsys.readouterr().err
+
+
+def test_no_point_is_recorded_where_its_sweep_does_not_look(begun: Path) -> None:
+    (begun.parent / "0").mkdir()
+    (begun / "1").symlink_to(begun.parent / "0")
+    for record in (begun.parent / "0", begun / "../0", begun / "1", begun):
+        with pytest.raises(UserError, match=f"record below its sweep's, '{begun}', but got"):
+            run_point([], record)
+    assert not any((begun.parent / "0").iterdir())
+
+
+def test_no_point_takes_the_record_of_another(begun: Path) -> None:
+    record = begun / "same"
+    record.mkdir()
+    run_point(["seed=0"], record)
+    run_point(["seed=0"], record)  # again, as a queue does that has stopped it
+    with pytest.raises(UserError, match=r"same' is that of seed=0 already; leave hydra\.sweep"):
+        run_point(["seed=1"], record)
+    assert read_own(record / "point.json", point_name(record))["overrides"] == ["seed=0"]
+    start(begun)
+    run_point(["seed=1"], record)  # of a later call, whose points may be others
 
 
 def test_a_point_counts_for_each_call_that_has_come_to_it(

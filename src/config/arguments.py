@@ -58,8 +58,18 @@ def composing(arguments: Sequence[str]) -> list[str]:
     """What understood arguments say of where the configuration is, for points and ranks."""
     given, _ = _flags(arguments)
     values = {name: getattr(given, name) for name in _COMPOSING}
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value]
-    return [*flags, *(each for each in arguments if _key(each) == SEARCH_PATH)]
+    return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value]
+
+
+def own_folders(arguments: Sequence[str]) -> list[Path]:
+    """The folder of the user's own options that they name, to be searched after ours."""
+    given, _ = _flags(arguments)
+    return [Path(given.config_dir).absolute()] if given.config_dir else []
+
+
+def replaces_ours(arguments: Sequence[str]) -> bool:
+    """Whether they name a folder of options that stands in the place of ``conf``."""
+    return bool(_flags(arguments)[0].config_path)
 
 
 def understood(arguments: Sequence[str]) -> list[str]:
@@ -131,12 +141,16 @@ def search_path(conf: Sequence[Path], arguments: Sequence[str]) -> list[str]:
         arguments: Those of the command line, understood.
 
     Raises:
-        UserError: If the command line has a search path of its own.
+        UserError: If the command line has a search path of its own, which would take the place of
+            the one that experiments and plug-ins are found by.
     """
+    if any(_key(argument) == SEARCH_PATH for argument in arguments):
+        raise UserError(
+            f"Cannot use {SEARCH_PATH}, by which experiments and plug-ins are found; give "
+            "--config-dir=FOLDER for options of your own, or plugins=[PACKAGE]"
+        )
     if not conf:
         return []
-    if any(_key(argument) == SEARCH_PATH for argument in arguments):
-        raise UserError(f"Cannot use {SEARCH_PATH} with plug-ins, whose folders go there")
     escaped = [str(folder).replace("'", r"\'") for folder in (ROOT, *conf)]
     folders = ",".join(f"'file://{folder}'" for folder in escaped)
     return [f"{SEARCH_PATH}=[{folders}]"]

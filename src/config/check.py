@@ -14,6 +14,7 @@ from src.common.errors import UserError
 from src.common.package import NAME
 from src.common.plugins import refuse_unfit_plugins
 from src.config.describe import describe
+from src.config.kind import with_defaults
 from src.config.lengths import (
     companion_steps,
     mention_early_dictionary,
@@ -21,7 +22,6 @@ from src.config.lengths import (
     refuse_other_rounds,
     student_steps,
 )
-from src.config.kind import with_defaults
 from src.config.node import Node, import_class, refuse_foreign_targets
 from src.config.rates import try_scheduler
 from src.config.schema import Kdci, RunConfig, TeacherFit

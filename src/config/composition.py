@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.common.errors import in_one_line, nearest
 from src.config.option_files import (
+    BASE,
     explain_bytes,
     explain_header,
     explain_yaml,
@@ -104,7 +105,7 @@ def _key_of(cause: BaseException | None) -> str:
 
 def unknown_option(group: str, name: str, known: Sequence[str]) -> str:
     """What to say of a name that no option of a group has."""
-    known = [each for each in known if each != "base"]  # what the others of a group build on
+    known = [each for each in known if each != BASE]
     options = f" (one of: {', '.join(known)})" if known else ""
     hint = nearest(name, known)
     if "/" in name and group in _WHERE_PATHS_GO:

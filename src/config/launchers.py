@@ -59,12 +59,6 @@ def refuse_unfit_sweeper(arguments: Sequence[str], *, several: bool) -> None:
             "search",
             f"leave hydra/sweeper out and {_LISTED}",
         )
-    patterns = [argument for argument in arguments if "=glob(" in argument]
-    if patterns:
-        raise UserError(
-            f"Cannot use '{patterns[0]}' with hydra/sweeper=optuna, which takes no patterns; "
-            f"{_LISTED}"
-        )
     if any(re.fullmatch(_GRID, argument) for argument in arguments):
         raise UserError(
             "Cannot use hydra/sweeper/sampler=grid with hydra/sweeper=optuna, which draws points "

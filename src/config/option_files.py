@@ -1,7 +1,7 @@
 """Option files as they lie on disk: which there are, and what is wrong with one, in one line."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,11 @@ from src.common.package import CONF, ROOT
 from src.config.value import shown
 
 SEARCH_PATH = "hydra.searchpath"
+BASE = "base"
+"""What the others of a group build on; no option itself."""
+SWEEPS = "experiments"
+OPTIONAL = {"recipe": CONF / "recipe", SWEEPS: ROOT / SWEEPS}
+"""Groups whose option Hydra may miss without a word, and where ours lie."""
 _HEADER_LINE = re.compile(r"#\s*@")
 _HEADER = "# @package _global_"
 
@@ -25,9 +30,14 @@ def folders_of(overrides: Sequence[str]) -> list[Path]:
     return [CONF, *(Path(folder.replace(r"\'", "'")) for folder in plugins)]
 
 
+def names_in(folders: Iterable[Path]) -> list[str]:
+    """What can be chosen of a group whose files lie there."""
+    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+
+
 def files_of(overrides: Sequence[str]) -> list[Path]:
     """All option files that a command line can reach."""
-    folders = [*folders_of(overrides), ROOT / "experiments"]
+    folders = [*folders_of(overrides), ROOT / SWEEPS]
     found = (path for folder in folders for path in folder.rglob("*.yaml"))
     return sorted(path for path in found if path.is_file())
 

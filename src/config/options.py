@@ -6,27 +6,24 @@ from textwrap import wrap
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Glob, Override
-from hydra.errors import HydraException
 
 from src.common.errors import UserError
-from src.common.package import CONF, ROOT
-from src.config.arguments import composing
+from src.common.package import CONF
 from src.config.composition import explain, unknown_option
 from src.config.option_files import (
+    OPTIONAL,
+    SWEEPS,
     header_fault,
     headers,
     in_program,
+    names_in,
     no_regular_file,
     not_a_mapping,
     wrong_header,
 )
+from src.config.points import chosen, parsed
 from src.config.value import shown
 
-# Groups whose option Hydra may miss without a word.
-_SWEEPS = "experiments"
-_OPTIONAL = {"recipe": CONF / "recipe", _SWEEPS: ROOT / "experiments"}
 # Groups of which every run has one option, which Hydra lets nobody remove in plain words.
 _REQUIRED = ("dataset", "baseline", "teacher", "student", "kdci", "trainer", "logger", "paths")
 _WITHIN = ("kdci/dictionary", "kdci/adjustment")
@@ -34,83 +31,80 @@ _CHOSEN = (*_REQUIRED, *_WITHIN, "setting", "pair", "budget")
 _WIDTH, _INDENT = 80, 12
 
 
-def options_of(group: str, plugins: Sequence[Path] = ()) -> str:
+def options_of(group: str, more: Sequence[Path] = ()) -> str:
     """What can be chosen for a group, in the narrow lines of ``--help``.
 
     Args:
         group: Its name.
-        plugins: Folders of the plug-ins' options.
+        more: Folders of options beside ours: the plug-ins', and the user's own.
     """
-    names = ", ".join(_names([CONF / group, *(folder / group for folder in plugins)]))
+    names = ", ".join(names_in([CONF / group, *(folder / group for folder in more)]))
     return f"\n{' ' * _INDENT}".join(wrap(names, _WIDTH - _INDENT))
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
-    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-
-
-def refuse_shadowed_options(plugins: Sequence[Path]) -> None:
-    """Refuse options of plug-ins that Hydra would pass over, as somebody else has that name.
+def refuse_shadowed_options(more: Sequence[Path]) -> None:
+    """Refuse options that Hydra would pass over, as somebody else has that name.
 
     Args:
-        plugins: Folders of the plug-ins' options.
+        more: Folders of options beside ours, in the order in which Hydra searches them.
 
     Raises:
-        UserError: For the first that is also an option of ours, or of an earlier plug-in.
+        UserError: For the first that is also an option of ours, or of an earlier folder.
     """
-    for place, folder in enumerate(plugins):
-        for path in sorted(folder.rglob("*.yaml")):
-            others = (other / path.relative_to(folder) for other in (CONF, ROOT, *plugins[:place]))
-            taken = next((other for other in others if other.exists()), None)
-            if taken is not None:
-                raise UserError(
-                    f"Refused '{path}': expected a name of its own, but '{in_program(taken)}' has "
-                    "it already; rename the plug-in's"
-                )
+    for place, folder in enumerate(more):
+        for other in (CONF, *more[:place]):
+            for taken in sorted(other.rglob("*.yaml")):
+                _refuse_second(folder / taken.relative_to(other), taken)
+        for taken in sorted(OPTIONAL[SWEEPS].glob("*.yaml")):
+            _refuse_second(folder / SWEEPS / taken.name, taken)
 
 
-def refuse_unknown_options(arguments: Sequence[str], plugins: Sequence[Path] = ()) -> None:
+def _refuse_second(path: Path, taken: Path) -> None:
+    if path.exists() and not path.samefile(taken):
+        raise UserError(
+            f"Refused '{path}': expected a name of its own, but '{in_program(taken)}' has "
+            "it already; rename the former"
+        )
+
+
+def refuse_unknown_options(arguments: Sequence[str], more: Sequence[Path] = ()) -> None:
     """Find what Hydra would pass over in silence, or refuse with a traceback.
 
     Misspelt options of the optional groups; files of those that are no configuration; groups
     that are removed, or set to something that is no option.
 
     Args:
-        arguments: Those of the command line, understood.
-        plugins: Folders of the plug-ins' options.
+        arguments: Those of the command line, understood, without patterns.
+        more: Folders of options beside ours.
 
     Raises:
         UserError: For the first of them.
     """
-    shows_more = bool(composing(arguments))  # of the user's own, which Hydra finds
     for argument in arguments:
         group, _, names = argument.partition("=")
-        if not shows_more:
-            _refuse_fitless(argument, [CONF, *plugins])
-        if group in _OPTIONAL:
-            folders = [_OPTIONAL[group], *(folder / group for folder in plugins)]
-            _refuse_unknown(argument, folders)
+        if group in OPTIONAL:
+            _refuse_unknown(argument, [OPTIONAL[group], *(folder / group for folder in more)])
         else:
-            several: list[str | None] = [*_chosen(argument, [])]
+            several: list[str | None] = [*chosen(argument)]
             for name in several or [names if "=" in argument else None]:
-                _refuse_no_option(group, name, plugins)
+                _refuse_no_option(group, name, more)
 
 
-def refuse_one_run_of_sweep(arguments: Sequence[str], plugins: Sequence[Path] = ()) -> None:
+def refuse_one_run_of_sweep(arguments: Sequence[str], more: Sequence[Path] = ()) -> None:
     """Refuse an experiment with points of its own where Hydra would run one, without them.
 
     Args:
         arguments: Those of a command line that starts one run, understood.
-        plugins: Folders of the plug-ins' options.
+        more: Folders of options beside ours.
 
     Raises:
         UserError: If such an experiment is chosen.
     """
-    folders = [_OPTIONAL[_SWEEPS], *(folder / _SWEEPS for folder in plugins)]
+    folders = [OPTIONAL[SWEEPS], *(folder / SWEEPS for folder in more)]
     known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
     for argument in arguments:
         group, _, name = argument.lstrip("+").partition("=")
-        if group == _SWEEPS and _is_sweep(name.strip("'\""), known):
+        if group == SWEEPS and _is_sweep(name.strip("'\""), known):
             raise UserError(
                 f"Expected --multirun with {argument}, which is a sweep; add --multirun, or "
                 "hydra.mode=RUN for one run without its points"
@@ -134,16 +128,16 @@ def _is_sweep(name: str, known: Mapping[str, Path]) -> bool:
 
 def _refuse_unknown(argument: str, folders: Sequence[Path]) -> None:
     group, _, given = argument.partition("=")
-    if _parsed(argument) is None:  # Hydra says what it cannot read
+    if parsed(argument) is None:  # Hydra says what it cannot read
         return
     known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
-    several = _chosen(argument, list(known))
+    several = chosen(argument)
     for name in several or [given.strip("'\"")]:
         if name not in known:
             raise UserError(unknown_option(group, name, sorted(known)))
         content = _usable(known[name])
         _refuse_wrong_header(known[name])
-        if several and group == _SWEEPS and _may_sweep(content):
+        if several and group == SWEEPS and _may_sweep(content):
             raise UserError(
                 f"Cannot sweep over {group}: '{in_program(known[name])}' is a sweep of its own, "
                 f"whose points would be left out; give {group}={name} in a command of its own"
@@ -158,46 +152,10 @@ def _may_sweep(content: Mapping[str, Any]) -> bool:
     )
 
 
-def _chosen(argument: str, known: list[str]) -> list[str]:
-    """The options that a sweep goes through, in any of Hydra's words; none if it is no sweep."""
-    override = _parsed(argument)
-    if override is None:
-        return []
-    several = override.value()
-    if isinstance(several, Glob):
-        return several.filter(known)
-    if isinstance(several, ChoiceSweep):
-        return [name.strip("'\"") for name in override.sweep_string_iterator()]
-    return []
-
-
-def _parsed(argument: str) -> Override | None:
-    """What Hydra makes of an argument; None where it cannot read it."""
-    try:
-        return OverridesParser.create().parse_override(argument)
-    except HydraException:
-        return None
-
-
 def _is_name(value: str) -> bool:
-    """Whether Hydra reads a name, or a pattern.
-
-    Of a name it says itself whether it is one of an option.
-    """
-    override = _parsed(f"name={value}")
-    return override is None or (value != "" and isinstance(override.value(), str | Glob))
-
-
-def _refuse_fitless(argument: str, folders: Sequence[Path]) -> None:
-    """Refuse a pattern that fits no option: Hydra sweeps over nothing, or its launcher fails."""
-    override = _parsed(argument)
-    pattern = None if override is None else override.value()
-    if override is None or not isinstance(pattern, Glob) or override.key_or_group in _OPTIONAL:
-        return
-    known = _names([folder / override.key_or_group for folder in folders])
-    if not pattern.filter(known):
-        within = f" (one of: {', '.join(known)})" if known else ", since there is no such group"
-        raise UserError(f"'{argument}' fits no option{within}")
+    """Whether Hydra reads a name; it says itself whether it is one of an option."""
+    override = parsed(f"name={value}")
+    return override is None or (value != "" and isinstance(override.value(), str))
 
 
 def _usable(path: Path) -> dict[str, Any]:
@@ -238,7 +196,7 @@ def _refuse_wrong_header(path: Path) -> None:
         raise UserError(fault)
 
 
-def _refuse_no_option(group: str, names: str | None, plugins: Sequence[Path]) -> None:
+def _refuse_no_option(group: str, names: str | None, more: Sequence[Path]) -> None:
     """Refuse ``~kdci``, ``kdci=null`` and the like; ``names`` is None without ``=``."""
     is_removed = group.startswith("~")
     plain = group.removeprefix("~")
@@ -247,7 +205,7 @@ def _refuse_no_option(group: str, names: str | None, plugins: Sequence[Path]) ->
         raise UserError(f"Cannot read the argument '{group}={names or ''}': expected key=value")
     if base not in ((*_REQUIRED, *_WITHIN) if is_removed else _CHOSEN):
         return
-    known = _names([folder / base for folder in (CONF, *plugins)])
+    known = names_in([folder / base for folder in (CONF, *more)])
     cure = "; for a run without compensation use kdci=none" if base == "kdci" else ""
     if is_removed:
         raise UserError(

@@ -1,7 +1,7 @@
 """Option files of other people may set options, and not what Hydra itself calls."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,15 @@ from src.common.errors import UserError
 from src.config.option_files import in_program
 
 _HYDRA, _PARAMS = re.compile(r"\bhydra\b"), "hydra.sweeper.params"
-# Who shows Hydra a folder: conf, or what --config-dir and --config-path name in its place, and
-# what is typed as hydra.searchpath, unless there are plug-ins, whose folders are said so, too.
-_NAMED, _TYPED = ("main", "command-line"), "hydra.searchpath in command-line"
+# Who shows Hydra a folder: conf, or what --config-path names in its place, and --config-dir. That
+# of plug-ins is hydra.searchpath.
+_NAMED = ("main", "command-line")
 _OWN = "hydra"
 # Files that people give each other, wherever their folder lies, and those that lie in none.
 _OTHERS = ("experiments", None)
 
 
-def guard_hydra(has_plugins: Callable[[], object]) -> None:
+def guard_hydra() -> None:
     """Make Hydra refuse files that reach its own node, whose classes it calls before all checks.
 
     Its callbacks, logging and launchers may be set on the command line, by files below ``conf``
@@ -31,28 +31,24 @@ def guard_hydra(has_plugins: Callable[[], object]) -> None:
     points of a sweep. Hydra cannot be told so. It is stopped where it has read a file and knows
     where in the configuration it goes, whatever path, link, interpolation or point of a sweep has
     led to it; by a ``UserError`` that says what was reached.
-
-    Args:
-        has_plugins: Whether the search path is that of plug-ins; asked for each file.
     """
     load = ConfigLoaderImpl._load_single_config
     load = getattr(load, "unguarded", load)
-    guarded = _guarded(load, has_plugins)
+    guarded = _guarded(load)
     guarded.unguarded = load
     ConfigLoaderImpl._load_single_config = guarded  # type: ignore[method-assign]
 
 
-def _guarded(load: Any, has_plugins: Callable[[], object]) -> Any:
+def _guarded(load: Any) -> Any:
     @wraps(load)
     def load_single_config(*args: Any, default: Any, **options: Any) -> ConfigResult:
         result: ConfigResult = load(*args, default=default, **options)
         scheme, _, folder = result.path.partition("://")
         path = Path(folder, f"{default.config_path.removesuffix('.yaml')}.yaml")
-        named = _NAMED if has_plugins() else (*_NAMED, _TYPED)
         if scheme != "file":
             group: str | None = _OWN
         else:
-            group = _group(path, Path(folder)) if result.provider in named else None
+            group = _group(path, Path(folder)) if result.provider in _NAMED else None
         # What goes to Hydra must be chosen by a name that says so, which a group always does:
         # it is never evaluated.
         if group == _OWN or _HYDRA.search(default.package or ""):

@@ -151,14 +151,12 @@ def test_where_a_configuration_is_can_be_handed_on() -> None:
         "-cp",
         "/x",
         "seed=1",
-        "hydra.searchpath=[file://y]",
     ]
     handed_on = arguments.composing(arguments.understood(typed))
     assert handed_on == [
         "--config-name=mine",
         "--config-path=/x",
         "--config-dir=a b",
-        "hydra.searchpath=[file://y]",
     ]
     assert arguments.composing(arguments.understood([*handed_on, "seed=2"])) == handed_on
     assert arguments.composing(["-m", "seed=1"]) == []

@@ -21,10 +21,10 @@ Composed = Callable[..., DictConfig]
 
 @pytest.fixture
 def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hydra as it reads files where there are plug-ins."""
+    """Hydra as it reads files."""
     name = "_load_single_config"
     monkeypatch.setattr(ConfigLoaderImpl, name, getattr(ConfigLoaderImpl, name))
-    guard_hydra(lambda: True)
+    guard_hydra()
 
 
 @pytest.fixture
@@ -156,11 +156,10 @@ def test_a_launcher_is_none_of_the_experiments(composed: Composed) -> None:
 OWN = "# @package _global_\nhydra:\n  job:\n    name: mine\nseed: 3\n"
 
 
-@pytest.mark.parametrize("place", ["conf", "config_dir", "searchpath"])
+@pytest.mark.parametrize("place", ["conf", "config_dir"])
 def test_a_folder_that_the_user_names_is_the_users_own(
     tmp_path: Path, guarded: None, place: str
 ) -> None:
-    guard_hydra(lambda: False)
     main = tmp_path / "main" if place == "conf" else package.CONF
     folder = main if place == "conf" else tmp_path / "own"
     if place == "conf":
@@ -171,15 +170,14 @@ def test_a_folder_that_the_user_names_is_the_users_own(
     (folder / "student/mine.yaml").write_text(OWN)
     (folder / "hydra/job_logging/mine.yaml").write_text("version: 1\nown: true\n")
     (folder / "experiments/mine.yaml").write_text(OWN)
-    path = f"hydra.searchpath=['file://{folder}']"
     loader = create_config_search_path(str(main))
     if place == "config_dir":
         anchor = SearchPathQuery(provider="schema")
         loader.prepend(provider="command-line", path=str(folder), anchor=anchor)
 
     def composed(*overrides: str) -> DictConfig:
-        typed = [*overrides, *([path] if place == "searchpath" else [])]
-        return ConfigLoaderImpl(loader).load_configuration("config", typed, RunMode.RUN)
+        given = [*overrides]
+        return ConfigLoaderImpl(loader).load_configuration("config", given, RunMode.RUN)
 
     config = composed("student=mine", "hydra/job_logging=mine")
     assert (config.hydra.job.name, config.hydra.job_logging.own, config.seed) == ("mine", True, 3)
@@ -190,10 +188,6 @@ def test_a_folder_that_the_user_names_is_the_users_own(
     for choice in (*others, "student=without", f"student=../../{folder.name}/experiments/mine"):
         with pytest.raises(UserError, match=r"yaml': expected nothing of Hydra's"):
             composed(choice)
-    if place == "searchpath":  # which is that of plug-ins where there are any
-        guard_hydra(lambda: True)
-        with pytest.raises(UserError, match=r"student.mine\.yaml': expected nothing of Hydra's"):
-            composed("student=mine")
 
 
 @pytest.mark.parametrize("values", ["0,1", [0, 1]])
