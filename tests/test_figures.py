@@ -8,6 +8,8 @@ from statistics import fmean, stdev
 from types import MappingProxyType
 
 import pytest
+from scipy.stats import linregress
+from scipy.stats import t as student_t
 
 from src.common.package import ROOT
 from src.report.gain import Gain, gain_of
@@ -48,9 +50,13 @@ class Runs:
 
     def accuracies(self) -> dict[int, float]:
         """Accuracy by seed, of the plain student after the last epoch if nothing else is asked."""
+        return {seed: float(run[self.column]) for seed, run in self.by_seed().items()}
+
+    def by_seed(self) -> dict[int, dict[str, str]]:
+        """The lines of the file."""
         with (ROOT / "docs" / "results" / f"{self.file}.csv").open() as lines:
             meant = [run for run in csv.DictReader(lines) if self._has(run)]
-        found = {int(run["seed"]): float(run[self.column]) for run in meant}
+        found = {int(run["seed"]): run for run in meant}
         assert len(found) == len(meant), f"two runs of a seed among {self}"
         return found
 
@@ -205,6 +211,30 @@ def test_gains_are_those_of_the_runs(claims: Callable[[], Iterator[Claim]]) -> N
         for names, expected in ((_ADJUSTED, ours), (_VANILLA, theirs)):
             told = {cells[name] for name in names if name in cells}
             assert told <= {expected}, f"{heading}: {row}: {names}"
+        runs = [*adjusted.by_seed().values()]
+        for name in cells.keys() & {"unevenness", "effective", "gamma, effective"}:
+            assert cells[name] == _found(name, cells[name], runs), f"{heading}: {row}: {name}"
+
+
+def _found(name: str, cell: str, runs: list[dict[str, str]]) -> str:
+    """What the runs say in the place of a cell, with as many digits: a mean, or the ends."""
+    if name == "unevenness":
+        return _to(cell, fmean(float(run["unevenness"]) for run in runs))
+    strengths = [run.get("adjustment", run.get("strength", "")) for run in runs]
+    gammas, shares = (
+        sorted(float(found[1]) for each in strengths if (found := re.search(key, each)))
+        for key in (r"gamma=([\d.]+)", r"effective=([\d.]+)")
+    )
+    if name == "gamma, effective":
+        return f"{fmean(gammas):.2f}, {fmean(shares):.2f}"
+    if not shares:
+        return ""
+    ends = [f"{shares[0]:.2f}", f"{shares[-1]:.2f}"]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def _to(like: str, value: float) -> str:
+    return f"{value:.{len(like.partition('.')[2])}f}"
 
 
 def test_the_readme_has_the_table_of_the_form() -> None:
@@ -254,6 +284,73 @@ def test_summaries_say_what_the_tables_say(kdci: str, here: str, there: str, run
         assert re.match(expected, cell), here
 
 
+def _all_claims() -> Iterator[Claim]:
+    for claims in (_form, _ablations, _readings, _others, _known_shift):
+        yield from claims()
+    of = Runs("cifar10_dfnd", "dfnd")
+    yield "", "with four that had been selected", "", _by("backdoor", of), of
+
+
+def test_what_is_said_in_short_stands_in_a_table() -> None:
+    """Each gain with its pairs; bold where its interval leaves zero and nobody has selected."""
+    gains = [_said(adjusted, vanilla)[0] for *_, adjusted, vanilla in _all_claims()]
+    (selected,) = re.findall(r"four that had been selected (\S+ ± \S+ \(\d+\))", _TEXT)
+    shown = {f"{gain.mean:+.2f} ± {gain.std:.2f} ({gain.pairs})": gain for gain in gains}
+    section = _TEXT[_TEXT.index("## In short") : _TEXT.index("## The paper's form")]
+    said = re.findall(r"(\*\*)?([+-][\d.]+ ± [\d.]+)(?:\*\*)? \((\d+)[);]", section)
+    assert len(said) > 18
+    for bold, gain, pairs in said:
+        found = shown[f"{gain} ({pairs})"]
+        is_bold = _leaves_zero(found) and f"{gain} ({pairs})" != selected
+        assert bool(bold) == is_bold, gain
+
+
+def _leaves_zero(gain: Gain) -> bool:
+    assert gain.t_low is not None
+    assert gain.t_high is not None
+    return gain.t_low > 0 or gain.t_high < 0
+
+
+def test_unevenness_in_short_is_that_of_the_runs() -> None:
+    for here, _, runs in _SUMMARY:
+        cell = _cells("In short", here)["unevenness"]
+        assert cell == _found(
+            "unevenness",
+            cell,
+            [*_by("weighting", runs).by_seed().values()] or [*runs.by_seed().values()],
+        ), here
+    for data, file, baselines in (
+        ("digits", "digits_adjustments", ("dafl", "fast", "cmi", "deepinv")),
+        ("CIFAR-10", "cifar10_generators", ("dafl", "fast", "cmi", "deepinv")),
+    ):
+        means = [
+            fmean(
+                float(run["unevenness"])
+                for run in Runs(file, each, "weighting").by_seed().values()
+            )
+            for each in baselines
+        ]
+        expected = f"{min(means):.2f} to {max(means):.2f}"
+        assert _cells("In short", f"generators, {data}")["unevenness"] == expected
+
+
+def test_the_gain_grows_with_unevenness_as_the_runs_say() -> None:
+    pairs = []
+    for *_, adjusted, vanilla in _known_shift():
+        if "pool.class_ratio" in vanilla.settings:
+            ours, theirs = adjusted.by_seed(), vanilla.accuracies()
+            pairs += [
+                (float(run["unevenness"]), float(run["last"]) - theirs[seed])
+                for seed, run in ours.items()
+            ]
+    fit = linregress(*zip(*pairs, strict=True))
+    half = student_t.ppf(0.975, len(pairs) - 2) * fit.stderr
+    interval = f"({fit.slope - half:+.2f} to {fit.slope + half:+.2f})"
+    assert f"grows by {fit.slope:.2f} a nat {interval}" in _PAGE
+    said = f"by {fit.slope:.2f} points a nat (least squares over the {len(pairs)} pairs, "
+    assert said + interval[1:] in _PAGE
+
+
 def test_gains_within_long_runs_are_those_of_the_curves() -> None:
     with (ROOT / "docs" / "results" / "cifar10_long_epochs.csv").open() as lines:
         points = {
@@ -268,13 +365,14 @@ def test_gains_within_long_runs_are_those_of_the_curves() -> None:
         for epoch in epochs:
             at = [("dfnd", which, epoch) for which in (kdci, "none")]
             gain = gain_of([points[*at[0], seed] - points[*at[1], seed] for seed in range(4, 8)])
-            assert gain.t_low is not None
-            assert gain.t_high is not None
-            if gain.t_low > 0 or gain.t_high < 0:
+            if _leaves_zero(gain):
                 leaving.append((kdci, epoch))
                 interval = f"{gain.t_low:+.2f} to {gain.t_high:+.2f}"
-                assert f"{gain.mean:+.2f} ± {gain.std:.2f} ({interval})" in text
+                assert (
+                    f"{gain.mean:+.2f} ± {gain.std:.2f} ({interval}) after {epoch * 60:,}" in text
+                )
     assert leaving == [("weighting", 10), ("weighting", 20)]
+    assert f"from {epochs[epochs.index(20) + 1] * 60:,} on by nothing that differs" in text
 
 
 @pytest.mark.parametrize(
