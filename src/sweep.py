@@ -201,18 +201,8 @@ class SweepReport(Callback):
     @_heard()
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a search that no point could answer; have joblib's workers follow the sweep."""
-        # Of what is not the same for all points, this configuration has the default.
-        if _is_search(config) and config.task == "teacher":
-            raise UserError(
-                "Expected task=distill in a search, but got task=teacher, whose points have no "
-                "value to be compared by"
-            )
-        if _is_by_agreement(config) and not config.distill.held_out:
-            raise UserError(
-                "Expected one distill.held_out above 0 for all points of a search by "
-                "agreement; add distill.held_out=0.1, or search.objective=acc1, which "
-                "chooses by test accuracy"
-            )
+        if _is_search(config):
+            _refuse_unfit_search(config)
         params = config.hydra.sweeper.get("params") or {}
         listed = (f"{key}={value}" for key, value in params.items())
         refuse_without_points([*config.hydra.overrides.task, *listed])
@@ -244,6 +234,23 @@ class SweepReport(Callback):
             _mention_other_images(records)
         if failed:
             raise SystemExit(1)
+
+
+def _refuse_unfit_search(config: DictConfig) -> None:
+    """Of what is not the same for all points, this configuration has the default."""
+    if config.task == "teacher":
+        raise UserError(
+            "Expected task=distill in a search, but got task=teacher, whose points have no value "
+            "to be compared by"
+        )
+    if _is_by_agreement(config) and not config.distill.held_out:
+        raise UserError(
+            "Expected one distill.held_out above 0 for all points of a search by agreement; add "
+            "distill.held_out=0.1, or search.objective=acc1, which chooses by test accuracy"
+        )
+    trials = config.hydra.sweeper.n_trials
+    if trials < 1:
+        raise UserError(f"Expected hydra.sweeper.n_trials of 1 or more, but got {trials}")
 
 
 def _is_by_agreement(config: DictConfig) -> bool:
