@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src import complaint, launch, naming, ranks, sweep
 from src.common import package
+from src.common.errors import UserError
 from src.common.parent import follow_parent
 from src.common.plugins import conf_of, refuse_unfit_plugins
 from src.config import arguments, launchers, options, points
@@ -37,6 +38,7 @@ def _job(config: DictConfig) -> float | None:
     job = HydraConfig.get()
     handed_on: list[str] = json.loads(os.environ.get(_COMPOSING, "[]"))
     handed_on += arguments.as_typed(job.overrides.task)
+    refused: UserError | None = None
     with complaint.complaints(sys.argv[1:]):
         arguments.require_typed(config.get("plugins"), _allowed())
         if job.mode == RunMode.MULTIRUN:
@@ -44,9 +46,16 @@ def _job(config: DictConfig) -> float | None:
             naming.require_sweep()
             os.chdir(job.runtime.cwd)  # paths are relative to it, also with hydra.job.chdir=true
             record = Path(job.runtime.output_dir)
-            sweep.run_point(handed_on, record)
-            return sweep.value_of(record, config.search.objective)
-        launch.run_single(config, handed_on)
+            try:
+                sweep.run_point(handed_on, record)
+            except UserError as error:
+                refused = error
+            else:
+                return sweep.value_of(record, config.search.objective)
+        else:
+            launch.run_single(config, handed_on)
+    if refused is not None:  # which a launcher passes on, unlike the end of its worker
+        raise refused
     return None
 
 
@@ -81,9 +90,10 @@ def _prepare(typed: list[str]) -> None:
     searched = arguments.search_path(conf, typed)
     folders = [*conf, *arguments.own_folders(typed)]
     options.refuse_shadowed_options(folders)
-    typed = points.without_patterns(typed, folders)
-    options.refuse_unknown_options(typed, folders)
     several = arguments.is_multirun(typed)
+    if several:
+        typed = arguments.understood(points.without_patterns(typed, folders))
+    options.refuse_unknown_options(typed, folders)
     if arguments.is_one_run(typed) and ranks.handed_down() is None:
         options.refuse_one_run_of_sweep(typed, folders)
     launchers.refuse_unfit_launcher(typed, several=several)

@@ -19,6 +19,7 @@ from src.common.memory import recall
 from src.common.package import CONF
 from src.common.plugins import conf_of
 from src.common.signals import Interrupted, interruptible, is_rank, speaks
+from src.config.arguments import own_folders
 from src.config.check import check
 from src.config.schema import RunConfig
 from src.naming import RunName, memory_of, resolved
@@ -79,7 +80,7 @@ def _check_and_run(
     # Brings torch and Lightning, which a run that is only shown is spared.
     from src.pipeline.identify import find
 
-    conf = (CONF, *conf_of(checked.plugins))
+    conf = (CONF, *conf_of(checked.plugins), *own_folders(overrides))
     name = RunName(checked.task, choices, os.environ.get("KDCI_SWEEP"), conf)
     name.require_budget(checked.budget)
     name.require_kdci(plain["kdci"]["name"])

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.common.errors import UserError
 from src.common.files import lock, writing
 from src.common.parent import PARENT, follow, leave
-from src.common.sealed import read_own, write_sealed
+from src.common.sealed import DamagedError, read_own, write_sealed
 from src.common.signals import interruptible
 from src.complaint import complaints, of_sweep
 from src.config.launchers import SEARCH
@@ -64,9 +64,12 @@ def _refuse_elsewhere(record: Path) -> None:
 
 def _refuse_shared(overrides: Sequence[str], record: Path) -> None:
     """Refuse a second point of this call in the place of another, whose end it would hide."""
-    if not (record / POINT).exists() or not _has_begun(record / _BEGUN):
-        return  # new, of another call, or begun again by a queue that had stopped it
-    other = read_own(record / POINT, point_name(record))["overrides"]
+    if not os.environ.get(_START) or not _has_begun(record / _BEGUN):
+        return  # of another call
+    try:
+        other = read_own(record / POINT, point_name(record))["overrides"]
+    except (OSError, DamagedError):  # begun again by a queue that had stopped it
+        return
     if other != list(overrides):
         raise UserError(
             f"Expected a record of its own for each point, but '{record}' is that of "
@@ -147,13 +150,14 @@ def _follow_sweep() -> None:
 def reported() -> Iterator[None]:
     """Show the table also of a sweep that sweeper or launcher end by an error of their own.
 
-    Optuna raises where no point has a value, launchers where a point was lost; Hydra then tells
-    no callback that the sweep has ended.
+    Optuna raises where no point has a value, launchers where a point was lost or refused; Hydra
+    then tells no callback that the sweep has ended.
     """
     try:
         yield
     except Exception as error:
-        if of_sweep(error) is not None and _FOLDER in os.environ:
+        is_known = isinstance(error, UserError) or of_sweep(error) is not None
+        if is_known and os.environ.get(_FOLDER):
             folder = Path(os.environ[_FOLDER])
             try:
                 # Other points of it may go on in jobs of their own.
@@ -203,9 +207,11 @@ class SweepReport(Callback):
         """Refuse a search that no point could answer; have joblib's workers follow the sweep."""
         if _is_search(config):
             _refuse_unfit_search(config)
+        typed = config.hydra.overrides.task
         params = config.hydra.sweeper.get("params") or {}
-        listed = (f"{key}={value}" for key, value in params.items())
-        refuse_without_points([*config.hydra.overrides.task, *listed])
+        keys = {each.partition("=")[0] for each in typed}
+        left = (f"{key}={value}" for key, value in params.items() if key not in keys)
+        refuse_without_points([*typed, *left])
         folder = Path(config.hydra.sweep.dir).absolute()
         sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
         subdir = str(sweep["subdir"])
@@ -248,9 +254,10 @@ def _refuse_unfit_search(config: DictConfig) -> None:
             "Expected one distill.held_out above 0 for all points of a search by agreement; add "
             "distill.held_out=0.1, or search.objective=acc1, which chooses by test accuracy"
         )
-    trials = config.hydra.sweeper.n_trials
-    if trials < 1:
-        raise UserError(f"Expected hydra.sweeper.n_trials of 1 or more, but got {trials}")
+    for name in ("n_trials", "n_jobs"):
+        count = config.hydra.sweeper[name]
+        if count < 1:
+            raise UserError(f"Expected hydra.sweeper.{name} of 1 or more, but got {count}")
 
 
 def _is_by_agreement(config: DictConfig) -> bool:

@@ -305,6 +305,20 @@ def test_what_is_said_in_short_stands_in_a_table() -> None:
         assert bool(bold) == is_bold, gain
 
 
+def test_all_pairs_of_dfnd_are_told_together() -> None:
+    gains = []
+    for file in ("cifar10_dfnd", "cifar10_dfnd_objects"):
+        of = Runs(file, "dfnd")
+        ours, theirs = _by("weighting", of).accuracies(), of.accuracies()
+        gains += [ours[seed] - theirs[seed] for seed in ours]
+    gain = gain_of(gains)
+    assert min(gains) > 0
+    told = f"each of the twelve pairs of DFND on CIFAR-10, on two pools ({gain.mean:+.2f} ± "
+    told += f"{gain.std:.2f}, {gain.t_low:+.2f} to {gain.t_high:+.2f})"
+    assert len(gains) == 12
+    assert told in " ".join(_PAGE.split())
+
+
 def _leaves_zero(gain: Gain) -> bool:
     assert gain.t_low is not None
     assert gain.t_high is not None

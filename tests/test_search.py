@@ -109,11 +109,12 @@ def test_a_search_among_teachers_is_refused(
 
 def test_a_search_has_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip(PLUGIN)
-    search = ("hydra/sweeper=search", "search.objective=acc1", "hydra.sweeper.n_trials")
-    start(tmp_path, *search[:2], f"{search[2]}=1")
-    with pytest.raises(SystemExit):
-        start(tmp_path, *search[:2], f"{search[2]}=0")
-    assert "hydra.sweeper.n_trials of 1 or more, but got 0" in capsys.readouterr().err
+    search = ("hydra/sweeper=search", "search.objective=acc1")
+    for name, count in (("n_trials", 0), ("n_jobs", -1)):
+        start(tmp_path, *search, f"hydra.sweeper.{name}=1")
+        with pytest.raises(SystemExit):
+            start(tmp_path, *search, f"hydra.sweeper.{name}={count}")
+        assert f"hydra.sweeper.{name} of 1 or more, but got {count}" in capsys.readouterr().err
 
 
 def test_points_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:

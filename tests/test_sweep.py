@@ -167,6 +167,7 @@ def test_a_sweep_over_nothing_does_not_begin(
     with open_dict(typed), open_dict(listed):
         typed.hydra.overrides.task = points
         listed.hydra.sweeper.params = dict(each.split("=", 1) for each in points)
+        typed.hydra.sweeper.params = dict.fromkeys((each.split("=")[0] for each in points), "[")
     for each in (typed, listed):
         with pytest.raises(SystemExit) as caught:
             SweepReport().on_multirun_start(each)
@@ -204,8 +205,10 @@ def test_no_point_takes_the_record_of_another(begun: Path) -> None:
     with pytest.raises(UserError, match=r"same' is that of seed=0 already; leave hydra\.sweep"):
         run_point(["seed=1"], record)
     assert read_own(record / "point.json", point_name(record))["overrides"] == ["seed=0"]
+    (record / "point.json").write_text("{")  # of which its reader speaks
+    run_point(["seed=1"], record)
     start(begun)
-    run_point(["seed=1"], record)  # of a later call, whose points may be others
+    run_point(["seed=2"], record)  # of a later call, whose points may be others
 
 
 def test_a_point_counts_for_each_call_that_has_come_to_it(

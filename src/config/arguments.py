@@ -11,8 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from src.common.errors import UserError, nearest
-from src.common.package import ROOT
-from src.config.option_files import SEARCH_PATH
+from src.common.package import CONF, ROOT
+from src.config.option_files import SEARCH_PATH, SWEEPS
 from src.config.value import shown
 
 _PLUGINS = "plugins"
@@ -65,6 +65,21 @@ def own_folders(arguments: Sequence[str]) -> list[Path]:
     """The folder of the user's own options that they name, to be searched after ours."""
     given, _ = _flags(arguments)
     return [Path(given.config_dir).absolute()] if given.config_dir else []
+
+
+def folders_of(overrides: Sequence[str]) -> list[Path]:
+    """Folders of options: ours, those of plug-ins on the search path, and the user's own."""
+    path = next((each for each in overrides if each.startswith(f"{SEARCH_PATH}=")), "")
+    _, *plugins = re.findall(r"'file://((?:\\'|[^'])*)'", path) or [""]
+    unescaped = (Path(folder.replace(r"\'", "'")) for folder in plugins)
+    return [CONF, *unescaped, *own_folders(overrides)]
+
+
+def files_of(overrides: Sequence[str]) -> list[Path]:
+    """All option files that a command line can reach."""
+    folders = [*folders_of(overrides), ROOT / SWEEPS]
+    found = (path for folder in folders for path in folder.rglob("*.yaml"))
+    return sorted(path for path in found if path.is_file())
 
 
 def replaces_ours(arguments: Sequence[str]) -> bool:

@@ -8,12 +8,12 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from src.common.errors import in_one_line, nearest
+from src.config.arguments import files_of
 from src.config.option_files import (
     BASE,
     explain_bytes,
     explain_header,
     explain_yaml,
-    files_of,
     not_a_mapping,
 )
 from src.config.unknown_key import unknown_key

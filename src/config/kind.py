@@ -63,10 +63,20 @@ def named_parameters(parameters: Mapping[str, inspect.Parameter]) -> dict[str, i
 
 
 def with_defaults(node: Mapping[str, Any], target: type) -> dict[str, Any]:
-    """What a node gives its class, and the class's own defaults where the node is silent."""
-    named = named_parameters(inspect.signature(target).parameters)
+    """What a node gives its class, and the class's defaults where the node is silent."""
+    named = handed_on(target)
     defaults = {key: each.default for key, each in named.items() if each.default is not each.empty}
     return defaults | {**node}
+
+
+def handed_on(target: type) -> dict[str, inspect.Parameter]:
+    """What a constructor takes by name, and what of its bases it takes as ``**options``."""
+    found: dict[str, inspect.Parameter] = {}
+    for parameters in constructors_of(target):
+        found = named_parameters(parameters) | found
+        if not takes_all(parameters):
+            break
+    return found
 
 
 def constructors_of(target: type) -> Iterator[Mapping[str, inspect.Parameter]]:

@@ -23,23 +23,9 @@ _HEADER_LINE = re.compile(r"#\s*@")
 _HEADER = "# @package _global_"
 
 
-def folders_of(overrides: Sequence[str]) -> list[Path]:
-    """Folders of options: ours, and those of plug-ins on the search path."""
-    path = next((each for each in overrides if each.startswith(f"{SEARCH_PATH}=")), "")
-    _, *plugins = re.findall(r"'file://((?:\\'|[^'])*)'", path) or [""]
-    return [CONF, *(Path(folder.replace(r"\'", "'")) for folder in plugins)]
-
-
 def names_in(folders: Iterable[Path]) -> list[str]:
     """What can be chosen of a group whose files lie there."""
     return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-
-
-def files_of(overrides: Sequence[str]) -> list[Path]:
-    """All option files that a command line can reach."""
-    folders = [*folders_of(overrides), ROOT / SWEEPS]
-    found = (path for folder in folders for path in folder.rglob("*.yaml"))
-    return sorted(path for path in found if path.is_file())
 
 
 def content_of(path: Path) -> Any:

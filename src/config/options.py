@@ -9,6 +9,7 @@ import yaml  # type: ignore[import-untyped]
 
 from src.common.errors import UserError
 from src.common.package import CONF
+from src.config.arguments import replaces_ours
 from src.config.composition import explain, unknown_option
 from src.config.option_files import (
     OPTIONAL,
@@ -80,9 +81,10 @@ def refuse_unknown_options(arguments: Sequence[str], more: Sequence[Path] = ()) 
     Raises:
         UserError: For the first of them.
     """
+    is_ours = not replaces_ours(arguments)
     for argument in arguments:
         group, _, names = argument.partition("=")
-        if group in OPTIONAL:
+        if group in OPTIONAL and is_ours:
             _refuse_unknown(argument, [OPTIONAL[group], *(folder / group for folder in more)])
         else:
             several: list[str | None] = [*chosen(argument)]

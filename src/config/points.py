@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep
@@ -28,20 +29,18 @@ def without_patterns(arguments: Sequence[str], more: Sequence[Path] = ()) -> lis
     Raises:
         UserError: If a pattern fits no option, or stands where it cannot be looked for.
     """
-    found = [_without_pattern(argument, more) for argument in arguments]
-    changed = next((was for was, now in zip(arguments, found, strict=True) if was != now), None)
-    if changed is not None and replaces_ours(arguments):
-        raise UserError(f"Cannot use '{changed}' with --config-path; {_LISTED}")
-    return found
+    is_ours = not replaces_ours(arguments)
+    return [_without_pattern(argument, more, is_ours) for argument in arguments]
 
 
-def _without_pattern(argument: str, more: Sequence[Path]) -> str:
-    override = parsed(argument)
-    value = None if override is None else override.value()
+def _without_pattern(argument: str, more: Sequence[Path], is_ours: bool) -> str:
+    override, value = _read(argument)
     if isinstance(value, ChoiceSweep) and any(isinstance(each, Glob) for each in value.list):
         raise UserError(f"Cannot use a pattern within '{argument}'; {_LISTED}")
     if override is None or not isinstance(value, Glob):
         return argument
+    if not is_ours:
+        raise UserError(f"Cannot use '{argument}' with --config-path; {_LISTED}")
     key, group = argument.partition("=")[0], override.key_or_group
     ours = OPTIONAL.get(group, CONF / group)
     known = [name for name in names_in([ours, *(each / group for each in more)]) if name != BASE]
@@ -62,20 +61,25 @@ def refuse_without_points(overrides: Iterable[str]) -> None:
         UserError: For the first of them.
     """
     for each in overrides:
-        override = parsed(each)
-        value = None if override is None else override.value()
+        _, value = _read(each)
         if isinstance(value, Glob):
             raise UserError(f"Cannot use '{each}' in hydra.sweeper.params; {_LISTED}")
-        if isinstance(value, RangeSweep) and not list(value.range()):
+        if isinstance(value, RangeSweep) and not (value.step and any(True for _ in value.range())):
             raise UserError(f"Expected values in the range '{each}', but there is none")
 
 
 def chosen(argument: str) -> list[str]:
     """The options that a sweep goes through, in any of Hydra's words; none if it is no sweep."""
-    override = parsed(argument)
-    if override is None or not isinstance(override.value(), ChoiceSweep):
+    override, value = _read(argument)
+    if override is None or not isinstance(value, ChoiceSweep):
         return []
     return [name.strip("'\"") for name in override.sweep_string_iterator()]
+
+
+def _read(argument: str) -> tuple[Override | None, Any]:
+    """What Hydra makes of an argument, and its value."""
+    override = parsed(argument)
+    return override, None if override is None else override.value()
 
 
 def parsed(argument: str) -> Override | None:

@@ -77,7 +77,7 @@ def _reached(result: ConfigResult) -> Iterator[str]:
     for entry in result.defaults_list or ():
         name = getattr(entry, "path", None) or ""  # a group is never evaluated
         if _HYDRA.search(str(entry)) or "${" in name:
-            yield f"the default {name or entry}"
+            yield f"the default {name or _default(entry)}"
     content: Any = OmegaConf.to_container(result.config)
     if not isinstance(content, dict) or _OWN not in content:
         return
@@ -91,6 +91,11 @@ def _reached(result: ConfigResult) -> Iterator[str]:
         yield from (f"a point's {key}" for key, value in points.items() if _is_more(key, value))
     elif points is not None:  # an interpolation of keys that stand elsewhere
         yield f"{_PARAMS}: {points}"
+
+
+def _default(entry: Any) -> str:
+    """One that is chosen of a group, as it stands in a file."""
+    return f"{'@'.join(filter(None, (entry.group, entry.package)))}: {entry.value}"
 
 
 def _is_more(key: Any, value: Any) -> bool:

@@ -13,17 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 from src.common.errors import UserError, nearest, nearest_name
 from src.common.package import CONF
 from src.common.plugins import refuse_unfit_plugins
-from src.config.arguments import plugins_of
-from src.config.kind import (
-    constructors_of,
-    kind_named,
-    kind_of,
-    named_parameters,
-    supplied_by_program,
-    takes_all,
-)
+from src.config.arguments import folders_of, plugins_of
+from src.config.kind import handed_on, kind_named, kind_of, supplied_by_program
 from src.config.node import OWN_KEYS, refuse_foreign_targets, target_of
-from src.config.option_files import SEARCH_PATH, choosing, content_of, folders_of
+from src.config.option_files import SEARCH_PATH, choosing, content_of
 
 _ABSENT = object()
 _SHOWN, _MOST = 3, 6  # of a list of more than six, three
@@ -137,17 +130,9 @@ def _arguments_of(path: str, target: Any, overrides: Sequence[str]) -> list[str]
         name = "discriminator" if path.endswith(".discriminator") else kind_of(found)
         is_baseline = name == "baseline"
         supplied = supplied_by_program(path, found, parameters, kind_named(name), is_baseline)
-        return [key for key in _handed_on(found) if key not in supplied]
+        return [key for key in handed_on(found) if key not in supplied]
     except (UserError, ValueError, TypeError):  # which is complained of elsewhere
         return []
-
-
-def _handed_on(target: type) -> Iterator[str]:
-    """Names that a constructor takes, and those of its base that it takes as ``**options``."""
-    for parameters in constructors_of(target):
-        yield from named_parameters(parameters)
-        if not takes_all(parameters):
-            return
 
 
 def _who_has(name: str, known: Sequence[str], overrides: Sequence[str]) -> str:

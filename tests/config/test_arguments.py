@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from src.common.errors import UserError
+from src.common.package import CONF
 from src.config import arguments
 from tests.compose import composed
 
@@ -160,6 +161,18 @@ def test_where_a_configuration_is_can_be_handed_on() -> None:
     ]
     assert arguments.composing(arguments.understood([*handed_on, "seed=2"])) == handed_on
     assert arguments.composing(["-m", "seed=1"]) == []
+
+
+def test_the_users_own_folder_is_one_of_those_with_options(tmp_path: Path) -> None:
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student/mine.yaml").touch()
+    for typed in ([f"--config-dir={tmp_path}"], ["seed=1", "-cd", str(tmp_path)]):
+        assert arguments.own_folders(typed) == [tmp_path]
+        assert arguments.folders_of(typed) == [CONF, tmp_path]
+        assert tmp_path / "student/mine.yaml" in arguments.files_of(typed)
+    assert arguments.own_folders(["--config-dir=x"]) == [Path("x").absolute()]
+    assert arguments.own_folders(["-cp", "x"]) == []
+    assert arguments.replaces_ours(["-cp", "x"])
 
 
 def test_what_starts_one_run_is_told_from_what_shows_something() -> None:

@@ -95,8 +95,12 @@ def test_an_option_of_that_name_may_be_something_else(monkeypatch: pytest.Monkey
 
 
 def test_ranks_do_not_take_a_default_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    class OwnDefault(Good):
+    class Above(Good):
         def __init__(self, *, batch_size: int = 12, **options: Any) -> None:
+            super().__init__(**options)
+
+    class OwnDefault(Above):
+        def __init__(self, *, extra: int = 1, **options: Any) -> None:
             super().__init__(**options)
 
     config = with_class(monkeypatch, OwnDefault)

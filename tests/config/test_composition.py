@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from src.common.package import ROOT
-from src.config import composition, option_files, unknown_key
+from src.config import arguments, composition, option_files, unknown_key
 from tests.compose import composed
 
 
@@ -224,7 +224,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     (tmp_path / "experiments").mkdir()
     monkeypatch.setattr(option_files, "ROOT", tmp_path)
-    for module in (unknown_key, option_files):
+    monkeypatch.setattr(arguments, "ROOT", tmp_path)
+    for module in (unknown_key, arguments):
         monkeypatch.setattr(module, "CONF", tmp_path / "conf")
     return tmp_path
 

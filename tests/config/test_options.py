@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from src.common.errors import UserError
-from src.config import option_files, options
+from src.config import arguments, option_files, options
 from tests.config.test_composition import BROKEN, HEADER
 
 
@@ -13,7 +13,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A program's folder with experiments of its own."""
     (tmp_path / "experiments").mkdir()
     monkeypatch.setattr(option_files, "ROOT", tmp_path)
+    monkeypatch.setattr(arguments, "ROOT", tmp_path)
     monkeypatch.setattr(option_files, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(arguments, "CONF", tmp_path / "conf")
     monkeypatch.setitem(option_files.OPTIONAL, "experiments", tmp_path / "experiments")
     return tmp_path
 

@@ -68,7 +68,7 @@ def test_our_experiments_set_no_more_than_the_points_of_a_sweep(name: str, guard
             "hydra:\n  sweeper:\n    params:\n      +experiments@hydra.job_logging: a\n",
             "a point's +experiments@hydra.job_logging",
         ),
-        ("defaults:\n  - override /hydra/job_logging: disabled\n", "job_logging"),
+        ("defaults:\n  - override /hydra/job_logging: none\n", "default /hydra/job_logging: none"),
         ("hydra: null\n", "the key 'hydra'"),
         ("hydra:\n  sweeper:\n    params:\n      _target_: os.mkdir\n", "a point's _target_"),
         ("hydra:\n  sweeper:\n    params:\n      seed: {_target_: os.mkdir}\n", "a point's seed"),
