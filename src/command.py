@@ -38,24 +38,18 @@ def _job(config: DictConfig) -> float | None:
     job = HydraConfig.get()
     handed_on: list[str] = json.loads(os.environ.get(_COMPOSING, "[]"))
     handed_on += arguments.as_typed(job.overrides.task)
-    refused: UserError | None = None
-    with complaint.complaints(sys.argv[1:]):
+    is_point = job.mode == RunMode.MULTIRUN
+    # A launcher passes on what was raised in its worker, but not what the worker has said.
+    with complaint.complaints(sys.argv[1:], passing=UserError if is_point else ()):
         arguments.require_typed(config.get("plugins"), _allowed())
-        if job.mode == RunMode.MULTIRUN:
+        if is_point:
             ranks.refuse_sweep_of_ranks()
             naming.require_sweep()
             os.chdir(job.runtime.cwd)  # paths are relative to it, also with hydra.job.chdir=true
             record = Path(job.runtime.output_dir)
-            try:
-                sweep.run_point(handed_on, record)
-            except UserError as error:
-                refused = error
-            else:
-                return sweep.value_of(record, config.search.objective)
-        else:
-            launch.run_single(config, handed_on)
-    if refused is not None:  # which a launcher passes on, unlike the end of its worker
-        raise refused
+            sweep.run_point(handed_on, record)
+            return sweep.value_of(record, config.search.objective)
+        launch.run_single(config, handed_on)
     return None
 
 

@@ -24,7 +24,9 @@ _PATIENCE = 10  # seconds
 
 
 @contextmanager
-def complaints(arguments: Sequence[str] = ()) -> Iterator[None]:
+def complaints(
+    arguments: Sequence[str] = (), passing: type[Exception] | tuple[()] = ()
+) -> Iterator[None]:
     """Turn failures into one line and an exit code: 2 where the user can mend them, else 1.
 
     A signal that asked the run to stop gives 128 plus its number. ``SystemExit``, because Hydra
@@ -32,9 +34,12 @@ def complaints(arguments: Sequence[str] = ()) -> Iterator[None]:
 
     Args:
         arguments: Those of the command line, for hints about them.
+        passing: What is left to somebody further out.
     """
     try:
         yield
+    except passing:
+        raise
     except (Exception, Interrupted) as error:
         if isinstance(error, BrokenPipeError) and _is_unread():  # as in `--help | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)  # for what is still to be flushed

@@ -122,6 +122,14 @@ def test_a_mistake_of_ours_keeps_its_traceback(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr() == ("", "")
 
 
+def test_what_is_said_further_out_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError), complaint.complaints(passing=UserError):
+        raise UserError("refused")
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(SystemExit), complaint.complaints(passing=UserError):
+        raise OSError(28, "No space left on device")
+
+
 def test_a_failed_rank_has_said_why_and_is_only_counted(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from src.common.errors import UserError
 from src.common.sealed import read_own, write_sealed
 from src.report.summary import write_summary
 from src.report.sweep import point_name
@@ -168,9 +169,10 @@ _LOST = type("TerminatedWorkerError", (RuntimeError,), {"__module__": "joblib.ex
     [
         (ValueError("No trials are completed yet."), True),
         (_LOST("a worker was killed"), True),
+        (UserError("a point was refused"), True),
         (ValueError("something else"), False),
     ],
-    ids=["no value", "lost point", "else"],
+    ids=["no value", "lost point", "refused point", "else"],
 )
 def test_a_sweep_that_ends_by_an_error_of_its_engine_ends_with_the_table_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception, is_shown: bool
