@@ -157,7 +157,8 @@ def reported() -> Iterator[None]:
         yield
     except Exception as error:
         is_known = isinstance(error, UserError) or of_sweep(error) is not None
-        if is_known and os.environ.get(_FOLDER):
+        is_its_own = os.environ.get(SWEEP_PROCESS) == str(os.getpid())  # and no point's process
+        if is_known and is_its_own and os.environ.get(_FOLDER):
             folder = Path(os.environ[_FOLDER])
             try:
                 # Other points of it may go on in jobs of their own.

@@ -175,11 +175,20 @@ _LOST = type("TerminatedWorkerError", (RuntimeError,), {"__module__": "joblib.ex
     ids=["no value", "lost point", "refused point", "else"],
 )
 def test_a_sweep_that_ends_by_an_error_of_its_engine_ends_with_the_table_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception, is_shown: bool
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    is_shown: bool,
 ) -> None:
     folder = ended(tmp_path, exit_code=2).parent
     start(tmp_path)
     (folder / "0" / ".begun").write_text(f"{os.environ['KDCI_SWEEP_START']}\n")
+    monkeypatch.setenv("KDCI_SWEEP_PROCESS", str(os.getppid()))  # as in the process of a point
+    with pytest.raises(type(error), match=str(error)), reported():
+        raise error
+    assert not (folder / "table.md").exists()
+    monkeypatch.setenv("KDCI_SWEEP_PROCESS", str(os.getpid()))
     with pytest.raises(type(error), match=str(error)), reported():
         raise error
     assert ("1 points, 1 failed" in capsys.readouterr().out) == is_shown
