@@ -155,6 +155,11 @@ def _known_shift() -> Iterator[Claim]:
     for ratio in ("1", "2", "5", "20", "100"):
         of = Runs("digits_adjustments", "dfnd", "none", range(4), {"pool.class_ratio": ratio})
         yield heading, f"{ratio} |", "gain, four pairs", replace(of, kdci="weighting"), of
+    for ratio in ("1", "20", "100"):
+        of = Runs("cifar10_controlled", "dfnd", settings={"pool.class_ratio": ratio})
+        for kdci in ("weighting", "backdoor"):
+            row = f"{ratio} : 1 | {kdci}"
+            yield "On CIFAR-10, where", row, "gain", replace(of, kdci=kdci), of
     for row, pool, gamma in (
         ("as it is", {"pool.blur": "0", "pool.noise": "0", "pool.foreign": "0"}, "auto"),
         ("`pool.foreign=0.5", {"pool.foreign": "0.5"}, "auto"),
@@ -164,7 +169,7 @@ def _known_shift() -> Iterator[Claim]:
     ):
         of = Runs("digits_quality", "dfnd", settings=pool)
         adjusted = _by("weighting", of, {**pool, "adjustment.gamma": gamma})
-        yield heading, row, "gain", adjusted, of
+        yield "Quality instead of shares", row, "gain", adjusted, of
 
 
 def _by(kdci: str, of: Runs, settings: Mapping[str, str] = MappingProxyType({})) -> Runs:
@@ -226,10 +231,10 @@ def _found(name: str, cell: str, runs: list[dict[str, str]]) -> str:
         sorted(float(found[1]) for each in strengths if (found := re.search(key, each)))
         for key in (r"gamma=([\d.]+)", r"effective=([\d.]+)")
     )
-    if name == "gamma, effective":
-        return f"{fmean(gammas):.2f}, {fmean(shares):.2f}"
     if not shares:
         return ""
+    if name == "gamma, effective":
+        return f"{fmean(gammas):.2f}, {fmean(shares):.2f}"
     ends = [f"{shares[0]:.2f}", f"{shares[-1]:.2f}"]
     return " to ".join(dict.fromkeys(ends))
 
@@ -349,10 +354,11 @@ def test_unevenness_in_short_is_that_of_the_runs() -> None:
         assert _cells("In short", f"generators, {data}")["unevenness"] == expected
 
 
-def test_the_gain_grows_with_unevenness_as_the_runs_say() -> None:
+@pytest.mark.parametrize("file", ["digits_adjustments", "cifar10_controlled"])
+def test_the_gain_grows_with_unevenness_as_the_runs_say(file: str) -> None:
     pairs = []
     for *_, adjusted, vanilla in _known_shift():
-        if "pool.class_ratio" in vanilla.settings:
+        if vanilla.file == file and adjusted.kdci == "weighting":
             ours, theirs = adjusted.by_seed(), vanilla.accuracies()
             pairs += [
                 (float(run["unevenness"]), float(run["last"]) - theirs[seed])
@@ -409,7 +415,10 @@ def test_the_arithmetic_form_is_told_with_and_without_it(
 
 
 def test_two_pairs_are_told_one_by_one() -> None:
-    for file, baseline in (("digits_dfnd_long", "dfnd"),):
+    for file, baseline in (
+        ("cifar10_controlled_long", "dfnd"),
+        ("digits_dfnd_long", "dfnd"),
+    ):
         of = Runs(file, baseline)
         ours, theirs = _by("weighting", of).accuracies(), of.accuracies()
         first, second = (f"{ours[seed] - theirs[seed]:+.2f}" for seed in sorted(ours))
