@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from src import complaint, launch, naming, ranks, sweep
+from src import complaint, launch, naming, point, ranks, sweep
 from src.common import package
 from src.common.errors import UserError
 from src.common.parent import follow_parent
@@ -47,8 +47,8 @@ def _job(config: DictConfig) -> float | None:
             naming.require_sweep()
             os.chdir(job.runtime.cwd)  # paths are relative to it, also with hydra.job.chdir=true
             record = Path(job.runtime.output_dir)
-            sweep.run_point(handed_on, record)
-            return sweep.value_of(record, config.search.objective)
+            point.run_point(handed_on, record)
+            return point.value_of(record, config.search.objective)
         launch.run_single(config, handed_on)
     return None
 
@@ -85,7 +85,7 @@ def _prepare(typed: list[str]) -> None:
     folders = [*conf, *arguments.own_folders(typed)]
     options.refuse_shadowed_options(folders)
     several = arguments.is_multirun(typed)
-    if several:
+    if several:  # once more understood: a setting that a pattern has found is looked at late, too
         typed = arguments.understood(points.without_patterns(typed, folders))
     options.refuse_unknown_options(typed, folders)
     if arguments.is_one_run(typed) and ranks.handed_down() is None:

@@ -1,133 +1,29 @@
-"""Points of a sweep, each a process of its own, and what becomes of them when it ends."""
+"""A sweep: what is refused before its first point, and the table when it ends."""
 
 import logging
 import os
-import re
-import subprocess
-import sys
 import traceback
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from signal import Signals
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from src.common.errors import UserError
-from src.common.files import lock, writing
-from src.common.parent import PARENT, follow, leave
-from src.common.sealed import DamagedError, read_own, write_sealed
-from src.common.signals import interruptible
+from src.common.files import writing
+from src.common.parent import follow, leave
 from src.complaint import complaints, of_sweep
 from src.config.launchers import SEARCH
 from src.config.points import refuse_without_points
-from src.launch import TOLD
-from src.report.sweep import Failure, point_name, report_sweep, result_of
+from src.point import BEGUN, FOLDER, POINT, START, begin, has_begun
+from src.report.sweep import report_sweep, result_of
 
 _log = logging.getLogger(__name__)
-POINT, SWEEP_PROCESS = "point.json", "KDCI_SWEEP_PROCESS"
-_FOLDER, _START = "KDCI_SWEEP_FOLDER", "KDCI_SWEEP_START"
-_REASON = re.compile(r"^(\[rank \d+\] )?Error: ")
-_BEGUN = ".begun"  # one line for each call of a sweep that has begun it, or a point of it
-
-
-def run_point(overrides: Sequence[str], record: Path) -> None:
-    """Run one point of a sweep in a process of its own and record how it ended.
-
-    Another call of the same sweep that has come to it waits, and then does the same: it is shown
-    the result.
-
-    Args:
-        overrides: Command line of the point.
-        record: Folder of the point within the sweep.
-    """
-    _refuse_elsewhere(record)
-    with lock(record):
-        _refuse_shared(overrides, record)
-        _run_point(overrides, record)
-
-
-def _refuse_elsewhere(record: Path) -> None:
-    """Refuse a point that the end of the sweep would not find."""
-    folder = os.environ.get(_FOLDER)
-    if folder and Path(folder).resolve() not in record.resolve().parents:
-        raise UserError(
-            f"Expected each point's record below its sweep's, '{folder}', but got '{record}'; "
-            "leave hydra.sweep.dir and hydra.sweep.subdir out, and give all points one "
-            "paths.outputs"
-        )
-
-
-def _refuse_shared(overrides: Sequence[str], record: Path) -> None:
-    """Refuse a second point of this call in the place of another, whose end it would hide."""
-    if not os.environ.get(_START) or not _has_begun(record / _BEGUN):
-        return  # of another call
-    try:
-        other = read_own(record / POINT, point_name(record))["overrides"]
-    except (OSError, DamagedError):  # begun again by a queue that had stopped it
-        return
-    if other != list(overrides):
-        raise UserError(
-            f"Expected a record of its own for each point, but '{record}' is that of "
-            f"{' '.join(other)} already; leave hydra.sweep.subdir out"
-        )
-
-
-def _run_point(overrides: Sequence[str], record: Path) -> None:
-    command = [sys.executable, "-m", "src.run", *overrides, "hydra.mode=RUN"]
-    _log.info("%s", " ".join(overrides))
-    told = record / "folder.txt"
-    for stale in (told, record / POINT):
-        stale.unlink(missing_ok=True)
-    _begin(record)
-    environment = os.environ | {TOLD: str(told), PARENT: str(os.getpid())}
-    with (
-        interruptible(),
-        subprocess.Popen(
-            command, stderr=subprocess.PIPE, encoding="utf-8", errors="replace", env=environment
-        ) as child,
-    ):
-        try:
-            reason = last_line = ""
-            for line in child.stderr or ():
-                sys.stderr.write(line)
-                last_line = line.strip() or last_line
-                # A rank's own comes first; of its end, whoever started it speaks after it.
-                reason = reason or (last_line if _REASON.match(line) else "")
-        except BaseException:  # a launcher's handler of signals raises errors of its own
-            child.terminate()  # it may have had the signal too, and heeds one only
-            raise
-    error = _REASON.sub(r"\1", reason or last_line) if child.returncode > 0 else None
-    if child.returncode < 0:
-        error = f"Killed by {Signals(-child.returncode).name}; the same command goes on"
-    point = {
-        "of": point_name(record),
-        "overrides": list(overrides),
-        "exit_code": child.returncode,
-        "folder": told.read_text() if told.exists() else "",
-        "error": error,
-    }
-    write_sealed(record / POINT, point)
-
-
-def value_of(record: Path, objective: str) -> float | None:
-    """What a search is told of a point that has ended, percent; None is a failure to Optuna.
-
-    Args:
-        record: Folder of the point within the sweep.
-        objective: ``agreement`` or ``acc1``; only the latter reads what the test split said.
-    """
-    summary = result_of(record / POINT)
-    if summary is None or isinstance(summary, Failure):
-        return None
-    if objective == "acc1":
-        return summary["acc1"]["last"]
-    held_out = summary.get("held_out")
-    return held_out["agreement"] if held_out else None
+SWEEP_PROCESS = "KDCI_SWEEP_PROCESS"
 
 
 def _let_workers_follow() -> None:
@@ -158,8 +54,8 @@ def reported() -> Iterator[None]:
     except Exception as error:
         is_known = isinstance(error, UserError) or of_sweep(error) is not None
         is_its_own = os.environ.get(SWEEP_PROCESS) == str(os.getpid())  # and no point's process
-        if is_known and is_its_own and os.environ.get(_FOLDER):
-            folder = Path(os.environ[_FOLDER])
+        if is_known and is_its_own and os.environ.get(FOLDER):
+            folder = Path(os.environ[FOLDER])
             try:
                 # Other points of it may go on in jobs of their own.
                 report_sweep(folder, _records(folder), wait=False)
@@ -168,25 +64,14 @@ def reported() -> Iterator[None]:
         raise
 
 
-def _begin(folder: Path) -> None:
-    """Note that this call has begun the sweep, or the point, that lies there."""
-    with (folder / _BEGUN).open("a") as calls:  # of another call that runs beside it, too
-        calls.write(f"{os.environ.get(_START, '')}\n")
-
-
 def _records(folder: Path) -> list[Path]:
     """Where each point is recorded that this call of a sweep has begun.
 
     The same command may have had other points before an experiment's file was edited. What a
     launcher loses before it has begun ends the sweep by the launcher's own error.
     """
-    records = [path.with_name(POINT) for path in folder.rglob(f"*/{_BEGUN}") if _has_begun(path)]
+    records = [path.with_name(POINT) for path in folder.rglob(f"*/{BEGUN}") if has_begun(path)]
     return sorted(records, key=lambda path: (len(path.parent.name), path.parent.name))  # 9, 10
-
-
-def _has_begun(calls: Path) -> bool:
-    """Whether this call is among those that have begun what is recorded there."""
-    return calls.exists() and os.environ.get(_START, "") in calls.read_text().split("\n")
 
 
 @contextmanager
@@ -222,10 +107,10 @@ class SweepReport(Callback):
                 f"hydra.sweep.dir, such as ${{hydra.job.num}}, but got '{subdir}'; leave it out"
             )
         # For a search of which every point fails: Optuna then raises without a word of it.
-        os.environ[_FOLDER], os.environ[_START] = str(folder), uuid.uuid4().hex
+        os.environ[FOLDER], os.environ[START] = str(folder), uuid.uuid4().hex
         with writing(folder):  # a disk that takes nothing is found before the first point
             folder.mkdir(parents=True, exist_ok=True)
-            _begin(folder)
+            begin(folder)
         if "joblib" in config.hydra.launcher._target_:
             _let_workers_follow()
 

@@ -44,10 +44,10 @@ def test_tab_completes_options_and_keys() -> None:
 # Says what a point or a rank would be given, and where, and starts none.
 SHOWING = """
 import json, os
-from src import command, launch, sweep
+from src import command, launch, point
 def show(overrides):
     print(json.dumps([overrides, os.getcwd()]))
-sweep.run_point = lambda overrides, record: show(overrides)
+point.run_point = lambda overrides, record: show(overrides)
 launch.run_single = lambda config, overrides: show([*overrides, f"seed is {config.seed}"])
 command.command()
 """

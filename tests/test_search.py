@@ -10,17 +10,10 @@ import pytest
 
 from src.common.errors import UserError
 from src.common.sealed import read_own, write_sealed
+from src.point import POINT, run_point, value_of
 from src.report.summary import write_summary
 from src.report.sweep import point_name
-from src.sweep import (
-    POINT,
-    SweepReport,
-    _mention_other_images,
-    _records,
-    reported,
-    run_point,
-    value_of,
-)
+from src.sweep import SweepReport, _mention_other_images, _records, reported
 from tests.compose import composed
 from tests.report.conftest import make_summary as make_summary
 from tests.smoke import Finished, Smoke

@@ -16,9 +16,10 @@ from omegaconf import open_dict
 from src.common.errors import UserError
 from src.common.files import lock
 from src.common.sealed import read_own
+from src.point import run_point
 from src.report.__main__ import main as report
 from src.report.sweep import point_name
-from src.sweep import SweepReport, run_point
+from src.sweep import SweepReport
 from tests.compose import composed
 from tests.smoke import Finished, Smoke
 

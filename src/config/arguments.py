@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from src.common.errors import UserError, nearest
@@ -171,15 +172,22 @@ def search_path(conf: Sequence[Path], arguments: Sequence[str]) -> list[str]:
     return [f"{SEARCH_PATH}=[{folders}]"]
 
 
+def parsed(argument: str) -> Override | None:
+    """What Hydra makes of an override; None where it cannot read it."""
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None
+
+
 def _key(argument: str) -> str:
     return argument.partition("=")[0].lstrip("+")
 
 
 def _value(argument: str) -> Any:
     """What Hydra reads of an override; nothing that is a list, where it is several or none."""
-    try:
-        override = OverridesParser.create().parse_override(argument)
-    except HydraException:
+    override = parsed(argument)
+    if override is None:
         return argument.partition("=")[2]
     return override.value() if not override.is_sweep_override() else override.get_value_string()
 
@@ -252,11 +260,8 @@ def _quoted(argument: str, several: bool) -> str:
 
 
 def _is_read(argument: str, several: bool) -> bool:
-    try:
-        override = OverridesParser.create().parse_override(argument)
-    except HydraException:
-        return False
-    return several or not override.is_sweep_override()
+    override = parsed(argument)
+    return override is not None and (several or not override.is_sweep_override())
 
 
 def _replacing(argument: str) -> Iterator[str]:

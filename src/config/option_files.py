@@ -23,6 +23,11 @@ _HEADER_LINE = re.compile(r"#\s*@")
 _HEADER = "# @package _global_"
 
 
+def places_of(group: str, more: Sequence[Path] = ()) -> list[Path]:
+    """Folders of a group's options: ours, and those within other folders of options."""
+    return [OPTIONAL.get(group, CONF / group), *(folder / group for folder in more)]
+
+
 def names_in(folders: Iterable[Path]) -> list[str]:
     """What can be chosen of a group whose files lie there."""
     return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})

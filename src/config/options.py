@@ -9,7 +9,7 @@ import yaml  # type: ignore[import-untyped]
 
 from src.common.errors import UserError
 from src.common.package import CONF
-from src.config.arguments import replaces_ours
+from src.config.arguments import parsed, replaces_ours
 from src.config.composition import explain, unknown_option
 from src.config.option_files import (
     OPTIONAL,
@@ -20,9 +20,10 @@ from src.config.option_files import (
     names_in,
     no_regular_file,
     not_a_mapping,
+    places_of,
     wrong_header,
 )
-from src.config.points import chosen, parsed
+from src.config.points import chosen
 from src.config.value import shown
 
 # Groups of which every run has one option, which Hydra lets nobody remove in plain words.
@@ -39,7 +40,7 @@ def options_of(group: str, more: Sequence[Path] = ()) -> str:
         group: Its name.
         more: Folders of options beside ours: the plug-ins', and the user's own.
     """
-    names = ", ".join(names_in([CONF / group, *(folder / group for folder in more)]))
+    names = ", ".join(names_in(places_of(group, more)))
     return f"\n{' ' * _INDENT}".join(wrap(names, _WIDTH - _INDENT))
 
 
@@ -85,7 +86,7 @@ def refuse_unknown_options(arguments: Sequence[str], more: Sequence[Path] = ()) 
     for argument in arguments:
         group, _, names = argument.partition("=")
         if group in OPTIONAL and is_ours:
-            _refuse_unknown(argument, [OPTIONAL[group], *(folder / group for folder in more)])
+            _refuse_unknown(argument, places_of(group, more))
         else:
             several: list[str | None] = [*chosen(argument)]
             for name in several or [names if "=" in argument else None]:
@@ -102,8 +103,7 @@ def refuse_one_run_of_sweep(arguments: Sequence[str], more: Sequence[Path] = ())
     Raises:
         UserError: If such an experiment is chosen.
     """
-    folders = [OPTIONAL[SWEEPS], *(folder / SWEEPS for folder in more)]
-    known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    known = {path.stem: path for each in places_of(SWEEPS, more) for path in each.glob("*.yaml")}
     for argument in arguments:
         group, _, name = argument.lstrip("+").partition("=")
         if group == SWEEPS and _is_sweep(name.strip("'\""), known):
@@ -207,7 +207,7 @@ def _refuse_no_option(group: str, names: str | None, more: Sequence[Path]) -> No
         raise UserError(f"Cannot read the argument '{group}={names or ''}': expected key=value")
     if base not in ((*_REQUIRED, *_WITHIN) if is_removed else _CHOSEN):
         return
-    known = names_in([folder / base for folder in (CONF, *more)])
+    known = names_in(places_of(base, more))
     cure = "; for a run without compensation use kdci=none" if base == "kdci" else ""
     if is_removed:
         raise UserError(

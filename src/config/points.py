@@ -4,14 +4,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep
-from hydra.errors import HydraException
 
 from src.common.errors import UserError
-from src.common.package import CONF
-from src.config.arguments import replaces_ours
-from src.config.option_files import BASE, OPTIONAL, names_in
+from src.config.arguments import parsed, replaces_ours
+from src.config.option_files import BASE, names_in, places_of
 
 _LISTED = "list the values, as in kdci=none,backdoor"
 
@@ -42,8 +39,7 @@ def _without_pattern(argument: str, more: Sequence[Path], is_ours: bool) -> str:
     if not is_ours:
         raise UserError(f"Cannot use '{argument}' with --config-path; {_LISTED}")
     key, group = argument.partition("=")[0], override.key_or_group
-    ours = OPTIONAL.get(group, CONF / group)
-    known = [name for name in names_in([ours, *(each / group for each in more)]) if name != BASE]
+    known = [name for name in names_in(places_of(group, more)) if name != BASE]
     fitting = value.filter(known)
     if not fitting:
         within = f" (one of: {', '.join(known)})" if known else ", since no such group is ours"
@@ -80,11 +76,3 @@ def _read(argument: str) -> tuple[Override | None, Any]:
     """What Hydra makes of an argument, and its value."""
     override = parsed(argument)
     return override, None if override is None else override.value()
-
-
-def parsed(argument: str) -> Override | None:
-    """What Hydra makes of an argument; None where it cannot read it."""
-    try:
-        return OverridesParser.create().parse_override(argument)
-    except HydraException:
-        return None

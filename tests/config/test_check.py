@@ -358,7 +358,7 @@ def test_a_foreign_target_is_found_wherever_it_hides(
         ("src.baseline.nowhere.DAFL", "Cannot find"),
         ("src.baseline.dafl.Nothing", "Cannot find"),
         ("src.common.files.sha256_file", "expected a class"),
-        ("src.sweep.run_point", "expected a class"),
+        ("src.point.run_point", "expected a class"),
     ],
 )
 def test_a_target_of_ours_must_be_a_class(target: str, why: str) -> None:
