@@ -13,10 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 from src.common.errors import UserError, nearest, nearest_name
 from src.common.package import CONF
 from src.common.plugins import refuse_unfit_plugins
-from src.config.arguments import folders_of, plugins_of
+from src.config.arguments import folders_of, plugins_of, search_path
 from src.config.kind import handed_on, kind_named, kind_of, supplied_by_program
 from src.config.node import OWN_KEYS, refuse_foreign_targets, target_of
-from src.config.option_files import SEARCH_PATH, choosing, content_of
+from src.config.option_files import choosing, content_of
 
 _ABSENT = object()
 _SHOWN, _MOST = 3, 6  # of a list of more than six, three
@@ -181,8 +181,9 @@ def _has(path: Path, keys: Sequence[str]) -> bool:
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
     """The configuration that the choices of options and of whole nodes alone would make."""
-    groups = [o for o in overrides if "=" in o and "." not in o.split("=")[0] and "," not in o]
-    path = [o for o in overrides if o.startswith(f"{SEARCH_PATH}=")]
+    typed = [each for each in overrides if not each.startswith("-") and "," not in each]
+    groups = [each for each in typed if "=" in each and "." not in each.partition("=")[0]]
+    path = search_path(folders_of(overrides)[1:], [])
     for choices in ([*groups, *_replacements(overrides), *path], [*groups, *path], path):
         with suppress(Exception), initialize_config_dir(str(CONF), version_base="1.3"):
             return compose("config", overrides=choices)

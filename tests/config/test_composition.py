@@ -282,6 +282,14 @@ def test_a_hint_is_given_although_a_file_is_broken(folder: Path) -> None:
     assert composition.explain(error, overrides) == "Unknown configuration key 'sede'"
 
 
+def test_a_hint_knows_the_options_of_the_user_s_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "kdci").mkdir()
+    (tmp_path / "kdci" / "mine.yaml").write_text("name: mine\nsharpness: 1\n")
+    overrides = [f"--config-dir={tmp_path}", "kdci=mine", "kdci.sharpnes=2"]
+    message = composition.explain(failure("kdci.sharpnes=2"), overrides)
+    assert message.endswith("'kdci.sharpnes'; did you mean 'kdci.sharpness'?")
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
