@@ -59,12 +59,13 @@ def command() -> None:
     os.environ["KDCI_ROOT"] = str(package.ROOT)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises and we do the talking
     OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)
+    OmegaConf.register_new_resolver("digest", point.digest, replace=True)
     follow_parent()
     ranks.prepare_rank()
     with complaint.complaints(sys.argv[1:]):
         if arguments.is_multirun(sys.argv[1:]):
             ranks.refuse_sweep_of_ranks()
-            naming.name_sweep(sys.argv[1:])
+            naming.name_sweep(sys.argv[1:], arguments.own_folders(sys.argv[1:]))
             os.environ[sweep.SWEEP_PROCESS] = str(os.getpid())
         sys.argv[1:] = arguments.understood(sys.argv[1:])
         _prepare(sys.argv[1:])
@@ -87,6 +88,9 @@ def _prepare(typed: list[str]) -> None:
     several = arguments.is_multirun(typed)
     if several:  # once more understood: a setting that a pattern has found is looked at late, too
         typed = arguments.understood(points.without_patterns(typed, folders))
+        points.refuse_contradictions(typed)
+    else:
+        points.refuse_patterns(typed)
     options.refuse_unknown_options(typed, folders)
     if arguments.is_one_run(typed) and ranks.handed_down() is None:
         options.refuse_one_run_of_sweep(typed, folders)

@@ -156,15 +156,19 @@ def _gpus() -> list[str]:
     return []
 
 
-def name_sweep(arguments: Sequence[str]) -> None:
+def name_sweep(arguments: Sequence[str], own: Sequence[Path] = ()) -> None:
     """Name a sweep by its arguments, so that the same sweep again finds its folder.
 
-    In their order, in which points are numbered, but for flags. The name travels as an environment
-    variable, so that launchers and points inherit it.
+    In their order, in which points are numbered, but for flags; a folder of options by where it
+    lies. The name travels as an environment variable, so that launchers and points inherit it.
+
+    Args:
+        arguments: Those of the command line.
+        own: Folders of the user's own options.
     """
     flags = sorted(each for each in arguments if each.startswith("-"))
     others = [each for each in arguments if not each.startswith("-")]
-    os.environ["KDCI_SWEEP"] = content_hash([*flags, *others])[:12]
+    os.environ["KDCI_SWEEP"] = content_hash([*flags, *others, *map(str, own)])[:12]
 
 
 def require_sweep() -> None:

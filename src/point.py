@@ -10,7 +10,7 @@ from pathlib import Path
 from signal import Signals
 
 from src.common.errors import UserError
-from src.common.files import lock
+from src.common.files import content_hash, lock
 from src.common.parent import PARENT
 from src.common.sealed import DamagedError, read_own, write_sealed
 from src.common.signals import interruptible
@@ -24,6 +24,11 @@ BEGUN = ".begun"
 """One line for each call of a sweep that has begun it, or a point of it."""
 _log = logging.getLogger(__name__)
 _REASON = re.compile(r"^(\[rank \d+\] )?Error: ")
+
+
+def digest(overrides: str) -> str:
+    """What tells the records of points of one number apart: an experiment's file is edited."""
+    return content_hash(overrides)[:8]
 
 
 def run_point(overrides: Sequence[str], record: Path) -> None:

@@ -18,7 +18,7 @@ from src.common.files import writing
 from src.common.parent import follow, leave
 from src.complaint import complaints, of_sweep
 from src.config.launchers import SEARCH
-from src.config.points import refuse_without_points
+from src.config.points import is_several, refuse_unfit_points
 from src.point import BEGUN, FOLDER, POINT, START, begin, has_begun
 from src.report.sweep import report_sweep, result_of
 
@@ -91,13 +91,14 @@ class SweepReport(Callback):
     @_heard()
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a search that no point could answer; have joblib's workers follow the sweep."""
-        if _is_search(config):
-            _refuse_unfit_search(config)
         typed = config.hydra.overrides.task
         params = config.hydra.sweeper.get("params") or {}
         keys = {each.partition("=")[0] for each in typed}
-        left = (f"{key}={value}" for key, value in params.items() if key not in keys)
-        refuse_without_points([*typed, *left])
+        listed = {key: value for key, value in params.items() if key not in keys}
+        refuse_unfit_points(typed, listed)
+        if _is_search(config):
+            given = (*typed, *(f"{key}={value}" for key, value in listed.items()))
+            _refuse_unfit_search(config, is_over_something=any(map(is_several, given)))
         folder = Path(config.hydra.sweep.dir).absolute()
         sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
         subdir = str(sweep["subdir"])
@@ -128,7 +129,7 @@ class SweepReport(Callback):
             raise SystemExit(1)
 
 
-def _refuse_unfit_search(config: DictConfig) -> None:
+def _refuse_unfit_search(config: DictConfig, *, is_over_something: bool) -> None:
     """Of what is not the same for all points, this configuration has the default."""
     if config.task == "teacher":
         raise UserError(
@@ -144,6 +145,11 @@ def _refuse_unfit_search(config: DictConfig) -> None:
         count = config.hydra.sweeper[name]
         if count < 1:
             raise UserError(f"Expected hydra.sweeper.{name} of 1 or more, but got {count}")
+    if not is_over_something:
+        raise UserError(
+            "Expected something to search over, but each key has one value; give some, as in "
+            "kdci.N=8,16,32"
+        )
 
 
 def _is_by_agreement(config: DictConfig) -> bool:

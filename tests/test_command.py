@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from src import command
 from src.common import package
+from src.common.errors import UserError
 
 
 def printed(*arguments: str, **environment: str) -> str:
@@ -33,6 +37,17 @@ def test_help_begins_with_examples_and_words_and_ends_with_the_groups() -> None:
     assert "_target_: src.baseline.cmi.CMI" in keys
     assert "recipe: " in groups
     assert max(len(line) for line in text.split("== Every key")[0].splitlines()) <= 80
+
+
+def test_settings_that_a_pattern_finds_are_looked_at_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KDCI_PLUGINS", "KDCI_COMPOSING"):
+        monkeypatch.setenv(name, "[]")
+    monkeypatch.setattr(sys, "argv", ["src.run"])
+    command._prepare(["-m", "setting=glob(cifar*)"])
+    late = ",".join(f"${{oc.decode:{name}}}" for name in ("cifar10", "cifar100"))
+    assert sys.argv[1:] == ["-m", f"setting={late}"]
+    with pytest.raises(UserError, match=r"Expected --multirun with 'setting=glob\(cifar\*\)'"):
+        command._prepare(["setting=glob(cifar*)"])
 
 
 def test_tab_completes_options_and_keys() -> None:

@@ -47,6 +47,26 @@ def test_no_process_is_started_for_a_gpu_that_is_not_there(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_recipe_of_the_user_s_own_folder_has_its_name(
+    in_job: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own/recipe").mkdir(parents=True)
+    (tmp_path / "own/recipe/mine.yaml").write_text("# @package _global_\n")
+    names = []
+
+    def found(_: Any, name: naming.RunName, __: Any) -> None:
+        names.append(name.recipe)
+        raise UserError("enough")
+
+    monkeypatch.setattr("src.pipeline.identify.find", found)
+    plain = naming.resolved(composed("baseline=dafl", "trainer.accelerator=cpu"))
+    choices = {**HydraConfig.get().runtime.choices, "recipe": "mine"}
+    for flags in ([], [f"--config-dir={tmp_path / 'own'}"]):
+        with pytest.raises(UserError, match="enough"):
+            launch._check_and_run(plain, choices, flags, None)
+    assert names == [None, "mine"]
+
+
 @pytest.mark.parametrize("images", [10_000, 200])
 def test_a_finished_run_says_that_it_was_not_looked_into_again(
     in_job: DictConfig,

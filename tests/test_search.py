@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import open_dict
 
 from src.common.errors import UserError
 from src.common.sealed import read_own, write_sealed
@@ -73,8 +74,11 @@ def put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDCI_SWEEP_START", "")
 
 
-def start(folder: Path, *overrides: str) -> None:
-    SweepReport().on_multirun_start(composed(f"hydra.sweep.dir={folder}/sweep", *overrides))
+def start(folder: Path, *overrides: str, over: str = "kdci.N=4,8", listed: Any = None) -> None:
+    config = composed(f"hydra.sweep.dir={folder}/sweep", *overrides)
+    with open_dict(config):
+        config.hydra.overrides.task, config.hydra.sweeper.params = [over], listed
+    SweepReport().on_multirun_start(config)
 
 
 def test_a_search_by_agreement_needs_images_that_are_held_out(
@@ -109,6 +113,16 @@ def test_a_search_has_points(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         with pytest.raises(SystemExit):
             start(tmp_path, *search, f"hydra.sweeper.{name}={count}")
         assert f"hydra.sweeper.{name} of 1 or more, but got {count}" in capsys.readouterr().err
+
+
+def test_a_search_is_over_something(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip(PLUGIN)
+    search = ("hydra/sweeper=search", "search.objective=acc1")
+    start(tmp_path, *search, over="kdci.lr_scale=interval(0.1,1)")
+    start(tmp_path, *search, over="kdci.N=4", listed={"seed": "0,1"})
+    with pytest.raises(SystemExit):
+        start(tmp_path, *search, over="kdci.N=4", listed={"seed": "0", "kdci.N": "4,8"})
+    assert "something to search over, but each key has one value" in capsys.readouterr().err
 
 
 def test_points_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 
 from src.common.errors import UserError
 from src.common.files import lock
 from src.common.sealed import read_own
-from src.point import run_point
+from src.point import digest, run_point
 from src.report.__main__ import main as report
 from src.report.sweep import point_name
 from src.sweep import SweepReport
@@ -168,7 +169,7 @@ def test_a_sweep_over_nothing_does_not_begin(
     with open_dict(typed), open_dict(listed):
         typed.hydra.overrides.task = points
         listed.hydra.sweeper.params = dict(each.split("=", 1) for each in points)
-        typed.hydra.sweeper.params = dict.fromkeys((each.split("=")[0] for each in points), "[")
+        typed.hydra.sweeper.params = dict.fromkeys((each.split("=")[0] for each in points), "1,2")
     for each in (typed, listed):
         with pytest.raises(SystemExit) as caught:
             SweepReport().on_multirun_start(each)
@@ -210,6 +211,19 @@ def test_no_point_takes_the_record_of_another(begun: Path) -> None:
     run_point(["seed=1"], record)
     start(begun)
     run_point(["seed=2"], record)  # of a later call, whose points may be others
+
+
+def test_points_of_one_number_have_records_of_their_own() -> None:
+    """An experiment's file may be edited while its sweep runs, and the command given again."""
+    OmegaConf.register_new_resolver("digest", digest, replace=True)
+    records = []
+    for overrides in ("seed=0", "seed=1", "seed=0"):
+        config = composed()
+        with open_dict(config):
+            config.hydra.job.num, config.hydra.job.override_dirname = 3, overrides
+        records.append(config.hydra.sweep.subdir)
+    assert records[0] == records[2] != records[1]
+    assert re.fullmatch(r"3-[0-9a-f]{8}", records[0])
 
 
 def test_a_point_counts_for_each_call_that_has_come_to_it(

@@ -3,6 +3,7 @@
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,7 +14,7 @@ from hydra.errors import HydraException
 
 from src.common.errors import UserError, nearest
 from src.common.package import CONF, ROOT
-from src.config.option_files import SEARCH_PATH, SWEEPS
+from src.config.option_files import PARAMS, SEARCH_PATH, SWEEPS
 from src.config.value import shown
 
 _PLUGINS = "plugins"
@@ -32,6 +33,7 @@ _MODE = "hydra.mode"
 _ONE_RUN = f"{_MODE}=RUN"  # which points are given
 # They say of what a configuration is composed, and stand in no override.
 _COMPOSING = "config_name", "config_path", "config_dir"
+_PATH_FLAGS = ("--config-path", "--config-dir")
 _KEY = r"[\w.@/]+"
 _REPLACED = re.compile(rf"({_KEY}\.\w+)=(\{{.*\b_target_\b.*)", re.DOTALL)
 _PATH = re.compile(rf"(\+*{_KEY})=(~|[^'\"].*[/\\].*)", re.DOTALL)
@@ -98,9 +100,10 @@ def understood(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: If a flag is unknown or lacks its value, or an override sets Hydra's mode.
     """
-    ordered = sorted(arguments, key=_is_override)
+    ordered = [_at_home(argument) for argument in sorted(arguments, key=_is_override)]
     _refuse_unknown_flags(ordered)
     _refuse_mode(ordered)
+    _refuse_params(ordered)
     several = is_multirun(ordered)
     ordered = [_ONE_PLUGIN.sub(r"\1=[\2]", argument) for argument in ordered]
     ordered = [_SWEEPERS.get(re.sub("['\"]", "", argument), argument) for argument in ordered]
@@ -205,6 +208,16 @@ def _refuse_mode(arguments: Sequence[str]) -> None:
             )
 
 
+def _refuse_params(arguments: Sequence[str]) -> None:
+    """Refuse what Hydra merges into a node that only a sweep's file has, with a traceback."""
+    for argument in arguments:
+        if _is_override(argument) and f"{_key(argument)}.".startswith(f"{PARAMS}."):
+            raise UserError(
+                f"Cannot use '{argument}': expected the values of a sweep themselves, as in "
+                "seed=0,1; leave hydra.sweeper.params to files"
+            )
+
+
 def _flags(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
     """What Hydra's own parser makes of arguments, and what it does not know."""
     parser = get_args_parser()
@@ -218,6 +231,9 @@ def _flags(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
 
 def _refuse_unknown_flags(arguments: Sequence[str]) -> None:
     given, unknown = _flags(arguments)
+    for name in _COMPOSING:
+        if getattr(given, name) == "":
+            raise UserError(f"Expected a value of --{name.replace('_', '-')}, but got nothing")
     asked = [f"--{name}" for name in _COMMANDS if getattr(given, name) not in (None, False)]
     if len(asked) > 1 and not any(getattr(given, name) for name in _SHOWING):
         raise UserError(f"Expected one of the flags {' and '.join(asked)}; leave the others out")
@@ -232,6 +248,12 @@ def _refuse_unknown_flags(arguments: Sequence[str]) -> None:
             known = [name for action in actions for name in action.option_strings]
             cure = f"{nearest(flag, known)} (one of: {', '.join(known)}); options are key=value"
         raise UserError(f"Unknown flag '{flag}'{cure}")
+
+
+def _at_home(argument: str) -> str:
+    """A flag with a path for which the shell has not put the home folder in the place of ~."""
+    flag, _, value = argument.partition("=")
+    return f"{flag}={expanduser(value)}" if flag in _PATH_FLAGS else argument
 
 
 def _late(argument: str, several: bool) -> str:

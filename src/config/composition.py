@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import yaml  # type: ignore[import-untyped]
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from src.common.errors import in_one_line, nearest
 from src.config.arguments import files_of
@@ -94,6 +94,8 @@ def _other_kind(error: Exception, text: str) -> str | None:
     merged = re.fullmatch(r"Error merging override (\S+?)=(.*)", text)
     if merged is None:
         return None
+    if isinstance(error.__cause__, ValidationError):  # of a single value of Hydra's own
+        return f"Wrong value of '{merged[1]}': {str(error.__cause__).splitlines()[0]}"
     expected = "a list" if "with ListConfig" in str(error.__cause__) else "keys and values"
     return f"Wrong value of '{merged[1]}': expected {expected}, but got {merged[2]}"
 

@@ -31,8 +31,9 @@ def refuse_unfit_launcher(arguments: Sequence[str], *, several: bool) -> None:
     """
     for argument in arguments:
         key, _, name = argument.lstrip("+").partition("=")
-        if key == _GROUP and name in _PACKAGES:
-            _refuse_unfit(name, several)
+        plain = name.strip("'\"")
+        if key == _GROUP and plain in _PACKAGES:
+            _refuse_unfit(plain, several)
 
 
 def refuse_unfit_sweeper(arguments: Sequence[str], *, several: bool) -> None:

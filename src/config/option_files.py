@@ -14,6 +14,8 @@ from src.common.package import CONF, ROOT
 from src.config.value import shown
 
 SEARCH_PATH = "hydra.searchpath"
+PARAMS = "hydra.sweeper.params"
+"""The points of an experiment's sweep."""
 BASE = "base"
 """What the others of a group build on; no option itself."""
 SWEEPS = "experiments"

@@ -1,6 +1,6 @@
 """What is refused of the command line before Hydra composes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -124,8 +124,19 @@ def _is_sweep(name: str, known: Mapping[str, Path]) -> bool:
         content = _usable(known[each])
         if content.get("hydra"):
             return True
-        waiting += [each for each in content.get("defaults") or () if isinstance(each, str)]
+        waiting += _inherited(content)
     return False
+
+
+def _inherited(content: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the experiments among what an experiment builds on, in any of Hydra's words."""
+    for each in content.get("defaults") or ():
+        group, names = ("", each) if isinstance(each, str) else next(iter(each.items()))
+        absolute = group.rpartition(" ")[2].partition("@")[0]
+        if not group:
+            yield names.partition("@")[0].removeprefix(f"/{SWEEPS}/")
+        elif absolute == f"/{SWEEPS}":
+            yield from [names] if isinstance(names, str) else names or ()
 
 
 def _refuse_unknown(argument: str, folders: Sequence[Path]) -> None:
@@ -135,23 +146,17 @@ def _refuse_unknown(argument: str, folders: Sequence[Path]) -> None:
     known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
     several = chosen(argument)
     for name in several or [given.strip("'\"")]:
+        if name == "null":  # which is what there is of these groups if nothing is typed
+            continue
         if name not in known:
             raise UserError(unknown_option(group, name, sorted(known)))
-        content = _usable(known[name])
+        _usable(known[name])
         _refuse_wrong_header(known[name])
-        if several and group == SWEEPS and _may_sweep(content):
+        if several and group == SWEEPS and _is_sweep(name, known):
             raise UserError(
                 f"Cannot sweep over {group}: '{in_program(known[name])}' is a sweep of its own, "
                 f"whose points would be left out; give {group}={name} in a command of its own"
             )
-
-
-def _may_sweep(content: Mapping[str, Any]) -> bool:
-    """Whether a file has, or may inherit, what hydra.sweeper.params says: all it may say there."""
-    inherited = content.get("defaults") or []
-    return bool(content.get("hydra")) or any(
-        isinstance(name, str) and name != "_self_" for name in inherited
-    )
 
 
 def _is_name(value: str) -> bool:

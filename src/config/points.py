@@ -1,6 +1,9 @@
 """What a sweep goes through: values, ranges, and patterns of the options of a group."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +11,12 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeS
 
 from src.common.errors import UserError
 from src.config.arguments import parsed, replaces_ours
-from src.config.option_files import BASE, names_in, places_of
+from src.config.option_files import BASE, SWEEPS, names_in, places_of
 
 _LISTED = "list the values, as in kdci=none,backdoor"
+_WITHIN = re.compile(r"\b(choice|sort|shuffle)\(.*\bglob\(")
+# What is chosen before the points of a file are known.
+_TYPED = ("setting", SWEEPS, "plugins")
 
 
 def without_patterns(arguments: Sequence[str], more: Sequence[Path] = ()) -> list[str]:
@@ -32,7 +38,9 @@ def without_patterns(arguments: Sequence[str], more: Sequence[Path] = ()) -> lis
 
 def _without_pattern(argument: str, more: Sequence[Path], is_ours: bool) -> str:
     override, value = _read(argument)
-    if isinstance(value, ChoiceSweep) and any(isinstance(each, Glob) for each in value.list):
+    is_within = override is None and _WITHIN.search(argument)
+    several = value.list if isinstance(value, ChoiceSweep) else ()
+    if is_within or any(isinstance(each, Glob) for each in several):
         raise UserError(f"Cannot use a pattern within '{argument}'; {_LISTED}")
     if override is None or not isinstance(value, Glob):
         return argument
@@ -47,21 +55,77 @@ def _without_pattern(argument: str, more: Sequence[Path], is_ours: bool) -> str:
     return f"{key}={','.join(fitting)}"
 
 
-def refuse_without_points(overrides: Iterable[str]) -> None:
-    """Refuse sweeps over nothing, which end in various ways, and patterns in files.
-
-    Args:
-        overrides: Of the command line, and ``key=value`` of ``hydra.sweeper.params``.
+def refuse_patterns(arguments: Iterable[str]) -> None:
+    """Refuse patterns of options where one run is started.
 
     Raises:
         UserError: For the first of them.
     """
-    for each in overrides:
-        _, value = _read(each)
+    for argument in arguments:
+        if isinstance(_read(argument)[1], Glob):
+            raise UserError(
+                f"Expected --multirun with '{argument}', which chooses several options; add it"
+            )
+
+
+def refuse_contradictions(arguments: Iterable[str]) -> None:
+    """Refuse two values of one key in a sweep, of which Hydra drops all but the last.
+
+    Args:
+        arguments: Those of the command line, understood, without patterns.
+
+    Raises:
+        UserError: For the first key that goes through values and is given twice.
+    """
+    read = [(each, override) for each in arguments if (override := parsed(each)) is not None]
+    often = Counter(override.get_key_element().lstrip("+") for _, override in read)
+    for argument, override in read:
+        key = override.get_key_element().lstrip("+")
+        if often[key] > 1 and (override.is_sweep_override() or key == SWEEPS):
+            raise UserError(
+                f"Expected one value of '{key}', but it is given {often[key]} times and "
+                f"'{argument}' would be lost or alone; list the values with commas"
+            )
+
+
+def refuse_unfit_points(typed: Iterable[str], listed: Mapping[str, Any]) -> None:
+    """Refuse sweeps over nothing, which end in various ways, or over what no file can choose.
+
+    Args:
+        typed: Overrides of the command line.
+        listed: Those of ``hydra.sweeper.params`` that are not typed.
+
+    Raises:
+        UserError: For the first of them.
+    """
+    for key in listed:
+        if key in _TYPED:
+            raise UserError(
+                f"Cannot use '{key}' in hydra.sweeper.params: expected it on the command line, "
+                f"{key}={listed[key]}"
+            )
+    for each in (*typed, *(f"{key}={value}" for key, value in listed.items())):
+        override, value = _read(each)
         if isinstance(value, Glob):
             raise UserError(f"Cannot use '{each}' in hydra.sweeper.params; {_LISTED}")
-        if isinstance(value, RangeSweep) and not (value.step and any(True for _ in value.range())):
-            raise UserError(f"Expected values in the range '{each}', but there is none")
+        if isinstance(value, RangeSweep):
+            _refuse_unfit_range(each, value)
+        if override is not None and override.key_or_group == "paths.outputs" and is_several(each):
+            raise UserError(f"Expected one paths.outputs for all points, but got '{each}'")
+
+
+def _refuse_unfit_range(argument: str, values: RangeSweep) -> None:
+    ends = [each for each in (values.start, values.stop, values.step) if each is not None]
+    if not all(isfinite(each) for each in ends):
+        raise UserError(f"Expected finite numbers in the range '{argument}'")
+    if not (values.step and any(True for _ in values.range())):
+        raise UserError(f"Expected values in the range '{argument}', but there is none")
+
+
+def is_several(argument: str) -> bool:
+    """Whether a sweep goes through what it gives."""
+    override = parsed(argument)
+    return override is not None and override.is_sweep_override()
 
 
 def chosen(argument: str) -> list[str]:

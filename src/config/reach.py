@@ -11,9 +11,9 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 
 from src.common.errors import UserError
-from src.config.option_files import in_program
+from src.config.option_files import PARAMS, in_program
 
-_HYDRA, _PARAMS = re.compile(r"\bhydra\b"), "hydra.sweeper.params"
+_HYDRA = re.compile(r"\bhydra\b")
 # Who shows Hydra a folder: conf, or what --config-path names in its place, and --config-dir. That
 # of plug-ins is hydra.searchpath.
 _NAMED = ("main", "command-line")
@@ -58,7 +58,7 @@ def _guarded(load: Any) -> Any:
         reached = None if is_ours or default.primary else next(_reached(result), None)
         if reached is not None:
             raise UserError(
-                f"Refused '{in_program(path)}': expected nothing of Hydra's but {_PARAMS}, but "
+                f"Refused '{in_program(path)}': expected nothing of Hydra's but {PARAMS}, but "
                 f"got {reached}; give it on the command line, or copy it into conf/hydra"
             )
         return result
@@ -90,7 +90,7 @@ def _reached(result: ConfigResult) -> Iterator[str]:
     if isinstance(points, dict):
         yield from (f"a point's {key}" for key, value in points.items() if _is_more(key, value))
     elif points is not None:  # an interpolation of keys that stand elsewhere
-        yield f"{_PARAMS}: {points}"
+        yield f"{PARAMS}: {points}"
 
 
 def _default(entry: Any) -> str:

@@ -95,6 +95,26 @@ def test_other_arguments_are_left_alone(argument: str) -> None:
     assert arguments.understood([argument]) == [argument]
 
 
+@pytest.mark.parametrize("flag", ["--config-dir", "--config-path", "--config-name"])
+def test_a_flag_for_which_a_variable_was_empty_is_refused(flag: str) -> None:
+    with pytest.raises(UserError, match=f"Expected a value of {flag}, but got nothing"):
+        arguments.understood([f"{flag}=", "seed=1"])
+
+
+def test_home_is_expanded_in_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    given = ["--config-dir=~/own", "--config-path=~", "--package=~"]
+    expected = ["--config-dir=/home/me/own", "--config-path=/home/me", "--package=~"]
+    assert arguments.understood(given) == expected
+
+
+@pytest.mark.parametrize("key", ["hydra.sweeper.params", "+hydra.sweeper.params.seed"])
+def test_points_are_typed_as_values(key: str) -> None:
+    with pytest.raises(UserError, match=r"Cannot use '.*=0,1': .*, as in seed=0,1; leave hydra"):
+        arguments.understood(["-m", f"{key}=0,1"])
+    arguments.understood(["-m", "hydra.sweeper.params_of=1"])
+
+
 def test_a_node_replaces_another() -> None:
     node = "{_target_:torch.optim.lr_scheduler.StepLR,step_size:3}"
     understood = arguments.understood([f"distill.scheduler={node}"])

@@ -208,6 +208,19 @@ def test_a_value_of_another_kind_is_named() -> None:
     assert message == "Wrong value of 'baseline.local_scale': expected a list, but got {a:1}"
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("hydra.job.chdir=maybe", "is not a valid bool (type str)"),
+        ("hydra.sweeper.max_batch_size=x", "of type 'str' could not be converted to Integer"),
+    ],
+)
+def test_a_wrong_value_of_hydra_s_own_is_of_its_kind(override: str, expected: str) -> None:
+    key, _, value = override.partition("=")
+    message = composition.explain(failure(override), [override])
+    assert message == f"Wrong value of '{key}': Value '{value}' {expected}"
+
+
 def test_other_complaints_are_one_line_without_hydra_s_advice() -> None:
     error = ValueError("Something\n  is wrong\nSet the environment variable HYDRA_FULL_ERROR=1")
     assert composition.explain(error, []) == "Something is wrong"

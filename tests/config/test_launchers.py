@@ -41,6 +41,8 @@ def test_slurm_is_missed_before_anything_is_handed_to_it(
     for name in ("slurm", "preemptible", "submitit_slurm"):
         with pytest.raises(UserError, match=f"Expected {missing} on the PATH"):
             refuse_unfit_launcher([f"hydra/launcher={name}"], several=True)
+        with pytest.raises(UserError, match=f"Expected {missing} on the PATH"):
+            refuse_unfit_launcher([f"hydra/launcher='{name}'"], several=True)
     refuse_unfit_launcher(["hydra/launcher=rehearsal"], several=True)
 
 

@@ -63,16 +63,20 @@ def test_an_option_may_stand_in_quotes() -> None:
         options.refuse_unknown_options(["recipe='dafk'"])
 
 
+POINTS = "hydra:\n  sweeper:\n    params:\n      seed: 0,1\n"
+
+
 @pytest.mark.parametrize(
     "own",
-    ["hydra:\n  sweeper:\n    params:\n      seed: 0,1\n", "defaults: [y, _self_]\nseed: 1\n"],
+    [POINTS, "defaults: [z, _self_]\nseed: 1\n", "defaults:\n- /experiments@_global_: z\n"],
 )
 @pytest.mark.parametrize("sweep", ["x,y", "choice(x)"])
 def test_sweeps_are_not_swept_over(sweep: str, own: str, folder: Path) -> None:
     """Hydra would run a single point of each, without a word."""
-    for name in ("x", "y"):
-        (folder / "experiments" / f"{name}.yaml").write_text(f"{HEADER.decode()}seed: 1\n")
-    options.refuse_unknown_options([f"experiments={sweep}"])
+    contents = dict.fromkeys("xy", "seed: 1\n") | {"z": POINTS, "a": "defaults: [y, _self_]\n"}
+    for name, content in contents.items():
+        (folder / "experiments" / f"{name}.yaml").write_text(f"{HEADER.decode()}{content}")
+    options.refuse_unknown_options([f"experiments={sweep}", "experiments=a,y,null"])
     (folder / "experiments" / "x.yaml").write_text(f"{HEADER.decode()}{own}")
     options.refuse_unknown_options(["experiments=x"])
     with pytest.raises(UserError, match=r"'experiments/x\.yaml' .* give experiments=x in"):
@@ -192,13 +196,21 @@ def test_an_experiment_that_never_ends_is_refused_unread(kind: str, folder: Path
 def test_a_sweep_of_an_experiment_needs_its_flag(folder: Path) -> None:
     """Hydra would run one point, and none of the file's."""
     own = {
-        "points": "hydra:\n  sweeper:\n    params:\n      seed: 0,1\n",
+        "points": POINTS,
         "heir": "defaults: [points, _self_]\nkdci:\n  N: 4\n",
+        "far": "defaults: [/experiments/heir, _self_]\n",
+        "named": "defaults:\n- /experiments@_global_: [plain, heir]\n",
+        "maybe": "defaults:\n- optional /experiments: points\n",
         "plain": "defaults:\n- override /dataset: digits\n- plain\nseed: 1\n",
     }
     for name, content in own.items():
         (folder / "experiments" / f"{name}.yaml").write_text(f"{HEADER.decode()}{content}")
-    for argument in ("experiments=points", "experiments='heir'", "+experiments=points"):
+    sweeps = ("heir", "far", "named", "maybe")
+    for argument in (
+        "experiments='heir'",
+        "+experiments=points",
+        *map("experiments={}".format, sweeps),
+    ):
         with pytest.raises(UserError, match="which is a sweep; add --multirun, or hydra"):
             options.refuse_one_run_of_sweep(["seed=1", argument])
     options.refuse_one_run_of_sweep(["experiments=plain", "seed=1", "-x"])
