@@ -62,12 +62,13 @@ class Runs:
 
     def _has(self, run: Mapping[str, str]) -> bool:
         pairs = (each.partition("=") for each in (run.get("settings") or "").split(";"))
-        own = {**run, **{key: value for key, _, value in pairs}}
-        # A file does not name what is the same in all its runs.
+        # A file does not name what is the same in all its runs, and by default.
+        own = {**_FORM, "N": run.get("num_prototypes"), **run}
+        own |= {key: value for key, _, value in pairs}
         return (
             (run["baseline"], run["kdci"]) == (self.baseline, self.kdci)
             and int(run["seed"]) in self.seeds
-            and all(own.get(key, value) == value for key, value in self.settings.items())
+            and all(own.get(key) == value for key, value in self.settings.items())
         )
 
 
