@@ -49,6 +49,8 @@ def _job(config: DictConfig) -> float | None:
             record = Path(job.runtime.output_dir)
             point.run_point(handed_on, record)
             return point.value_of(record, config.search.objective)
+        if arguments.is_one_run(sys.argv[1:]) and ranks.handed_down() is None:
+            sweep.refuse_one_run(job)
         launch.run_single(config, handed_on)
     return None
 
@@ -86,14 +88,13 @@ def _prepare(typed: list[str]) -> None:
     folders = [*conf, *arguments.own_folders(typed)]
     options.refuse_shadowed_options(folders)
     several = arguments.is_multirun(typed)
-    if several:  # once more understood: a setting that a pattern has found is looked at late, too
-        typed = arguments.understood(points.without_patterns(typed, folders))
+    if several:
         points.refuse_contradictions(typed)
+        # Once more understood: a setting that a pattern has found is looked at late, too.
+        typed = arguments.understood(points.without_patterns(typed, folders))
     else:
         points.refuse_patterns(typed)
     options.refuse_unknown_options(typed, folders)
-    if arguments.is_one_run(typed) and ranks.handed_down() is None:
-        options.refuse_one_run_of_sweep(typed, folders)
     launchers.refuse_unfit_launcher(typed, several=several)
     launchers.refuse_unfit_sweeper(typed, several=several)
     sys.argv[1:] = [*typed, *searched]

@@ -18,6 +18,7 @@ from src.common.files import writing
 from src.common.parent import follow, leave
 from src.complaint import complaints, of_sweep
 from src.config.launchers import SEARCH
+from src.config.option_files import PARAMS, SWEEPS
 from src.config.points import is_several, refuse_unfit_points
 from src.point import BEGUN, FOLDER, POINT, START, begin, has_begun
 from src.report.sweep import report_sweep, result_of
@@ -127,6 +128,24 @@ class SweepReport(Callback):
             _mention_other_images(records)
         if failed:
             raise SystemExit(1)
+
+
+def refuse_one_run(job: Any) -> None:
+    """Refuse an experiment with points of its own where Hydra would run one, without them.
+
+    Args:
+        job: Hydra's node of a single run.
+
+    Raises:
+        UserError: If such an experiment is chosen.
+    """
+    if job.sweeper.get("params"):
+        chosen = job.runtime.choices.get(SWEEPS)
+        what = f"{SWEEPS}={chosen}, which is a sweep" if chosen else f"the points in {PARAMS}"
+        raise UserError(
+            f"Expected --multirun with {what}; add --multirun, or hydra.mode=RUN for one run "
+            "without its points"
+        )
 
 
 def _refuse_unfit_search(config: DictConfig, *, is_over_something: bool) -> None:

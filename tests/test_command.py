@@ -46,8 +46,10 @@ def test_settings_that_a_pattern_finds_are_looked_at_late(monkeypatch: pytest.Mo
     command._prepare(["-m", "setting=glob(cifar*)"])
     late = ",".join(f"${{oc.decode:{name}}}" for name in ("cifar10", "cifar100"))
     assert sys.argv[1:] == ["-m", f"setting={late}"]
-    with pytest.raises(UserError, match=r"Expected --multirun with 'setting=glob\(cifar\*\)'"):
+    with pytest.raises(UserError, match=r"Expected one option in 'setting=glob\(cifar\*\)'"):
         command._prepare(["setting=glob(cifar*)"])
+    with pytest.raises(UserError, match="Expected 'seed' once in a sweep, as in 'seed=0,1', but"):
+        command._prepare(["-m", "seed=0,1", "seed=2"])
 
 
 def test_tab_completes_options_and_keys() -> None:
@@ -114,3 +116,25 @@ def test_an_experiment_is_not_run_as_one_point_by_mistake(tmp_path: Path) -> Non
     assert done.stderr.startswith("Error: Expected --multirun with experiments=ablation")
     meant = showing(tmp_path, "experiments=ablation", "hydra.mode=RUN")
     assert len(shown(meant)) == 1, meant.stderr
+    (tmp_path / "cfg/experiments").mkdir(parents=True)
+    heir = "# @package _global_\ndefaults: [../experiments/ablation.yaml, _self_]\n"
+    (tmp_path / "cfg/experiments/heir.yaml").write_text(heir)
+    done = showing(tmp_path, "experiments=heir", "--config-dir=cfg")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: Expected --multirun with experiments=heir, which is a")
+
+
+def test_a_sweep_is_known_by_where_its_options_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two people with folders of one name and the same outputs have sweeps of their own."""
+    names = set()
+    monkeypatch.setattr(command, "_prepare", lambda _: None)
+    monkeypatch.setattr(command, "_job", lambda: None)
+    monkeypatch.setattr(os, "execve", None)  # what starts anew is not tried here
+    for name in ("KDCI_SWEEP", "KDCI_ROOT", "HYDRA_FULL_ERROR", "KDCI_SWEEP_PROCESS"):
+        monkeypatch.setenv(name, "")
+    for home in ("/home/alice", "/home/bob"):
+        monkeypatch.setenv("HOME", home)
+        monkeypatch.setattr(sys, "argv", ["src.run", "-m", "--config-dir=~/own", "seed=0,1"])
+        command.command()
+        names.add(os.environ["KDCI_SWEEP"])
+    assert len(names) == 2

@@ -6,7 +6,6 @@ import pytest
 
 from src import naming
 from src.common.errors import UserError
-from src.config.arguments import own_folders
 from tests.compose import composed, plain
 
 
@@ -61,20 +60,6 @@ def test_a_sweep_is_named_by_its_arguments(monkeypatch: pytest.MonkeyPatch, flag
         names.append(os.environ["KDCI_SWEEP"])
     assert names[0] == names[1]
     assert len(set(names)) == 3  # points are numbered in the order of the arguments
-
-
-def test_a_sweep_is_known_by_where_its_options_lie(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Two people with folders of one name and the same outputs have sweeps of their own."""
-    names = set()
-    for name in ("alice", "bob"):
-        (tmp_path / name).mkdir()
-        monkeypatch.chdir(tmp_path / name)
-        own = own_folders(["--config-dir=own"])
-        naming.name_sweep(["--config-dir=own", "seed=0,1"], own)
-        names.add(os.environ["KDCI_SWEEP"])
-    assert len(names) == 2
 
 
 def test_another_clone_remembers_for_itself(

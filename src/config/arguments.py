@@ -33,7 +33,8 @@ _MODE = "hydra.mode"
 _ONE_RUN = f"{_MODE}=RUN"  # which points are given
 # They say of what a configuration is composed, and stand in no override.
 _COMPOSING = "config_name", "config_path", "config_dir"
-_PATH_FLAGS = ("--config-path", "--config-dir")
+_PATH_FLAGS = ("--config-path", "--config-dir", "-cp", "-cd")
+_POINTS = (f"{PARAMS}.", "hydra.sweeper.search_space.")  # the latter is Optuna's older word
 _KEY = r"[\w.@/]+"
 _REPLACED = re.compile(rf"({_KEY}\.\w+)=(\{{.*\b_target_\b.*)", re.DOTALL)
 _PATH = re.compile(rf"(\+*{_KEY})=(~|[^'\"].*[/\\].*)", re.DOTALL)
@@ -67,7 +68,7 @@ def composing(arguments: Sequence[str]) -> list[str]:
 def own_folders(arguments: Sequence[str]) -> list[Path]:
     """The folder of the user's own options that they name, to be searched after ours."""
     given, _ = _flags(arguments)
-    return [Path(given.config_dir).absolute()] if given.config_dir else []
+    return [Path(given.config_dir).expanduser().absolute()] if given.config_dir else []
 
 
 def folders_of(overrides: Sequence[str]) -> list[Path]:
@@ -211,10 +212,10 @@ def _refuse_mode(arguments: Sequence[str]) -> None:
 def _refuse_params(arguments: Sequence[str]) -> None:
     """Refuse what Hydra merges into a node that only a sweep's file has, with a traceback."""
     for argument in arguments:
-        if _is_override(argument) and f"{_key(argument)}.".startswith(f"{PARAMS}."):
+        if _is_override(argument) and f"{_key(argument)}.".startswith(_POINTS):
             raise UserError(
                 f"Cannot use '{argument}': expected the values of a sweep themselves, as in "
-                "seed=0,1; leave hydra.sweeper.params to files"
+                f"seed=0,1; leave {PARAMS} to files"
             )
 
 
@@ -252,8 +253,8 @@ def _refuse_unknown_flags(arguments: Sequence[str]) -> None:
 
 def _at_home(argument: str) -> str:
     """A flag with a path for which the shell has not put the home folder in the place of ~."""
-    flag, _, value = argument.partition("=")
-    return f"{flag}={expanduser(value)}" if flag in _PATH_FLAGS else argument
+    flag, given, value = argument.partition("=")
+    return f"{flag}={expanduser(value)}" if given and flag in _PATH_FLAGS else argument
 
 
 def _late(argument: str, several: bool) -> str:

@@ -93,34 +93,36 @@ def refuse_unknown_options(arguments: Sequence[str], more: Sequence[Path] = ()) 
                 _refuse_no_option(group, name, more)
 
 
-def refuse_one_run_of_sweep(arguments: Sequence[str], more: Sequence[Path] = ()) -> None:
-    """Refuse an experiment with points of its own where Hydra would run one, without them.
-
-    Args:
-        arguments: Those of a command line that starts one run, understood.
-        more: Folders of options beside ours.
-
-    Raises:
-        UserError: If such an experiment is chosen.
-    """
-    known = {path.stem: path for each in places_of(SWEEPS, more) for path in each.glob("*.yaml")}
-    for argument in arguments:
-        group, _, name = argument.lstrip("+").partition("=")
-        if group == SWEEPS and _is_sweep(name.strip("'\""), known):
+def _refuse_unknown(argument: str, folders: Sequence[Path]) -> None:
+    group, _, given = argument.partition("=")
+    if parsed(argument) is None:  # Hydra says what it cannot read
+        return
+    known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    several = chosen(argument)
+    for name in several or [given.strip("'\"")]:
+        if name not in known:
+            cure = f"; without one, leave it out, or give '~{group}'" if name == "null" else ""
+            raise UserError(f"{unknown_option(group, name, sorted(known))}{cure}")
+        _usable(known[name])
+        _refuse_wrong_header(known[name])
+        if several and group == SWEEPS and _may_sweep(name, known):
             raise UserError(
-                f"Expected --multirun with {argument}, which is a sweep; add --multirun, or "
-                "hydra.mode=RUN for one run without its points"
+                f"Cannot sweep over {group}: '{in_program(known[name])}' has points of its own, "
+                "or builds on what may have some, which would be left out; give "
+                f"{group}={name} in a command of its own"
             )
 
 
-def _is_sweep(name: str, known: Mapping[str, Path]) -> bool:
-    """Whether an experiment, or one that it inherits from, says what hydra.sweeper.params are."""
+def _may_sweep(name: str, known: Mapping[str, Path]) -> bool:
+    """Whether an experiment has points, or builds on what cannot be told to have none."""
     waiting, seen = [name], set[str]()
     while waiting:
         each = waiting.pop()
-        if each in seen or each not in known:
+        if each in seen:
             continue
         seen.add(each)
+        if each not in known:
+            return True
         content = _usable(known[each])
         if content.get("hydra"):
             return True
@@ -129,34 +131,16 @@ def _is_sweep(name: str, known: Mapping[str, Path]) -> bool:
 
 
 def _inherited(content: Mapping[str, Any]) -> Iterator[str]:
-    """Names of the experiments among what an experiment builds on, in any of Hydra's words."""
+    """What an experiment builds on, but for what is known to be an option of another group."""
     for each in content.get("defaults") or ():
         group, names = ("", each) if isinstance(each, str) else next(iter(each.items()))
         absolute = group.rpartition(" ")[2].partition("@")[0]
-        if not group:
-            yield names.partition("@")[0].removeprefix(f"/{SWEEPS}/")
-        elif absolute == f"/{SWEEPS}":
-            yield from [names] if isinstance(names, str) else names or ()
-
-
-def _refuse_unknown(argument: str, folders: Sequence[Path]) -> None:
-    group, _, given = argument.partition("=")
-    if parsed(argument) is None:  # Hydra says what it cannot read
-        return
-    known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
-    several = chosen(argument)
-    for name in several or [given.strip("'\"")]:
-        if name == "null":  # which is what there is of these groups if nothing is typed
+        if group and absolute.startswith("/") and absolute != f"/{SWEEPS}":
             continue
-        if name not in known:
-            raise UserError(unknown_option(group, name, sorted(known)))
-        _usable(known[name])
-        _refuse_wrong_header(known[name])
-        if several and group == SWEEPS and _is_sweep(name, known):
-            raise UserError(
-                f"Cannot sweep over {group}: '{in_program(known[name])}' is a sweep of its own, "
-                f"whose points would be left out; give {group}={name} in a command of its own"
-            )
+        for name in [names] if isinstance(names, str) else names:
+            plain = name.partition("@")[0].removeprefix(f"/{SWEEPS}/").removesuffix(".yaml")
+            if plain not in ("_self_", "null", ""):
+                yield plain
 
 
 def _is_name(value: str) -> bool:
@@ -183,15 +167,24 @@ def _usable(path: Path) -> dict[str, Any]:
         got = "an empty file" if content is None else got
         raise UserError(not_a_mapping(in_program(path), got))
     defaults = content.get("defaults", [])
-    are_usable = isinstance(defaults, list) and all(
-        isinstance(each, str) or (isinstance(each, dict) and len(each) == 1) for each in defaults
-    )
-    if not are_usable:
+    if not isinstance(defaults, list) or not all(map(_is_default, defaults)):
         raise UserError(
             f"Wrong value of 'defaults' in '{in_program(path)}': expected a list of options such "
             f"as `- override /dataset: digits`, but got {shown(defaults)}"
         )
     return content
+
+
+def _is_default(entry: Any) -> bool:
+    """Whether Hydra takes an entry of ``defaults``: a name that is no number, or a group's."""
+    if isinstance(entry, str):
+        return _is_name(entry.partition("@")[0])
+    if not isinstance(entry, dict) or len(entry) != 1:
+        return False
+    (names,) = entry.values()
+    return isinstance(names, str) or (
+        isinstance(names, list) and all(isinstance(each, str) for each in names)
+    )
 
 
 def _refuse_wrong_header(path: Path) -> None:

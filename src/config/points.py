@@ -64,7 +64,8 @@ def refuse_patterns(arguments: Iterable[str]) -> None:
     for argument in arguments:
         if isinstance(_read(argument)[1], Glob):
             raise UserError(
-                f"Expected --multirun with '{argument}', which chooses several options; add it"
+                f"Expected one option in '{argument}', but a pattern chooses several; give one, "
+                "or add --multirun"
             )
 
 
@@ -72,7 +73,7 @@ def refuse_contradictions(arguments: Iterable[str]) -> None:
     """Refuse two values of one key in a sweep, of which Hydra drops all but the last.
 
     Args:
-        arguments: Those of the command line, understood, without patterns.
+        arguments: Those of the command line, understood.
 
     Raises:
         UserError: For the first key that goes through values and is given twice.
@@ -83,8 +84,8 @@ def refuse_contradictions(arguments: Iterable[str]) -> None:
         key = override.get_key_element().lstrip("+")
         if often[key] > 1 and (override.is_sweep_override() or key == SWEEPS):
             raise UserError(
-                f"Expected one value of '{key}', but it is given {often[key]} times and "
-                f"'{argument}' would be lost or alone; list the values with commas"
+                f"Expected '{key}' once in a sweep, as in '{argument}', but it is given "
+                f"{often[key]} times; leave all but one out"
             )
 
 

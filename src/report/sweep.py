@@ -109,7 +109,7 @@ def _result(point: Mapping[str, Any]) -> Summary | str | None:
 
 
 def point_name(folder: Path) -> str:
-    """What a point's record calls itself, wherever its sweep is moved: sweep and number."""
+    """What a point's record calls itself, wherever its sweep is moved: sweep and point."""
     return "/".join(folder.absolute().parts[-2:])
 
 

@@ -106,6 +106,9 @@ def test_home_is_expanded_in_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     given = ["--config-dir=~/own", "--config-path=~", "--package=~"]
     expected = ["--config-dir=/home/me/own", "--config-path=/home/me", "--package=~"]
     assert arguments.understood(given) == expected
+    assert arguments.own_folders(["--config-di=~/own"]) == [Path("/home/me/own")]
+    for typed in (["--config-dir", "own"], ["-cd", "own"]):
+        assert arguments.understood(typed) == typed
 
 
 @pytest.mark.parametrize("key", ["hydra.sweeper.params", "+hydra.sweeper.params.seed"])

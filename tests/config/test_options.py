@@ -68,15 +68,26 @@ POINTS = "hydra:\n  sweeper:\n    params:\n      seed: 0,1\n"
 
 @pytest.mark.parametrize(
     "own",
-    [POINTS, "defaults: [z, _self_]\nseed: 1\n", "defaults:\n- /experiments@_global_: z\n"],
+    [
+        POINTS,
+        "defaults: [z, _self_]\nseed: 1\n",
+        "defaults: [z.yaml]\n",
+        "defaults: [z@_here_]\n",
+        "defaults: [/experiments/z]\n",
+        "defaults: [../experiments/z]\n",
+        "defaults: [sub/z]\n",
+        "defaults: [sub: z]\n",
+        "defaults:\n- optional /experiments@_global_: [y, z]\n",
+    ],
 )
 @pytest.mark.parametrize("sweep", ["x,y", "choice(x)"])
 def test_sweeps_are_not_swept_over(sweep: str, own: str, folder: Path) -> None:
     """Hydra would run a single point of each, without a word."""
-    contents = dict.fromkeys("xy", "seed: 1\n") | {"z": POINTS, "a": "defaults: [y, _self_]\n"}
+    plain = "defaults:\n- y\n- override /dataset: digits\n- _self_\n"
+    contents = dict.fromkeys("xy", "seed: 1\n") | {"z": POINTS, "a": plain}
     for name, content in contents.items():
         (folder / "experiments" / f"{name}.yaml").write_text(f"{HEADER.decode()}{content}")
-    options.refuse_unknown_options([f"experiments={sweep}", "experiments=a,y,null"])
+    options.refuse_unknown_options([f"experiments={sweep}", "experiments=a,y"])
     (folder / "experiments" / "x.yaml").write_text(f"{HEADER.decode()}{own}")
     options.refuse_unknown_options(["experiments=x"])
     with pytest.raises(UserError, match=r"'experiments/x\.yaml' .* give experiments=x in"):
@@ -191,26 +202,3 @@ def test_an_experiment_that_never_ends_is_refused_unread(kind: str, folder: Path
         path.write_bytes(HEADER + b"a: " + b"[" * 3000)
     with pytest.raises(UserError, match=r"Cannot read 'experiments/x\.yaml'"):
         options.refuse_unknown_options(["experiments=x"])
-
-
-def test_a_sweep_of_an_experiment_needs_its_flag(folder: Path) -> None:
-    """Hydra would run one point, and none of the file's."""
-    own = {
-        "points": POINTS,
-        "heir": "defaults: [points, _self_]\nkdci:\n  N: 4\n",
-        "far": "defaults: [/experiments/heir, _self_]\n",
-        "named": "defaults:\n- /experiments@_global_: [plain, heir]\n",
-        "maybe": "defaults:\n- optional /experiments: points\n",
-        "plain": "defaults:\n- override /dataset: digits\n- plain\nseed: 1\n",
-    }
-    for name, content in own.items():
-        (folder / "experiments" / f"{name}.yaml").write_text(f"{HEADER.decode()}{content}")
-    sweeps = ("heir", "far", "named", "maybe")
-    for argument in (
-        "experiments='heir'",
-        "+experiments=points",
-        *map("experiments={}".format, sweeps),
-    ):
-        with pytest.raises(UserError, match="which is a sweep; add --multirun, or hydra"):
-            options.refuse_one_run_of_sweep(["seed=1", argument])
-    options.refuse_one_run_of_sweep(["experiments=plain", "seed=1", "-x"])
