@@ -30,11 +30,14 @@ _FORM = {
     "adjustment.expectation": "geometric",
     "adjustment.fusion": "residual",
     "adjustment.projection": "learned",
+    "adjustment.renormalise": "false",
     "adjustment.strength": "1",
     "lr_scale": "1",
 }
 _READINGS = ("", "attention=dot", "attention=cosine", "fusion=linear")
 _MORE_READINGS = ("projection=identity", "expectation=arithmetic")
+_AT_100 = [f"adjustment.{each}" for each in (*_READINGS[1:], "projection=identity")]
+_AT_100 += ["adjustment.renormalise=true"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def _form() -> Iterator[Claim]:
         "dfnd, four times as long": Runs("cifar10_dfnd_long", "dfnd"),
         "dfnd, another pool": Runs("cifar10_dfnd_objects", "dfnd"),
         **{each: Runs("cifar10_generators", each) for each in ("dafl", "cmi")},
+        "fast": Runs("cifar10_present", "fast"),
         "mosaickd": Runs("cifar10_mosaickd", "mosaickd"),
     }.items():
         yield "The paper's form", f"CIFAR-10 | {row}", "gain", _by("backdoor", of), of
@@ -134,13 +138,14 @@ def _others() -> Iterator[Claim]:
             for each in ("dfnd", "dafl")
         ),
         ("digits | mosaickd |", Runs("digits_mosaickd_banks", "mosaickd"), "weighting", _BANKS),
-        ("CIFAR-10 | mosaickd |", Runs("cifar10_mosaickd", "mosaickd"), "weighting", {}),
+        ("CIFAR-10 | mosaickd | weighting", Runs("cifar10_mosaickd", "mosaickd"), "weighting", {}),
         ("CIFAR-10 | dfnd | weighting", Runs("cifar10_dfnd", "dfnd"), "weighting", {}),
         ("CIFAR-10 | dfnd | prior", Runs("cifar10_dfnd", "dfnd", seeds=range(4)), "prior", {}),
         ("CIFAR-10 | dfnd, four times", Runs("cifar10_dfnd_long", "dfnd"), "weighting", {}),
         ("CIFAR-10 | dfnd, another pool", Runs("cifar10_dfnd_objects", "dfnd"), "weighting", {}),
         ("CIFAR-10 | mosaickd, four", Runs("cifar10_mosaickd_long", "mosaickd"), "weighting", {}),
         ("CIFAR-10 | dafl | prior", Runs("cifar10_generators", "dafl"), "prior", {}),
+        ("CIFAR-10 | fast | prior", Runs("cifar10_present", "fast"), "prior", {}),
         ("CIFAR-10, float32 | dfnd", Runs("cifar10_laptop", "dfnd"), "weighting", {}),
         ("CIFAR-10, float32 | mosaickd", Runs("cifar10_laptop", "mosaickd"), "weighting", {}),
         *(
@@ -161,6 +166,19 @@ def _known_shift() -> Iterator[Claim]:
         for kdci in ("weighting", "backdoor"):
             row = f"{ratio} : 1 | {kdci}"
             yield "On CIFAR-10, where", row, "gain", replace(of, kdci=kdci), of
+    vanilla = Runs("cifar10_controlled", "dfnd", settings={"pool.class_ratio": "100"})
+    other = replace(vanilla, file="cifar10_controlled_readings")
+    for kdci, changed in (
+        *(("weighting", {"adjustment.strata": each}) for each in ("both", "cluster")),
+        ("prior", {}),
+        ("standardisation", {}),
+        *(("backdoor", dict([each.split("=")])) for each in (*_AT_100, "N=64")),
+        ("backdoor", {"adjustment.expectation": "arithmetic", "lr_scale": "0.01"}),
+    ):
+        words = (f"kdci.{key}={value}" for key, value in changed.items())
+        row = f"`{' '.join([kdci, *words])}`"
+        defaults = {**_FORM, **_N} if kdci == "backdoor" else {}
+        yield "What else gives", row, "gain", _by(kdci, other, {**defaults, **changed}), vanilla
     for row, pool, gamma in (
         ("as it is", {"pool.blur": "0", "pool.noise": "0", "pool.foreign": "0"}, "auto"),
         ("`pool.foreign=0.5", {"pool.foreign": "0.5"}, "auto"),
@@ -359,7 +377,7 @@ def test_unevenness_in_short_is_that_of_the_runs() -> None:
 def test_the_gain_grows_with_unevenness_as_the_runs_say(file: str) -> None:
     pairs = []
     for *_, adjusted, vanilla in _known_shift():
-        if vanilla.file == file and adjusted.kdci == "weighting":
+        if vanilla.file == adjusted.file == file and adjusted.kdci == "weighting":
             ours, theirs = adjusted.by_seed(), vanilla.accuracies()
             pairs += [
                 (float(run["unevenness"]), float(run["last"]) - theirs[seed])
@@ -371,6 +389,39 @@ def test_the_gain_grows_with_unevenness_as_the_runs_say(file: str) -> None:
     assert f"grows by {fit.slope:.2f} a nat {interval}" in _PAGE
     said = f"by {fit.slope:.2f} points a nat (least squares over the {len(pairs)} pairs, "
     assert said + interval[1:] in _PAGE
+
+
+def test_frequent_and_rare_classes_are_told_as_the_runs_say() -> None:
+    runs: dict[str, dict[str, list[dict[str, str]]]] = {}
+    with (ROOT / "docs" / "results" / "cifar10_controlled_classes.csv").open() as lines:
+        for each in csv.DictReader(lines):
+            words = [each["kdci"]]
+            if each["strata"] not in ("", "class"):
+                words.append(f"kdci.adjustment.strata={each['strata']}")
+            if each["N"] == "64":
+                words.append("kdci.N=64")
+            of = runs.setdefault(" ".join(words), {})
+            of.setdefault(each["seed"], []).append(each)
+    heading, parts = "Rare classes are not learned", (slice(3), slice(7, 10))
+    for words, seeds in runs.items():
+        means = [
+            fmean(float(each["accuracy"]) for classes in seeds.values() for each in classes[part])
+            for part in parts
+        ]
+        assert [*_cells(heading, f"`{words}` |").values()][1:] == [
+            f"{each:.1f}%" for each in means
+        ]
+    assert len(runs) == 7
+    for number, words in ((16, "weighting"), (64, "backdoor kdci.N=64")):
+        counts = [
+            ", ".join(
+                str(sum(int(each["prototypes"]) for each in runs[words][seed][part]))
+                for seed in ("0", "1", "2")
+            )
+            for part in parts
+        ]
+        row = f"prototypes of {number}, seeds 0, 1, 2 |"
+        assert [*_cells(heading, row).values()][1:] == counts
 
 
 def test_gains_within_long_runs_are_those_of_the_curves() -> None:
