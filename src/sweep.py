@@ -95,11 +95,11 @@ class SweepReport(Callback):
         typed = config.hydra.overrides.task
         params = config.hydra.sweeper.get("params") or {}
         keys = {each.partition("=")[0] for each in typed}
-        listed = {key: value for key, value in params.items() if key not in keys}
+        listed = [f"{key}={value}" for key, value in params.items() if key not in keys]
         refuse_unfit_points(typed, listed)
         if _is_search(config):
-            given = (*typed, *(f"{key}={value}" for key, value in listed.items()))
-            _refuse_unfit_search(config, is_over_something=any(map(is_several, given)))
+            is_over_something = any(map(is_several, (*typed, *listed)))
+            _refuse_unfit_search(config, is_over_something=is_over_something)
         folder = Path(config.hydra.sweep.dir).absolute()
         sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
         subdir = str(sweep["subdir"])

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeS
 
 from src.common.errors import UserError
 from src.config.arguments import parsed, replaces_ours
-from src.config.option_files import BASE, SWEEPS, names_in, places_of
+from src.config.option_files import BASE, PARAMS, SWEEPS, names_in, places_of
 
 _LISTED = "list the values, as in kdci=none,backdoor"
 _WITHIN = re.compile(r"\b(choice|sort|shuffle)\(.*\bglob\(")
@@ -79,9 +79,9 @@ def refuse_contradictions(arguments: Iterable[str]) -> None:
         UserError: For the first key that goes through values and is given twice.
     """
     read = [(each, override) for each in arguments if (override := parsed(each)) is not None]
-    often = Counter(override.get_key_element().lstrip("+") for _, override in read)
-    for argument, override in read:
-        key = override.get_key_element().lstrip("+")
+    keys = [override.get_key_element().lstrip("+") for _, override in read]
+    often = Counter(keys)
+    for key, (argument, override) in zip(keys, read, strict=True):
         if often[key] > 1 and (override.is_sweep_override() or key == SWEEPS):
             raise UserError(
                 f"Expected '{key}' once in a sweep, as in '{argument}', but it is given "
@@ -89,29 +89,31 @@ def refuse_contradictions(arguments: Iterable[str]) -> None:
             )
 
 
-def refuse_unfit_points(typed: Iterable[str], listed: Mapping[str, Any]) -> None:
+def refuse_unfit_points(typed: Sequence[str], listed: Sequence[str]) -> None:
     """Refuse sweeps over nothing, which end in various ways, or over what no file can choose.
 
     Args:
         typed: Overrides of the command line.
-        listed: Those of ``hydra.sweeper.params`` that are not typed.
+        listed: Those of ``hydra.sweeper.params`` that are not typed, as ``key=value``.
 
     Raises:
         UserError: For the first of them.
     """
-    for key in listed:
+    for each in listed:
+        key = each.partition("=")[0]
         if key in _TYPED:
             raise UserError(
-                f"Cannot use '{key}' in hydra.sweeper.params: expected it on the command line, "
-                f"{key}={listed[key]}"
+                f"Cannot use '{key}' in {PARAMS}: expected it on the command line, {each}"
             )
-    for each in (*typed, *(f"{key}={value}" for key, value in listed.items())):
+    for each in (*typed, *listed):
         override, value = _read(each)
         if isinstance(value, Glob):
-            raise UserError(f"Cannot use '{each}' in hydra.sweeper.params; {_LISTED}")
+            raise UserError(f"Cannot use '{each}' in {PARAMS}; {_LISTED}")
         if isinstance(value, RangeSweep):
             _refuse_unfit_range(each, value)
-        if override is not None and override.key_or_group == "paths.outputs" and is_several(each):
+        if override is None or not override.is_sweep_override():
+            continue
+        if override.key_or_group == "paths.outputs":
             raise UserError(f"Expected one paths.outputs for all points, but got '{each}'")
 
 
