@@ -330,12 +330,69 @@ def test_what_is_said_in_short_stands_in_a_table() -> None:
         assert bool(bold) == is_bold, gain
 
 
-def test_all_pairs_of_dfnd_are_told_together() -> None:
+def _of_all(*pairs: tuple[Runs, Runs]) -> list[float]:
+    """Gains of several tables' pairs together."""
     gains = []
-    for file in ("cifar10_dfnd", "cifar10_dfnd_objects"):
-        of = Runs(file, "dfnd")
-        ours, theirs = _by("weighting", of).accuracies(), of.accuracies()
-        gains += [ours[seed] - theirs[seed] for seed in ours]
+    for adjusted, vanilla in pairs:
+        ours, theirs = adjusted.accuracies(), vanilla.accuracies()
+        gains += [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs)]
+    return gains
+
+
+def _told_in_words() -> dict[str, list[float]]:
+    """Gains that stand in no table, but in running text: of which pairs."""
+    own, objects = Runs("cifar10_dfnd", "dfnd"), Runs("cifar10_dfnd_objects", "dfnd")
+    later = replace(own, seeds=range(4, 8))
+    dafl, grid = Runs("digits_laptop", "dafl"), Runs("digits_option_grid", "dfnd")
+    linear = {"adjustment.fusion": "linear"}
+    shared = _by("weighting", _MADE, {"code": "62762bf"})
+    evenly = ("dafl", "fast", "cmi", "deepinv")
+    laptop = [Runs("digits_laptop", each) for each in evenly]
+    drawn = [Runs("digits_adjustments", each, "weighting") for each in evenly]
+    renormalised = replace(dafl, file="digits_adjustments", kdci="backdoor")
+    renormalised = replace(renormalised, settings={"adjustment.renormalise": "true"})
+    return {
+        "both pools, weighting": _of_all(*((_by("weighting", of), of) for of in (own, objects))),
+        "nobody has selected": _of_all(*((_by("backdoor", of), of) for of in (later, objects))),
+        **{
+            f"new seeds, {each}": _of_all((_by(each, later), _by("backdoor", later)))
+            for each in _ABLATION.values()
+        },
+        "weights that sum to 1": _of_all((renormalised, dafl)),
+        "W_h without compensation": _of_all(
+            (_by("backdoor", grid, {**linear, "adjustment.strength": "0"}), grid)
+        ),
+        "W_h at a hundredth": _of_all(
+            (_by("backdoor", grid, {**linear, "lr_scale": "0.01"}), grid)
+        ),
+        "weighting against the form": _of_all((_by("weighting", own), _by("backdoor", own))),
+        "the older rule of banks": _of_all((shared, _MADE)),
+        "generators on digits": _of_all(*zip(drawn, laptop, strict=True)),
+    }
+
+
+def test_gains_in_running_text_are_those_of_the_runs() -> None:
+    """Each with a deviation or an interval, wherever it stands."""
+    gains = [_said(adjusted, vanilla)[0] for *_, adjusted, vanilla in _all_claims()]
+    told = {name: gain_of(pairs) for name, pairs in _told_in_words().items()}
+    gains += [*told.values(), *(gain for *_, gain in _of_the_curves())]
+    expected = {f"{gain.mean:+.2f} ± {gain.std:.2f}" for gain in gains}
+    intervals = {f"({gain.t_low:+.2f} to {gain.t_high:+.2f}": gain for gain in gains}
+    words = " ".join(line for line in _PAGE.splitlines() if not line.startswith("|"))
+    text = " ".join(words.split())
+    found = re.findall(r"[+-][\d.]+ ± [\d.]+\d", text)
+    assert len(found) > 20
+    assert set(found) <= expected
+    within = re.findall(r"([+-][\d.]+)(?: ± [\d.]+)? (\([+-][\d.]+ to [+-][\d.]+\d)", text)
+    assert len(within) > 12
+    for mean, interval in within:
+        assert mean == f"{intervals[interval].mean:+.2f}", interval
+    for name, gain in told.items():
+        assert f"{gain.mean:+.2f}" in text, name
+
+
+def test_all_pairs_of_dfnd_are_told_together() -> None:
+    gains = _told_in_words()["both pools, weighting"]
     gain = gain_of(gains)
     assert min(gains) > 0
     told = f"each of the twelve pairs of DFND on CIFAR-10, on two pools ({gain.mean:+.2f} ± "
@@ -424,27 +481,33 @@ def test_frequent_and_rare_classes_are_told_as_the_runs_say() -> None:
         assert [*_cells(heading, row).values()][1:] == counts
 
 
-def test_gains_within_long_runs_are_those_of_the_curves() -> None:
+def _of_the_curves() -> Iterator[tuple[str, int, Gain]]:
+    """What by and after how many epochs DFND's long runs are ahead."""
     with (ROOT / "docs" / "results" / "cifar10_long_epochs.csv").open() as lines:
         points = {
-            (run["baseline"], run["kdci"], int(run["epoch"]), int(run["seed"])): float(run["acc"])
+            (run["kdci"], int(run["epoch"]), int(run["seed"])): float(run["acc"])
             for run in csv.DictReader(lines)
+            if run["baseline"] == "dfnd"
         }
-    epochs = sorted({epoch for baseline, _, epoch, _ in points if baseline == "dfnd"})
-    assert len(epochs) == 8
-    text = " ".join(_PAGE.split())
-    leaving = []
+    epochs = sorted({epoch for _, epoch, _ in points})
     for kdci in ("weighting", "backdoor"):
         for epoch in epochs:
-            at = [("dfnd", which, epoch) for which in (kdci, "none")]
-            gain = gain_of([points[*at[0], seed] - points[*at[1], seed] for seed in range(4, 8)])
-            if _leaves_zero(gain):
-                leaving.append((kdci, epoch))
-                interval = f"{gain.t_low:+.2f} to {gain.t_high:+.2f}"
-                assert (
-                    f"{gain.mean:+.2f} ± {gain.std:.2f} ({interval}) after {epoch * 60:,}" in text
-                )
+            pairs = [points[kdci, epoch, n] - points["none", epoch, n] for n in range(4, 8)]
+            yield kdci, epoch, gain_of(pairs)
+
+
+def test_gains_within_long_runs_are_those_of_the_curves() -> None:
+    text = " ".join(_PAGE.split())
+    leaving = []
+    curves = [*_of_the_curves()]
+    for kdci, epoch, gain in curves:
+        if _leaves_zero(gain):
+            leaving.append((kdci, epoch))
+            interval = f"{gain.t_low:+.2f} to {gain.t_high:+.2f}"
+            assert f"{gain.mean:+.2f} ± {gain.std:.2f} ({interval}) after {epoch * 60:,}" in text
     assert leaving == [("weighting", 10), ("weighting", 20)]
+    epochs = [epoch for kdci, epoch, _ in curves if kdci == "weighting"]
+    assert len(epochs) == 8
     assert f"from {epochs[epochs.index(20) + 1] * 60:,} on by nothing that differs" in text
 
 
