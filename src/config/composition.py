@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from traceback import walk_tb
 
 import yaml  # type: ignore[import-untyped]
 from hydra.errors import HydraException, OverrideParseException
@@ -41,7 +42,19 @@ _WHERE_PATHS_GO = {
 def is_about_composition(error: Exception) -> bool:
     """Whether :func:`explain` knows it."""
     is_header = type(error) is ValueError and _HEADER_ERROR.match(str(error))
-    return bool(is_header) or isinstance(error, COMPOSITION_ERRORS)
+    return bool(is_header) or isinstance(error, COMPOSITION_ERRORS) or bool(_circle(error))
+
+
+def _circle(error: Exception) -> str | None:
+    """The option whose defaults lead back to it; Hydra follows them for ever, and names none."""
+    above = set[str]()
+    for frame, _ in walk_tb(error.__traceback__ if isinstance(error, RecursionError) else None):
+        if frame.f_code.co_name == "_create_defaults_tree_impl":
+            option = frame.f_locals["root"].node.get_config_path()
+            if option in above:
+                return str(option)
+            above.add(option)
+    return None
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> str:
@@ -50,15 +63,12 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
     For a file that cannot be read, its name, line and column; for a wrong name, the nearest.
 
     Args:
-        error: One of :data:`COMPOSITION_ERRORS`.
+        error: One of which :func:`is_about_composition` holds.
         overrides: The command line's arguments.
     """
-    if isinstance(error, yaml.YAMLError):
-        return explain_yaml(error)
-    if isinstance(error, UnicodeDecodeError):
-        return explain_bytes(error, files_of(overrides))
-    if _HEADER_ERROR.match(str(error)):
-        return explain_header(error, files_of(overrides))
+    of_file = _explain_file(error, overrides)
+    if of_file:
+        return of_file
     text = _text(error)
     option = re.search(r"Could not find '(.+)' Available options in '([^']+)': (.*)", text)
     if option:
@@ -76,6 +86,21 @@ def explain(error: Exception, overrides: Sequence[str]) -> str:
             "quotes around special characters: 'key=\"a value\"'"
         )
     return _early_setting(text, overrides) or _other_kind(error, text) or text
+
+
+def _explain_file(error: Exception, overrides: Sequence[str]) -> str | None:
+    """What to say of an option file that cannot be read, or builds on itself."""
+    if isinstance(error, yaml.YAMLError):
+        return explain_yaml(error)
+    if isinstance(error, UnicodeDecodeError):
+        return explain_bytes(error, files_of(overrides))
+    if _HEADER_ERROR.match(str(error)):
+        return explain_header(error, files_of(overrides))
+    circle = _circle(error)
+    return circle and (
+        f"Cannot compose '{circle}': its defaults lead back to it; expected each option to build "
+        f"on others only; mend the defaults of '{circle}.yaml', or of one that it builds on"
+    )
 
 
 def _early_setting(text: str, overrides: Sequence[str]) -> str | None:

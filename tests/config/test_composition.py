@@ -353,6 +353,31 @@ def test_a_header_without_key_and_value_is_named_with_its_file(
     )
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "circle"),
+    [
+        ("/experiments/x", "", "experiments/x"),
+        ("/experiments/y", "/experiments/x", "experiments/x"),
+        ("/experiments/y", "/experiments/y", "experiments/y"),
+    ],
+)
+def test_options_that_build_on_themselves_are_named(
+    x: str, y: str, circle: str, folder: Path
+) -> None:
+    for name, other in (("x", x), ("y", y)):
+        path = folder / "experiments" / f"{name}.yaml"
+        path.write_text(f"# @package _global_\ndefaults: [{other}]\n")
+    with (
+        pytest.raises(RecursionError) as caught,
+        initialize_config_dir(str(folder / "conf"), version_base="1.3"),
+    ):
+        compose("config", ["experiments=x"])
+    assert composition.is_about_composition(caught.value)
+    message = composition.explain(caught.value, [])
+    assert message.startswith(f"Cannot compose '{circle}': its defaults lead back to it; ")
+
+
 def test_other_errors_are_not_about_the_composition() -> None:
     assert not composition.is_about_composition(ValueError("Too many cooks"))
+    assert not composition.is_about_composition(RecursionError("maximum recursion depth"))
     assert not composition.is_about_composition(KeyError("Too many components in '@package a b'"))
