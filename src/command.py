@@ -30,6 +30,7 @@ def _allowed() -> list[str]:
 
 # On import: launchers with workers of their own compose in these as well.
 guard_hydra()
+points.guard_hydra()
 
 
 @hydra.main(config_path=str(package.CONF), config_name="config", version_base="1.3")
@@ -65,11 +66,11 @@ def command() -> None:
     follow_parent()
     ranks.prepare_rank()
     with complaint.complaints(sys.argv[1:]):
+        sys.argv[1:] = arguments.understood(sys.argv[1:])
         if arguments.is_multirun(sys.argv[1:]):
             ranks.refuse_sweep_of_ranks()
-            naming.name_sweep(sys.argv[1:], arguments.own_folders(sys.argv[1:]))
+            naming.name_sweep(arguments.asked(sys.argv[1:]))
             os.environ[sweep.SWEEP_PROCESS] = str(os.getpid())
-        sys.argv[1:] = arguments.understood(sys.argv[1:])
         _prepare(sys.argv[1:])
     with complaint.complaints(sys.argv[1:]), sweep.reported():
         _job()

@@ -156,19 +156,15 @@ def _gpus() -> list[str]:
     return []
 
 
-def name_sweep(arguments: Sequence[str], own: Sequence[Path] = ()) -> None:
-    """Name a sweep by its arguments, so that the same sweep again finds its folder.
+def name_sweep(asked: Sequence[str]) -> None:
+    """Name a sweep by what is asked for and where, so that the same sweep again finds its folder.
 
-    In their order, in which points are numbered, but for flags; a folder of options by where it
-    lies. The name travels as an environment variable, so that launchers and points inherit it.
+    The name travels as an environment variable, so that launchers and points inherit it.
 
     Args:
-        arguments: Those of the command line.
-        own: Folders of the user's own options.
+        asked: What makes it another sweep, in the order in which points are numbered.
     """
-    flags = sorted(each for each in arguments if each.startswith("-"))
-    others = [each for each in arguments if not each.startswith("-")]
-    os.environ["KDCI_SWEEP"] = content_hash([*flags, *others, *map(str, own)])[:12]
+    os.environ["KDCI_SWEEP"] = content_hash([os.getcwd(), *asked])[:12]
 
 
 def require_sweep() -> None:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from signal import Signals
 
+from omegaconf import DictConfig, OmegaConf
+
 from src.common.errors import UserError
 from src.common.files import content_hash, lock
 from src.common.parent import PARENT
@@ -26,9 +28,14 @@ _log = logging.getLogger(__name__)
 _REASON = re.compile(r"^(\[rank \d+\] )?Error: ")
 
 
-def digest(overrides: str) -> str:
-    """What tells the records of points of one number apart: an experiment's file is edited."""
-    return content_hash(overrides)[:8]
+def digest(*, _root_: DictConfig) -> str:
+    """What tells the records of points of one number apart, as options' files may be edited.
+
+    Args:
+        _root_: What the point is composed of; OmegaConf knows it by this name.
+    """
+    own = [str(key) for key in _root_ if key != "hydra"]
+    return content_hash(OmegaConf.to_yaml(OmegaConf.masked_copy(_root_, own)))[:8]
 
 
 def run_point(overrides: Sequence[str], record: Path) -> None:

@@ -19,7 +19,7 @@ from src.common.parent import follow, leave
 from src.complaint import complaints, of_sweep
 from src.config.launchers import SEARCH
 from src.config.option_files import PARAMS, SWEEPS
-from src.config.points import is_several, refuse_unfit_points
+from src.config.points import is_several, left_out, listed, refuse_unfit_points
 from src.point import BEGUN, FOLDER, POINT, START, begin, has_begun
 from src.report.sweep import report_sweep, result_of
 
@@ -58,8 +58,9 @@ def reported() -> Iterator[None]:
         if is_known and is_its_own and os.environ.get(FOLDER):
             folder = Path(os.environ[FOLDER])
             try:
-                # Other points of it may go on in jobs of their own.
-                report_sweep(folder, _records(folder), wait=False)
+                records = _records(folder)
+                if records:  # others of its points may go on in jobs of their own
+                    report_sweep(folder, records, wait=False)
             except (UserError, OSError) as trouble:  # how the sweep ended is what counts
                 _log.warning("No table: %s", trouble)
         raise
@@ -91,15 +92,12 @@ class SweepReport(Callback):
 
     @_heard()
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a search that no point could answer; have joblib's workers follow the sweep."""
+        """Refuse points that would be lost; have joblib's workers follow the sweep."""
         typed = config.hydra.overrides.task
-        params = config.hydra.sweeper.get("params") or {}
-        keys = {each.partition("=")[0] for each in typed}
-        listed = [f"{key}={value}" for key, value in params.items() if key not in keys]
-        refuse_unfit_points(typed, listed)
+        points = [*typed, *listed(config.hydra.sweeper.get("params") or {}, typed)]
+        refuse_unfit_points(points)
         if _is_search(config):
-            is_over_something = any(map(is_several, (*typed, *listed)))
-            _refuse_unfit_search(config, is_over_something=is_over_something)
+            _refuse_unfit_search(config, is_over_something=any(map(is_several, points)))
         folder = Path(config.hydra.sweep.dir).absolute()
         sweep: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
         subdir = str(sweep["subdir"])
@@ -137,15 +135,16 @@ def refuse_one_run(job: Any) -> None:
         job: Hydra's node of a single run.
 
     Raises:
-        UserError: If such an experiment is chosen.
+        UserError: If what is chosen has points that are not typed.
     """
-    if job.sweeper.get("params"):
-        chosen = job.runtime.choices.get(SWEEPS)
-        what = f"{SWEEPS}={chosen}, which is a sweep" if chosen else f"the points in {PARAMS}"
-        raise UserError(
-            f"Expected --multirun with {what}; add --multirun, or hydra.mode=RUN for one run "
-            "without its points"
-        )
+    if left_out(job) is None:
+        return
+    chosen = job.runtime.choices.get(SWEEPS)
+    what = f"{SWEEPS}={chosen}, which is a sweep" if chosen else f"the points in {PARAMS}"
+    raise UserError(
+        f"Expected --multirun with {what}; add --multirun, or hydra.mode=RUN for one run without "
+        "its points"
+    )
 
 
 def _refuse_unfit_search(config: DictConfig, *, is_over_something: bool) -> None:

@@ -214,13 +214,13 @@ def test_no_point_takes_the_record_of_another(begun: Path) -> None:
 
 
 def test_points_of_one_number_have_records_of_their_own() -> None:
-    """An experiment's file may be edited while its sweep runs, and the command given again."""
+    """Options' files may be edited while a sweep runs, and the command given again."""
     OmegaConf.register_new_resolver("digest", digest, replace=True)
     records = []
-    for overrides in ("seed=0", "seed=1", "seed=0"):
-        config = composed()
+    for seed in (0, 1, 0):
+        config = composed().copy()
         with open_dict(config):
-            config.hydra.job.num, config.hydra.job.override_dirname = 3, overrides
+            config.hydra.job.num, config.hydra.job.name, config.seed = 3, str(len(records)), seed
         records.append(config.hydra.sweep.subdir)
     assert records[0] == records[2] != records[1]
     assert re.fullmatch(r"3-[0-9a-f]{8}", records[0])

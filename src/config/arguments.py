@@ -33,7 +33,8 @@ _MODE = "hydra.mode"
 _ONE_RUN = f"{_MODE}=RUN"  # which points are given
 # They say of what a configuration is composed, and stand in no override.
 _COMPOSING = "config_name", "config_path", "config_dir"
-_PATH_FLAGS = ("--config-path", "--config-dir", "-cp", "-cd")
+_PATH_FLAG = re.compile("--config-[pd].*|-cp|-cd")  # in full, or as short as it can be
+_FOLDERS = ("hydra.sweep.dir", "hydra.run.dir")
 _POINTS = (f"{PARAMS}.", "hydra.sweeper.search_space.")  # the latter is Optuna's older word
 _KEY = r"[\w.@/]+"
 _REPLACED = re.compile(rf"({_KEY}\.\w+)=(\{{.*\b_target_\b.*)", re.DOTALL)
@@ -65,10 +66,24 @@ def composing(arguments: Sequence[str]) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value]
 
 
+def asked(arguments: Sequence[str]) -> list[str]:
+    """What understood arguments ask for, in their order, but for how it is shown or started."""
+    return [*composing(arguments), *_flags(arguments)[0].overrides]
+
+
 def own_folders(arguments: Sequence[str]) -> list[Path]:
-    """The folder of the user's own options that they name, to be searched after ours."""
+    """The folder of the user's own options, to be searched after ours, in understood arguments.
+
+    Raises:
+        UserError: If it is none.
+    """
     given, _ = _flags(arguments)
-    return [Path(given.config_dir).expanduser().absolute()] if given.config_dir else []
+    if not given.config_dir:
+        return []
+    folder = Path(given.config_dir).absolute()
+    if not folder.is_dir():
+        raise UserError(f"Expected --config-dir to be a folder, but got {shown(str(folder))}")
+    return [folder]
 
 
 def folders_of(overrides: Sequence[str]) -> list[Path]:
@@ -103,9 +118,9 @@ def understood(arguments: Sequence[str]) -> list[str]:
     """
     ordered = [_at_home(argument) for argument in sorted(arguments, key=_is_override)]
     _refuse_unknown_flags(ordered)
-    _refuse_mode(ordered)
-    _refuse_params(ordered)
     several = is_multirun(ordered)
+    _refuse_mode(ordered, several)
+    _refuse_params(ordered)
     ordered = [_ONE_PLUGIN.sub(r"\1=[\2]", argument) for argument in ordered]
     ordered = [_SWEEPERS.get(re.sub("['\"]", "", argument), argument) for argument in ordered]
     ordered = [_late(argument, several) for argument in ordered]
@@ -125,7 +140,7 @@ def plugins_of(arguments: Sequence[str]) -> list[str]:
     """
     given: Any = []
     for argument in arguments:
-        if _key(argument) == _PLUGINS:
+        if argument.lstrip("+").startswith(f"{_PLUGINS}="):
             given = _value(argument)
     if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
         raise UserError(
@@ -164,7 +179,7 @@ def search_path(conf: Sequence[Path], arguments: Sequence[str]) -> list[str]:
         UserError: If the command line has a search path of its own, which would take the place of
             the one that experiments and plug-ins are found by.
     """
-    if any(_key(argument) == SEARCH_PATH for argument in arguments):
+    if any(key_of(argument) == SEARCH_PATH for argument in arguments):
         raise UserError(
             f"Cannot use {SEARCH_PATH}, by which experiments and plug-ins are found; give "
             "--config-dir=FOLDER for options of your own, or plugins=[PACKAGE]"
@@ -184,7 +199,8 @@ def parsed(argument: str) -> Override | None:
         return None
 
 
-def _key(argument: str) -> str:
+def key_of(argument: str) -> str:
+    """What an override sets, adds or overrides by force."""
     return argument.partition("=")[0].lstrip("+")
 
 
@@ -197,22 +213,30 @@ def _value(argument: str) -> Any:
 
 
 def _is_override(argument: str) -> bool:
-    return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
+    is_removal = argument.startswith("~") and not argument.startswith("~/")
+    return not argument.startswith("-") and ("=" in argument or is_removal)
 
 
-def _refuse_mode(arguments: Sequence[str]) -> None:
+def _refuse_mode(arguments: Sequence[str], several: bool) -> None:
     """Refuse a sweep that is asked for in words that are no flag, and have many spellings."""
     for argument in arguments:
-        if _key(argument) == _MODE and argument != _ONE_RUN:
+        if key_of(argument) == _MODE and argument != _ONE_RUN:
             raise UserError(
                 f"Refused '{argument}': expected --multirun for a sweep, or {_ONE_RUN} for one run"
             )
+        if argument == _ONE_RUN and several:
+            raise UserError(f"Expected --multirun or {_ONE_RUN}, but got both; leave one out")
 
 
 def _refuse_params(arguments: Sequence[str]) -> None:
     """Refuse what Hydra merges into a node that only a sweep's file has, with a traceback."""
     for argument in arguments:
-        if _is_override(argument) and f"{_key(argument)}.".startswith(_POINTS):
+        if argument == f"~{PARAMS}":
+            raise UserError(
+                f"Cannot use '{argument}': give {_ONE_RUN} for one run without the points of a "
+                f"file, or leave out one of them, as with ~{PARAMS}.seed"
+            )
+        if _is_override(argument) and f"{key_of(argument)}.".startswith(_POINTS):
             raise UserError(
                 f"Cannot use '{argument}': expected the values of a sweep themselves, as in "
                 f"seed=0,1; leave {PARAMS} to files"
@@ -252,9 +276,11 @@ def _refuse_unknown_flags(arguments: Sequence[str]) -> None:
 
 
 def _at_home(argument: str) -> str:
-    """A flag with a path for which the shell has not put the home folder in the place of ~."""
+    """A path of Hydra's own for which the shell has not put the home folder in the place of ~."""
     flag, given, value = argument.partition("=")
-    return f"{flag}={expanduser(value)}" if given and flag in _PATH_FLAGS else argument
+    if given and (_PATH_FLAG.fullmatch(flag) or flag in _FOLDERS):
+        return f"{flag}={expanduser(value)}"
+    return expanduser(argument) if argument.startswith("~/") else argument  # a flag's, after it
 
 
 def _late(argument: str, several: bool) -> str:

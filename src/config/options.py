@@ -1,6 +1,6 @@
 """What is refused of the command line before Hydra composes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -98,49 +98,12 @@ def _refuse_unknown(argument: str, folders: Sequence[Path]) -> None:
     if parsed(argument) is None:  # Hydra says what it cannot read
         return
     known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
-    several = chosen(argument)
-    for name in several or [given.strip("'\"")]:
+    for name in chosen(argument) or [given.strip("'\"")]:
         if name not in known:
             cure = f"; without one, leave it out, or give '~{group}'" if name == "null" else ""
             raise UserError(f"{unknown_option(group, name, sorted(known))}{cure}")
         _usable(known[name])
         _refuse_wrong_header(known[name])
-        if several and group == SWEEPS and _may_sweep(name, known):
-            raise UserError(
-                f"Cannot sweep over {group}: '{in_program(known[name])}' has points of its own, "
-                "or builds on what may have some, which would be left out; give "
-                f"{group}={name} in a command of its own"
-            )
-
-
-def _may_sweep(name: str, known: Mapping[str, Path]) -> bool:
-    """Whether an experiment has points, or builds on what cannot be told to have none."""
-    waiting, seen = [name], set[str]()
-    while waiting:
-        each = waiting.pop()
-        if each in seen:
-            continue
-        seen.add(each)
-        if each not in known:
-            return True
-        content = _usable(known[each])
-        if content.get("hydra"):
-            return True
-        waiting += _inherited(content)
-    return False
-
-
-def _inherited(content: Mapping[str, Any]) -> Iterator[str]:
-    """What an experiment builds on, but for what is known to be an option of another group."""
-    for each in content.get("defaults") or ():
-        group, names = ("", each) if isinstance(each, str) else next(iter(each.items()))
-        absolute = group.rpartition(" ")[2].partition("@")[0]
-        if group and absolute.startswith("/") and absolute != f"/{SWEEPS}":
-            continue
-        for name in [names] if isinstance(names, str) else names:
-            plain = name.partition("@")[0].removeprefix(f"/{SWEEPS}/").removesuffix(".yaml")
-            if plain not in ("_self_", "null", ""):
-                yield plain
 
 
 def _is_name(value: str) -> bool:

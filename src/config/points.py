@@ -2,15 +2,18 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import wraps
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep
+from omegaconf import DictConfig
 
 from src.common.errors import UserError
-from src.config.arguments import parsed, replaces_ours
+from src.config.arguments import key_of, parsed, replaces_ours
 from src.config.option_files import BASE, PARAMS, SWEEPS, names_in, places_of
 
 _LISTED = "list the values, as in kdci=none,backdoor"
@@ -79,7 +82,7 @@ def refuse_contradictions(arguments: Iterable[str]) -> None:
         UserError: For the first key that goes through values and is given twice.
     """
     read = [(each, override) for each in arguments if (override := parsed(each)) is not None]
-    keys = [override.get_key_element().lstrip("+") for _, override in read]
+    keys = [key_of(argument) for argument, _ in read]
     often = Counter(keys)
     for key, (argument, override) in zip(keys, read, strict=True):
         if often[key] > 1 and (override.is_sweep_override() or key == SWEEPS):
@@ -89,37 +92,92 @@ def refuse_contradictions(arguments: Iterable[str]) -> None:
             )
 
 
-def refuse_unfit_points(typed: Sequence[str], listed: Sequence[str]) -> None:
-    """Refuse sweeps over nothing, which end in various ways, or over what no file can choose.
+def listed(params: Mapping[str, Any], typed: Sequence[str]) -> list[str]:
+    """The points of a sweep's files that are not typed, as ``key=value``.
 
     Args:
+        params: ``hydra.sweeper.params``.
         typed: Overrides of the command line.
-        listed: Those of ``hydra.sweeper.params`` that are not typed, as ``key=value``.
+
+    Raises:
+        UserError: If a key may not stand there, or is typed as well, in other words.
+    """
+    given = {key_of(each): each for each in typed}
+    found = []
+    for key, value in params.items():
+        as_typed, plain = given.get(key_of(key)), f"{key}={value}"
+        if as_typed is None and key in _TYPED:
+            raise UserError(
+                f"Cannot use '{key}' in {PARAMS}: expected it on the command line, {plain}"
+            )
+        if as_typed is None:
+            found.append(plain)
+        elif not as_typed.startswith(f"{key}="):  # Hydra would keep both, and heed one
+            raise UserError(
+                f"Expected '{key}=...' as in {PARAMS}, whose values it takes the place of, but "
+                f"got '{as_typed}'; write it as there"
+            )
+    return found
+
+
+def left_out(job: Any) -> str | None:
+    """Points of a file that a run is not one of, as ``key=values``: the first; or None.
+
+    Args:
+        job: Hydra's node of the run.
+    """
+    given = set(map(key_of, job.overrides.task))
+    params = job.sweeper.get("params") or {}
+    return next((f"{key}={params[key]}" for key in params if key_of(key) not in given), None)
+
+
+def guard_hydra() -> None:
+    """Make Hydra refuse a sweep some of whose points leave out those that an option of theirs has.
+
+    It reads the points of files before it has chosen among the options that it sweeps over. It
+    composes all points of a batch before it starts the first.
+    """
+    compose = ConfigLoaderImpl.load_sweep_config
+    compose = getattr(compose, "unguarded", compose)
+
+    @wraps(compose)
+    def load_sweep_config(*args: Any, **options: Any) -> DictConfig:
+        config: DictConfig = compose(*args, **options)
+        lost = left_out(config.hydra)
+        if lost is not None:
+            raise UserError(
+                f"Expected all points to go through {lost}, as an option says in {PARAMS}, but "
+                f"'{' '.join(config.hydra.overrides.task)}' does not; give {lost} on the command "
+                "line, or such an option in a command of its own"
+            )
+        return config
+
+    load_sweep_config.unguarded = compose  # type: ignore[attr-defined]
+    ConfigLoaderImpl.load_sweep_config = load_sweep_config  # type: ignore[method-assign]
+
+
+def refuse_unfit_points(points: Iterable[str]) -> None:
+    """Refuse sweeps over nothing, which end in various ways, or over what all points share.
+
+    Args:
+        points: Overrides of the command line, and those that are listed in files.
 
     Raises:
         UserError: For the first of them.
     """
-    for each in listed:
-        key = each.partition("=")[0]
-        if key in _TYPED:
-            raise UserError(
-                f"Cannot use '{key}' in {PARAMS}: expected it on the command line, {each}"
-            )
-    for each in (*typed, *listed):
+    for each in points:
         override, value = _read(each)
         if isinstance(value, Glob):
             raise UserError(f"Cannot use '{each}' in {PARAMS}; {_LISTED}")
         if isinstance(value, RangeSweep):
             _refuse_unfit_range(each, value)
-        if override is None or not override.is_sweep_override():
-            continue
-        if override.key_or_group == "paths.outputs":
+        if override and override.key_or_group == "paths.outputs" and is_several(each):
             raise UserError(f"Expected one paths.outputs for all points, but got '{each}'")
 
 
 def _refuse_unfit_range(argument: str, values: RangeSweep) -> None:
     ends = [each for each in (values.start, values.stop, values.step) if each is not None]
-    if not all(isfinite(each) for each in ends):
+    if not all(isinstance(each, int) or isfinite(each) for each in ends):
         raise UserError(f"Expected finite numbers in the range '{argument}'")
     if not (values.step and any(True for _ in values.range())):
         raise UserError(f"Expected values in the range '{argument}', but there is none")

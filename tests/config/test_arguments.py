@@ -101,21 +101,24 @@ def test_a_flag_for_which_a_variable_was_empty_is_refused(flag: str) -> None:
         arguments.understood([f"{flag}=", "seed=1"])
 
 
-def test_home_is_expanded_in_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_is_expanded_in_paths_of_hydra_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    given = ["--config-dir=~/own", "--config-path=~", "--package=~"]
+    given = ["--config-dir=~/own", "--config-path=~", "--package=~", "hydra.sweep.dir=~/s"]
     expected = ["--config-dir=/home/me/own", "--config-path=/home/me", "--package=~"]
-    assert arguments.understood(given) == expected
-    assert arguments.own_folders(["--config-di=~/own"]) == [Path("/home/me/own")]
-    for typed in (["--config-dir", "own"], ["-cd", "own"]):
-        assert arguments.understood(typed) == typed
+    assert arguments.understood(given) == [*expected, "hydra.sweep.dir=/home/me/s"]
+    assert arguments.understood(["--config-di=~/own"]) == ["--config-di=/home/me/own"]
+    for flag in ("--config-dir", "-cd"):
+        assert arguments.understood(["seed=1", flag, "~/own"]) == [flag, "/home/me/own", "seed=1"]
+        assert arguments.understood([flag, "own", "~a.b"]) == [flag, "own", "~a.b"]
 
 
 @pytest.mark.parametrize("key", ["hydra.sweeper.params", "+hydra.sweeper.params.seed"])
 def test_points_are_typed_as_values(key: str) -> None:
     with pytest.raises(UserError, match=r"Cannot use '.*=0,1': .*, as in seed=0,1; leave hydra"):
         arguments.understood(["-m", f"{key}=0,1"])
-    arguments.understood(["-m", "hydra.sweeper.params_of=1"])
+    arguments.understood(["-m", "hydra.sweeper.params_of=1", "~hydra.sweeper.params.seed"])
+    with pytest.raises(UserError, match=r"Cannot use '~.*params': give hydra\.mode=RUN"):
+        arguments.understood(["-m", "~hydra.sweeper.params"])
 
 
 def test_a_node_replaces_another() -> None:
@@ -165,6 +168,19 @@ def test_a_mode_is_said_by_a_flag(mode: str) -> None:
     with pytest.raises(UserError, match=r"expected --multirun for a sweep, or hydra\.mode=RUN"):
         arguments.understood([mode])
     assert arguments.understood(["hydra.mode=RUN"]) == ["hydra.mode=RUN"]
+    with pytest.raises(UserError, match=r"--multirun or hydra\.mode=RUN, but got both; leave one"):
+        arguments.understood(["seed=0,1", "-m", "hydra.mode=RUN"])
+
+
+def test_the_same_is_asked_in_other_words() -> None:
+    words = (["-m", "a=1,2", "-cd", "x"], ["--config-dir=x", "a=1,2", "--multirun"])
+    for typed in words:
+        assert arguments.asked(arguments.understood(typed)) == ["--config-dir=x", "a=1,2"]
+    assert arguments.asked(["-m", "b=1", "a=1"]) == ["b=1", "a=1"]
+
+
+def test_a_flag_s_value_is_no_plug_in() -> None:
+    assert arguments.plugins_of(["--info", "plugins"]) == []
 
 
 def test_where_a_configuration_is_can_be_handed_on() -> None:
@@ -193,8 +209,10 @@ def test_the_users_own_folder_is_one_of_those_with_options(tmp_path: Path) -> No
         assert arguments.own_folders(typed) == [tmp_path]
         assert arguments.folders_of(typed) == [CONF, tmp_path]
         assert tmp_path / "student/mine.yaml" in arguments.files_of(typed)
-    assert arguments.own_folders(["--config-dir=x"]) == [Path("x").absolute()]
+    assert arguments.own_folders(["--config-dir=conf"]) == [Path("conf").absolute()]
     assert arguments.own_folders(["-cp", "x"]) == []
+    with pytest.raises(UserError, match=r"Expected --config-dir to be a folder, but got '.*/x'"):
+        arguments.own_folders(["--config-dir=x"])
     assert arguments.replaces_ours(["-cp", "x"])
 
 

@@ -63,37 +63,6 @@ def test_an_option_may_stand_in_quotes() -> None:
         options.refuse_unknown_options(["recipe='dafk'"])
 
 
-POINTS = "hydra:\n  sweeper:\n    params:\n      seed: 0,1\n"
-
-
-@pytest.mark.parametrize(
-    "own",
-    [
-        POINTS,
-        "defaults: [z, _self_]\nseed: 1\n",
-        "defaults: [z.yaml]\n",
-        "defaults: [z@_here_]\n",
-        "defaults: [/experiments/z]\n",
-        "defaults: [../experiments/z]\n",
-        "defaults: [sub/z]\n",
-        "defaults: [sub: z]\n",
-        "defaults:\n- optional /experiments@_global_: [y, z]\n",
-    ],
-)
-@pytest.mark.parametrize("sweep", ["x,y", "choice(x)"])
-def test_sweeps_are_not_swept_over(sweep: str, own: str, folder: Path) -> None:
-    """Hydra would run a single point of each, without a word."""
-    plain = "defaults:\n- y\n- override /dataset: digits\n- _self_\n"
-    contents = dict.fromkeys("xy", "seed: 1\n") | {"z": POINTS, "a": plain}
-    for name, content in contents.items():
-        (folder / "experiments" / f"{name}.yaml").write_text(f"{HEADER.decode()}{content}")
-    options.refuse_unknown_options([f"experiments={sweep}", "experiments=a,y"])
-    (folder / "experiments" / "x.yaml").write_text(f"{HEADER.decode()}{own}")
-    options.refuse_unknown_options(["experiments=x"])
-    with pytest.raises(UserError, match=r"'experiments/x\.yaml' .* give experiments=x in"):
-        options.refuse_unknown_options([f"experiments={sweep}"])
-
-
 @pytest.mark.parametrize("content", [each[0] for each in BROKEN if b"\x00" not in each[0]])
 def test_a_broken_experiment_is_found_before_hydra_reads_it(content: bytes, folder: Path) -> None:
     (folder / "experiments" / "x.yaml").write_bytes(HEADER + content)

@@ -1,11 +1,20 @@
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
 
 from src.common.errors import UserError
 from src.common.package import CONF
 from src.config import points
 from src.config.option_files import names_in
+from tests.config.test_composition import HEADER, folder
+
+__all__ = ["folder"]  # a fixture
 
 
 @pytest.mark.parametrize("group", ["kdci", "dataset", "budget", "kdci/adjustment", "recipe"])
@@ -69,31 +78,89 @@ def test_a_pattern_needs_a_sweep() -> None:
 
 def test_only_what_has_values_is_a_sweep() -> None:
     some = ["seed=0,1", "seed=range(3)", "a=interval(0,1)", "kdci=choice(none)", "-m", "a=", "a=1"]
-    points.refuse_unfit_points(some, ["lr=range(1, 3)"])
     some += ["seed=range(-1, 1)", "seed=range(1000000000000)", "a=range(0, 0.5, 0.1)"]
+    points.refuse_unfit_points([*some, "lr=range(1, 3)", f"seed=range(1{'0' * 400})"])
     for none in ("range(0)", "range(2, 1)", "shuffle(range(0, 0))", "range(0, 3, 0)"):
-        for typed, listed in (([*some, f"seed={none}"], []), (some, [f"seed={none}"])):
-            with pytest.raises(UserError, match="Expected values in the range 'seed="):
-                points.refuse_unfit_points(typed, listed)
+        with pytest.raises(UserError, match="Expected values in the range 'seed="):
+            points.refuse_unfit_points([*some, f"seed={none}"])
 
 
 @pytest.mark.parametrize("ends", ["0, inf", "-inf, 0", "0, 1, inf", "nan, 1"])
 def test_a_range_without_end_is_refused(ends: str) -> None:
     with pytest.raises(UserError, match="Expected finite numbers in the range 'seed="):
-        points.refuse_unfit_points([f"seed=range({ends})"], [])
+        points.refuse_unfit_points([f"seed=range({ends})"])
+
+
+def test_points_of_a_file_give_way_to_typed_ones() -> None:
+    params = {"seed": "0,1", "+a.b": [1, 2], "kdci": "none"}
+    assert points.listed(params, ["seed=3", "x=1"]) == ["+a.b=[1, 2]", "kdci=none"]
+    assert points.listed(params, ["+a.b=3", "kdci=none,backdoor", "seed=1"]) == []
+    for typed, key in (("++seed=0", "seed"), ("a.b=3,4", "+a.b")):
+        expected = f"Expected '{key}=...' as in hydra.sweeper.params, whose values"
+        with pytest.raises(UserError, match=re.escape(expected)):
+            points.listed(params, [typed])
 
 
 @pytest.mark.parametrize("key", ["setting", "experiments", "plugins"])
 def test_what_is_chosen_before_points_are_known_is_typed(key: str) -> None:
-    points.refuse_unfit_points([f"{key}=a,b"], ["kdci=none,backdoor"])
+    assert points.listed({key: "a,b"}, [f"{key}=a"]) == []
     with pytest.raises(UserError, match=f"expected it on the command line, {key}=a,b$"):
-        points.refuse_unfit_points([], [f"{key}=a,b"])
+        points.listed({key: "a,b"}, [])
 
 
 def test_points_share_their_outputs() -> None:
-    points.refuse_unfit_points(["paths.outputs='a,b'", "paths.cache=a,b"], [])
+    points.refuse_unfit_points(["paths.outputs='a,b'", "paths.cache=a,b"])
     with pytest.raises(UserError, match=r"one paths\.outputs for all points, but got 'paths\.o"):
-        points.refuse_unfit_points(["paths.outputs=a,b"], [])
+        points.refuse_unfit_points(["paths.outputs=a,b"])
+
+
+@pytest.fixture
+def point(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., DictConfig]:
+    """Composes a point of a sweep over small options, as Hydra's sweepers do."""
+    name = "load_sweep_config"
+    monkeypatch.setattr(ConfigLoaderImpl, name, getattr(ConfigLoaderImpl, name))
+    points.guard_hydra()
+
+    def compose_point(*overrides: str) -> DictConfig:
+        with initialize_config_dir(str(folder / "conf"), version_base="1.3"):
+            master = compose("config", return_hydra_config=True)
+            loader = GlobalHydra.instance().config_loader()
+            return loader.load_sweep_config(master, list(overrides))
+
+    return compose_point
+
+
+POINTS = "hydra: {sweeper: {params: {seed: '0,1', +a: 2}}}\n"
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        POINTS,
+        "defaults: [z, _self_]\nseed: 1\n",
+        "defaults: [z.yaml]\n",
+        "defaults: [z@_here_]\n",
+        "defaults: [/experiments/z]\n",
+        "defaults: [../experiments/z]\n",
+        "defaults:\n- optional /experiments@_global_: [y, z]\n",
+        "defaults:\n- override /kdci: z\n",
+    ],
+)
+def test_no_point_of_an_option_is_left_out(
+    own: str, folder: Path, point: Callable[..., DictConfig]
+) -> None:
+    """Hydra would run one in the place of them all, without a word."""
+    contents = {"experiments/x": own, "experiments/y": "defaults: [/kdci/none@kdci]\nseed: 2\n"}
+    contents |= dict.fromkeys(("experiments/z", "conf/kdci/z"), POINTS)
+    for name, content in contents.items():
+        (folder / f"{name}.yaml").write_text(f"{HEADER.decode()}{content}")
+    assert point("experiments=y").seed == 2
+    assert point("experiments=x", "seed=3", "+a=2").seed == 3
+    for given, left in ((["seed=3"], r"\+a=2"), (["+a=2"], "seed=0,1")):
+        overrides = ["experiments=x", *given]
+        said = rf"go through {left}, as an option .* but '{' '.join(overrides)}' does not; give "
+        with pytest.raises(UserError, match=said.replace("+a=2'", r"\+a=2'")):
+            point(*overrides)
 
 
 def test_values_of_a_key_are_given_once() -> None:
