@@ -460,6 +460,7 @@ def test_frequent_and_rare_classes_are_told_as_the_runs_say() -> None:
             of = runs.setdefault(" ".join(words), {})
             of.setdefault(each["seed"], []).append(each)
     heading, parts = "Rare classes are not learned", (slice(3), slice(7, 10))
+    shown: dict[str, list[float]] = {}
     for words, seeds in runs.items():
         means = [
             fmean(float(each["accuracy"]) for classes in seeds.values() for each in classes[part])
@@ -468,6 +469,7 @@ def test_frequent_and_rare_classes_are_told_as_the_runs_say() -> None:
         assert [*_cells(heading, f"`{words}` |").values()][1:] == [
             f"{each:.1f}%" for each in means
         ]
+        shown[words] = means
     assert len(runs) == 7
     for number, words in ((16, "weighting"), (64, "backdoor kdci.N=64")):
         counts = [
@@ -479,6 +481,11 @@ def test_frequent_and_rare_classes_are_told_as_the_runs_say() -> None:
         ]
         row = f"prototypes of {number}, seeds 0, 1, 2 |"
         assert [*_cells(heading, row).values()][1:] == counts
+    (frequent, rare), (vanilla, none) = shown["weighting"], shown["none"]
+    told = (
+        f"it {vanilla - frequent:.1f} points of the frequent classes for {rare - none:.1f} of the"
+    )
+    assert told in " ".join(_PAGE.split())
 
 
 def _of_the_curves() -> Iterator[tuple[str, int, Gain]]:
