@@ -13,6 +13,7 @@ import pytest
 from src import command
 from src.common import package
 from src.common.errors import UserError
+from src.common.signals import FOUND
 
 
 def printed(*arguments: str, **environment: str) -> str:
@@ -77,8 +78,10 @@ def write_mine(path: Path, *, mode: str = "RUN") -> None:
     path.write_text(re.sub(r"^seed: \d+", "seed: 7", text, flags=re.MULTILINE))
 
 
-def showing(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = {name: v for name, v in os.environ.items() if not name.startswith("KDCI_")}
+def showing(folder: Path, *arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
+    environment = more | {
+        name: v for name, v in os.environ.items() if not name.startswith("KDCI_")
+    }
     return subprocess.run(
         [sys.executable, "-c", SHOWING, *arguments],
         cwd=folder,
@@ -116,6 +119,9 @@ def test_an_experiment_is_not_run_as_one_point_by_mistake(tmp_path: Path) -> Non
     assert done.stderr.startswith("Error: Expected --multirun with experiments=ablation")
     meant = showing(tmp_path, "experiments=ablation", "hydra.mode=RUN")
     assert len(shown(meant)) == 1, meant.stderr
+    handed_down = {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", FOUND: "{}", "KDCI_TYPED": ""}
+    rank = showing(tmp_path, "experiments=ablation", **handed_down)  # its parent had the word
+    assert len(shown(rank)) == 1, rank.stderr
     (tmp_path / "cfg/experiments").mkdir(parents=True)
     heir = "# @package _global_\ndefaults: [../experiments/ablation.yaml, _self_]\n"
     (tmp_path / "cfg/experiments/heir.yaml").write_text(heir)

@@ -106,7 +106,7 @@ def listed(params: Mapping[str, Any], typed: Sequence[str]) -> list[str]:
     found = []
     for key, value in params.items():
         as_typed, plain = given.get(key_of(key)), f"{key}={value}"
-        if as_typed is None and key in _TYPED:
+        if as_typed is None and key_of(key).partition("@")[0] in _TYPED:
             raise UserError(
                 f"Cannot use '{key}' in {PARAMS}: expected it on the command line, {plain}"
             )

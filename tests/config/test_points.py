@@ -101,7 +101,7 @@ def test_points_of_a_file_give_way_to_typed_ones() -> None:
             points.listed(params, [typed])
 
 
-@pytest.mark.parametrize("key", ["setting", "experiments", "plugins"])
+@pytest.mark.parametrize("key", ["setting", "experiments", "plugins", "setting@_global_"])
 def test_what_is_chosen_before_points_are_known_is_typed(key: str) -> None:
     assert points.listed({key: "a,b"}, [f"{key}=a"]) == []
     with pytest.raises(UserError, match=f"expected it on the command line, {key}=a,b$"):
