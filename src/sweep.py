@@ -19,7 +19,7 @@ from src.common.parent import follow, leave
 from src.complaint import complaints, of_sweep
 from src.config.launchers import SEARCH
 from src.config.option_files import PARAMS, SWEEPS
-from src.config.points import is_several, left_out, listed, refuse_unfit_points
+from src.config.points import is_several, listed, refuse_unfit_params, refuse_unfit_points
 from src.point import BEGUN, FOLDER, POINT, START, begin, has_begun
 from src.report.sweep import report_sweep, result_of
 
@@ -69,7 +69,7 @@ def reported() -> Iterator[None]:
 def _records(folder: Path) -> list[Path]:
     """Where each point is recorded that this call of a sweep has begun.
 
-    The same command may have had other points before an experiment's file was edited. What a
+    The same command may have had other points before an option's file was edited. What a
     launcher loses before it has begun ends the sweep by the launcher's own error.
     """
     records = [path.with_name(POINT) for path in folder.rglob(f"*/{BEGUN}") if has_begun(path)]
@@ -94,7 +94,9 @@ class SweepReport(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse points that would be lost; have joblib's workers follow the sweep."""
         typed = config.hydra.overrides.task
-        points = [*typed, *listed(config.hydra.sweeper.get("params") or {}, typed)]
+        params = config.hydra.sweeper.get("params") or {}
+        refuse_unfit_params(params, typed)
+        points = [*typed, *listed(params, typed)]
         refuse_unfit_points(points)
         if _is_search(config):
             _refuse_unfit_search(config, is_over_something=any(map(is_several, points)))
@@ -137,7 +139,7 @@ def refuse_one_run(job: Any) -> None:
     Raises:
         UserError: If what is chosen has points that are not typed.
     """
-    if left_out(job) is None:
+    if not listed(job.sweeper.get("params"), job.overrides.task):
         return
     chosen = job.runtime.choices.get(SWEEPS)
     what = f"{SWEEPS}={chosen}, which is a sweep" if chosen else f"the points in {PARAMS}"

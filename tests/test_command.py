@@ -119,6 +119,9 @@ def test_an_experiment_is_not_run_as_one_point_by_mistake(tmp_path: Path) -> Non
     assert done.stderr.startswith("Error: Expected --multirun with experiments=ablation")
     meant = showing(tmp_path, "experiments=ablation", "hydra.mode=RUN")
     assert len(shown(meant)) == 1, meant.stderr
+    swept = showing(tmp_path, "experiments=ablation,variance", "-m")  # each has its own
+    assert (swept.returncode, shown(swept)) == (2, [])
+    assert "Error: Expected the same values in hydra.sweeper.params for all" in swept.stderr
     handed_down = {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", FOUND: "{}", "KDCI_TYPED": ""}
     rank = showing(tmp_path, "experiments=ablation", **handed_down)  # its parent had the word
     assert len(shown(rank)) == 1, rank.stderr
@@ -130,7 +133,9 @@ def test_an_experiment_is_not_run_as_one_point_by_mistake(tmp_path: Path) -> Non
     assert done.stderr.startswith("Error: Expected --multirun with experiments=heir, which is a")
 
 
-def test_a_sweep_is_known_by_where_its_options_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_is_known_by_where_its_options_lie(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Two people with folders of one name and the same outputs have sweeps of their own."""
     names = set()
     monkeypatch.setattr(command, "_prepare", lambda _: None)
@@ -138,8 +143,9 @@ def test_a_sweep_is_known_by_where_its_options_lie(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "execve", None)  # what starts anew is not tried here
     for name in ("KDCI_SWEEP", "KDCI_ROOT", "HYDRA_FULL_ERROR", "KDCI_SWEEP_PROCESS"):
         monkeypatch.setenv(name, "")
-    for home in ("/home/alice", "/home/bob"):
-        monkeypatch.setenv("HOME", home)
+    for name in ("alice", "bob"):
+        (tmp_path / name / "own").mkdir(parents=True)
+        monkeypatch.setenv("HOME", str(tmp_path / name))
         monkeypatch.setattr(sys, "argv", ["src.run", "-m", "--config-dir=~/own", "seed=0,1"])
         command.command()
         names.add(os.environ["KDCI_SWEEP"])

@@ -217,12 +217,14 @@ def test_points_of_one_number_have_records_of_their_own() -> None:
     """Options' files may be edited while a sweep runs, and the command given again."""
     OmegaConf.register_new_resolver("digest", digest, replace=True)
     records = []
-    for seed in (0, 1, 0):
+    for seed, number in (0, 16), (1, 16), (0, 8), (0, 16):
         config = composed().copy()
         with open_dict(config):
-            config.hydra.job.num, config.hydra.job.name, config.seed = 3, str(len(records)), seed
+            config.hydra.job.num, config.hydra.job.name = 3, str(len(records))
+            config.seed, config.kdci.N = seed, number
         records.append(config.hydra.sweep.subdir)
-    assert records[0] == records[2] != records[1]
+    assert records[0] == records[3]
+    assert len(set(records)) == 3
     assert re.fullmatch(r"3-[0-9a-f]{8}", records[0])
 
 

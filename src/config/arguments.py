@@ -34,6 +34,7 @@ _ONE_RUN = f"{_MODE}=RUN"  # which points are given
 # They say of what a configuration is composed, and stand in no override.
 _COMPOSING = "config_name", "config_path", "config_dir"
 _PATH_FLAG = re.compile("--config-[pd].*|-cp|-cd")  # in full, or as short as it can be
+_HOME = re.compile(r"~(/|$)")
 _FOLDERS = ("hydra.sweep.dir", "hydra.run.dir")
 _POINTS = (f"{PARAMS}.", "hydra.sweeper.search_space.")  # the latter is Optuna's older word
 _KEY = r"[\w.@/]+"
@@ -68,7 +69,9 @@ def composing(arguments: Sequence[str]) -> list[str]:
 
 def asked(arguments: Sequence[str]) -> list[str]:
     """What understood arguments ask for, in their order, but for how it is shown or started."""
-    return [*composing(arguments), *_flags(arguments)[0].overrides]
+    given, _ = _flags(arguments)
+    where = (given.config_name, given.config_path, *own_folders(arguments))
+    return [*(str(each) for each in where if each), *given.overrides]
 
 
 def own_folders(arguments: Sequence[str]) -> list[Path]:
@@ -213,7 +216,7 @@ def _value(argument: str) -> Any:
 
 
 def _is_override(argument: str) -> bool:
-    is_removal = argument.startswith("~") and not argument.startswith("~/")
+    is_removal = argument.startswith("~") and not _HOME.match(argument)
     return not argument.startswith("-") and ("=" in argument or is_removal)
 
 
@@ -231,7 +234,7 @@ def _refuse_mode(arguments: Sequence[str], several: bool) -> None:
 def _refuse_params(arguments: Sequence[str]) -> None:
     """Refuse what Hydra merges into a node that only a sweep's file has, with a traceback."""
     for argument in arguments:
-        if argument == f"~{PARAMS}":
+        if key_of(argument) == f"~{PARAMS}":
             raise UserError(
                 f"Cannot use '{argument}': give {_ONE_RUN} for one run without the points of a "
                 f"file, or leave out one of them, as with ~{PARAMS}.seed"
@@ -278,9 +281,9 @@ def _refuse_unknown_flags(arguments: Sequence[str]) -> None:
 def _at_home(argument: str) -> str:
     """A path of Hydra's own for which the shell has not put the home folder in the place of ~."""
     flag, given, value = argument.partition("=")
-    if given and (_PATH_FLAG.fullmatch(flag) or flag in _FOLDERS):
+    if given and (_PATH_FLAG.fullmatch(flag) or key_of(argument) in _FOLDERS):
         return f"{flag}={expanduser(value)}"
-    return expanduser(argument) if argument.startswith("~/") else argument  # a flag's, after it
+    return expanduser(argument) if _HOME.match(argument) else argument  # a flag's, after it
 
 
 def _late(argument: str, several: bool) -> str:

@@ -92,63 +92,64 @@ def refuse_contradictions(arguments: Iterable[str]) -> None:
             )
 
 
-def listed(params: Mapping[str, Any], typed: Sequence[str]) -> list[str]:
+def listed(params: Mapping[str, Any] | None, typed: Iterable[str]) -> list[str]:
     """The points of a sweep's files that are not typed, as ``key=value``.
+
+    Args:
+        params: ``hydra.sweeper.params``.
+        typed: Overrides of the command line.
+    """
+    given = set(map(key_of, typed))
+    return [f"{key}={value}" for key, value in (params or {}).items() if key_of(key) not in given]
+
+
+def refuse_unfit_params(params: Mapping[str, Any], typed: Iterable[str]) -> None:
+    """Refuse points of files that Hydra would read too late, or as others than the typed ones.
 
     Args:
         params: ``hydra.sweeper.params``.
         typed: Overrides of the command line.
 
     Raises:
-        UserError: If a key may not stand there, or is typed as well, in other words.
+        UserError: For the first of them.
     """
     given = {key_of(each): each for each in typed}
-    found = []
     for key, value in params.items():
-        as_typed, plain = given.get(key_of(key)), f"{key}={value}"
+        as_typed = given.get(key_of(key))
         if as_typed is None and key_of(key).partition("@")[0] in _TYPED:
             raise UserError(
-                f"Cannot use '{key}' in {PARAMS}: expected it on the command line, {plain}"
+                f"Cannot use '{key}' in {PARAMS}: expected it on the command line, {key}={value}"
             )
-        if as_typed is None:
-            found.append(plain)
-        elif not as_typed.startswith(f"{key}="):  # Hydra would keep both, and heed one
+        if as_typed and not as_typed.startswith(f"{key}="):  # Hydra would keep both, and heed one
             raise UserError(
                 f"Expected '{key}=...' as in {PARAMS}, whose values it takes the place of, but "
                 f"got '{as_typed}'; write it as there"
             )
-    return found
-
-
-def left_out(job: Any) -> str | None:
-    """Points of a file that a run is not one of, as ``key=values``: the first; or None.
-
-    Args:
-        job: Hydra's node of the run.
-    """
-    given = set(map(key_of, job.overrides.task))
-    params = job.sweeper.get("params") or {}
-    return next((f"{key}={params[key]}" for key in params if key_of(key) not in given), None)
 
 
 def guard_hydra() -> None:
-    """Make Hydra refuse a sweep some of whose points leave out those that an option of theirs has.
+    """Make Hydra refuse a point whose options have other points than its sweep goes through.
 
     It reads the points of files before it has chosen among the options that it sweeps over. It
-    composes all points of a batch before it starts the first.
+    composes all points before it starts the first, or those of a batch where there are several; a
+    search composes them one by one.
     """
     compose = ConfigLoaderImpl.load_sweep_config
     compose = getattr(compose, "unguarded", compose)
 
     @wraps(compose)
-    def load_sweep_config(*args: Any, **options: Any) -> DictConfig:
-        config: DictConfig = compose(*args, **options)
-        lost = left_out(config.hydra)
-        if lost is not None:
+    def load_sweep_config(self: Any, master_config: Any, sweep_overrides: list[str]) -> DictConfig:
+        config = compose(self, master_config, sweep_overrides)
+        typed = master_config.hydra.overrides.task
+        own, all_have = (
+            listed(each.hydra.sweeper.get("params"), typed) for each in (config, master_config)
+        )
+        if own != all_have:
             raise UserError(
-                f"Expected all points to go through {lost}, as an option says in {PARAMS}, but "
-                f"'{' '.join(config.hydra.overrides.task)}' does not; give {lost} on the command "
-                "line, or such an option in a command of its own"
+                f"Expected the same values in {PARAMS} for all points, but "
+                f"'{' '.join(sweep_overrides)}' has {' '.join(own) or 'none'} where the sweep "
+                f"goes through {' '.join(all_have) or 'none'}; give them on the command line, or "
+                "such an option in a command of its own"
             )
         return config
 

@@ -106,7 +106,9 @@ def test_home_is_expanded_in_paths_of_hydra_s_own(monkeypatch: pytest.MonkeyPatc
     given = ["--config-dir=~/own", "--config-path=~", "--package=~", "hydra.sweep.dir=~/s"]
     expected = ["--config-dir=/home/me/own", "--config-path=/home/me", "--package=~"]
     assert arguments.understood(given) == [*expected, "hydra.sweep.dir=/home/me/s"]
-    assert arguments.understood(["--config-di=~/own"]) == ["--config-di=/home/me/own"]
+    for flag in ("--config-di", "-cp", "-cd", "++hydra.run.dir"):
+        assert arguments.understood([f"{flag}=~/own"]) == [f"{flag}=/home/me/own"]
+    assert arguments.understood(["-cd", "~"]) == ["-cd", "/home/me"]
     for flag in ("--config-dir", "-cd"):
         assert arguments.understood(["seed=1", flag, "~/own"]) == [flag, "/home/me/own", "seed=1"]
         assert arguments.understood([flag, "own", "~a.b"]) == [flag, "own", "~a.b"]
@@ -117,8 +119,8 @@ def test_points_are_typed_as_values(key: str) -> None:
     with pytest.raises(UserError, match=r"Cannot use '.*=0,1': .*, as in seed=0,1; leave hydra"):
         arguments.understood(["-m", f"{key}=0,1"])
     arguments.understood(["-m", "hydra.sweeper.params_of=1", "~hydra.sweeper.params.seed"])
-    with pytest.raises(UserError, match=r"Cannot use '~.*params': give hydra\.mode=RUN"):
-        arguments.understood(["-m", "~hydra.sweeper.params"])
+    with pytest.raises(UserError, match=r"Cannot use '~.*params=1': give hydra\.mode=RUN"):
+        arguments.understood(["-m", "~hydra.sweeper.params=1"])
 
 
 def test_a_node_replaces_another() -> None:
@@ -173,14 +175,18 @@ def test_a_mode_is_said_by_a_flag(mode: str) -> None:
 
 
 def test_the_same_is_asked_in_other_words() -> None:
-    words = (["-m", "a=1,2", "-cd", "x"], ["--config-dir=x", "a=1,2", "--multirun"])
-    for typed in words:
-        assert arguments.asked(arguments.understood(typed)) == ["--config-dir=x", "a=1,2"]
+    folder = str(Path("conf").absolute())
+    for where in (["-cd", "conf"], ["--config-dir=conf/"], [f"--config-di={folder}"]):
+        typed = ["-m", "a=1,2", "-cn", "mine", *where]
+        asked = arguments.asked(arguments.understood(typed))
+        assert asked == ["mine", folder, "a=1,2"]
+        assert asked == arguments.asked(arguments.understood(["a=1,2", *where, "-cn=mine"]))
     assert arguments.asked(["-m", "b=1", "a=1"]) == ["b=1", "a=1"]
 
 
 def test_a_flag_s_value_is_no_plug_in() -> None:
     assert arguments.plugins_of(["--info", "plugins"]) == []
+    assert arguments.plugins_of(["++plugins=[mylab]"]) == ["mylab"]
 
 
 def test_where_a_configuration_is_can_be_handed_on() -> None:
@@ -213,6 +219,8 @@ def test_the_users_own_folder_is_one_of_those_with_options(tmp_path: Path) -> No
     assert arguments.own_folders(["-cp", "x"]) == []
     with pytest.raises(UserError, match=r"Expected --config-dir to be a folder, but got '.*/x'"):
         arguments.own_folders(["--config-dir=x"])
+    with pytest.raises(UserError, match="Expected --config-dir to be a folder"):
+        arguments.own_folders([f"--config-dir={__file__}"])
     assert arguments.replaces_ours(["-cp", "x"])
 
 

@@ -1,6 +1,7 @@
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -93,19 +94,22 @@ def test_a_range_without_end_is_refused(ends: str) -> None:
 
 def test_points_of_a_file_give_way_to_typed_ones() -> None:
     params = {"seed": "0,1", "+a.b": [1, 2], "kdci": "none"}
+    for typed in (["seed=3", "x=1"], ["+a.b=3", "kdci=none,backdoor", "seed=1"]):
+        points.refuse_unfit_params(params, typed)
     assert points.listed(params, ["seed=3", "x=1"]) == ["+a.b=[1, 2]", "kdci=none"]
-    assert points.listed(params, ["+a.b=3", "kdci=none,backdoor", "seed=1"]) == []
-    for typed, key in (("++seed=0", "seed"), ("a.b=3,4", "+a.b")):
+    assert points.listed(params, ["a.b=3", "kdci=none,backdoor", "++seed=1"]) == []
+    assert points.listed(None, []) == []
+    for wrong, key in (("++seed=0", "seed"), ("a.b=3,4", "+a.b")):
         expected = f"Expected '{key}=...' as in hydra.sweeper.params, whose values"
         with pytest.raises(UserError, match=re.escape(expected)):
-            points.listed(params, [typed])
+            points.refuse_unfit_params(params, [wrong])
 
 
 @pytest.mark.parametrize("key", ["setting", "experiments", "plugins", "setting@_global_"])
 def test_what_is_chosen_before_points_are_known_is_typed(key: str) -> None:
-    assert points.listed({key: "a,b"}, [f"{key}=a"]) == []
+    points.refuse_unfit_params({key: "a,b"}, [f"{key}=a"])
     with pytest.raises(UserError, match=f"expected it on the command line, {key}=a,b$"):
-        points.listed({key: "a,b"}, [])
+        points.refuse_unfit_params({key: "a,b"}, [])
 
 
 def test_points_share_their_outputs() -> None:
@@ -118,12 +122,16 @@ def test_points_share_their_outputs() -> None:
 def point(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., DictConfig]:
     """Composes a point of a sweep over small options, as Hydra's sweepers do."""
     name = "load_sweep_config"
-    monkeypatch.setattr(ConfigLoaderImpl, name, getattr(ConfigLoaderImpl, name))
-    points.guard_hydra()
+    unguarded = getattr(ConfigLoaderImpl, name)
+    monkeypatch.setattr(ConfigLoaderImpl, name, unguarded)
+    for _ in range(2):  # as where the program is imported twice
+        points.guard_hydra()
+        guarded: Any = ConfigLoaderImpl.load_sweep_config
+        assert guarded.unguarded is getattr(unguarded, "unguarded", unguarded)
 
-    def compose_point(*overrides: str) -> DictConfig:
+    def compose_point(*overrides: str, typed: Sequence[str] = ()) -> DictConfig:
         with initialize_config_dir(str(folder / "conf"), version_base="1.3"):
-            master = compose("config", return_hydra_config=True)
+            master = compose("config", [*typed], return_hydra_config=True)
             loader = GlobalHydra.instance().config_loader()
             return loader.load_sweep_config(master, list(overrides))
 
@@ -155,12 +163,27 @@ def test_no_point_of_an_option_is_left_out(
     for name, content in contents.items():
         (folder / f"{name}.yaml").write_text(f"{HEADER.decode()}{content}")
     assert point("experiments=y").seed == 2
-    assert point("experiments=x", "seed=3", "+a=2").seed == 3
-    for given, left in ((["seed=3"], r"\+a=2"), (["+a=2"], "seed=0,1")):
-        overrides = ["experiments=x", *given]
-        said = rf"go through {left}, as an option .* but '{' '.join(overrides)}' does not; give "
-        with pytest.raises(UserError, match=said.replace("+a=2'", r"\+a=2'")):
-            point(*overrides)
+    assert point("experiments=x", "seed=3", "+a=2", typed=["seed=3", "+a=2"]).seed == 3
+    for typed, left in (["seed=3"], "+a=2"), (["+a=2"], "seed=0,1"), ([], "seed=0,1 +a=2"):
+        overrides = " ".join(["experiments=x", *typed])
+        said = f"'{overrides}' has {left} where the sweep goes through none; give them on the"
+        with pytest.raises(UserError, match=re.escape(said)):
+            point(*overrides.split(), typed=typed)
+
+
+def test_all_options_of_a_sweep_have_the_same_points(
+    folder: Path, point: Callable[..., DictConfig]
+) -> None:
+    """The sweep goes through those of the option that it would have without the sweep."""
+    for name, seeds in (("x", "0,1"), ("y", "5,6")):
+        text = f"hydra: {{sweeper: {{params: {{seed: '{seeds}'}}}}}}\nname: {name}\n"
+        (folder / f"conf/kdci/{name}.yaml").write_text(f"{HEADER.decode()}{text}")
+    assert point("kdci=x", "seed=0", typed=["kdci=x"]).seed == 0
+    assert point("kdci=none", "seed=3", typed=["kdci=x", "seed=3"]).seed == 3
+    for other, has in (("y", "seed=5,6"), ("none", "none")):
+        said = f"'kdci={other} seed=0' has {has} where the sweep goes through seed=0,1; give"
+        with pytest.raises(UserError, match=re.escape(said)):
+            point(f"kdci={other}", "seed=0", typed=["kdci=x"])
 
 
 def test_values_of_a_key_are_given_once() -> None:
