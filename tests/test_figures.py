@@ -90,7 +90,7 @@ def _form() -> Iterator[Claim]:
         "dfnd, four times as long": Runs("cifar10_dfnd_long", "dfnd"),
         "dfnd, another pool": Runs("cifar10_dfnd_objects", "dfnd"),
         **{each: Runs("cifar10_generators", each) for each in ("dafl", "cmi")},
-        "fast": Runs("cifar10_present", "fast"),
+        **{each: Runs("cifar10_present", each) for each in ("fast", "deepinv")},
         "mosaickd": Runs("cifar10_mosaickd", "mosaickd"),
     }.items():
         yield "The paper's form", f"CIFAR-10 | {row}", "gain", _by("backdoor", of), of
@@ -145,7 +145,10 @@ def _others() -> Iterator[Claim]:
         ("CIFAR-10 | dfnd, another pool", Runs("cifar10_dfnd_objects", "dfnd"), "weighting", {}),
         ("CIFAR-10 | mosaickd, four", Runs("cifar10_mosaickd_long", "mosaickd"), "weighting", {}),
         ("CIFAR-10 | dafl | prior", Runs("cifar10_generators", "dafl"), "prior", {}),
-        ("CIFAR-10 | fast | prior", Runs("cifar10_present", "fast"), "prior", {}),
+        *(
+            (f"CIFAR-10 | {each} | prior", Runs("cifar10_present", each), "prior", {})
+            for each in ("fast", "mosaickd", "deepinv", "cmi")
+        ),
         ("CIFAR-10, float32 | dfnd", Runs("cifar10_laptop", "dfnd"), "weighting", {}),
         ("CIFAR-10, float32 | mosaickd", Runs("cifar10_laptop", "mosaickd"), "weighting", {}),
         *(
@@ -172,7 +175,7 @@ def _known_shift() -> Iterator[Claim]:
         *(("weighting", {"adjustment.strata": each}) for each in ("both", "cluster")),
         ("prior", {}),
         ("standardisation", {}),
-        *(("backdoor", dict([each.split("=")])) for each in (*_AT_100, "N=64")),
+        *(("backdoor", dict([each.split("=")])) for each in (*_AT_100, "N=64", "N=auto")),
         ("backdoor", {"adjustment.expectation": "arithmetic", "lr_scale": "0.01"}),
     ):
         words = (f"kdci.{key}={value}" for key, value in changed.items())
