@@ -142,7 +142,8 @@ def guard_hydra() -> None:
         config = compose(self, master_config, sweep_overrides)
         typed = master_config.hydra.overrides.task
         own, all_have = (
-            listed(each.hydra.sweeper.get("params"), typed) for each in (config, master_config)
+            sorted(listed(each.hydra.sweeper.get("params"), typed))  # in any order of options
+            for each in (config, master_config)
         )
         if own != all_have:
             raise UserError(

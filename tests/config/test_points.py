@@ -164,7 +164,7 @@ def test_no_point_of_an_option_is_left_out(
         (folder / f"{name}.yaml").write_text(f"{HEADER.decode()}{content}")
     assert point("experiments=y").seed == 2
     assert point("experiments=x", "seed=3", "+a=2", typed=["seed=3", "+a=2"]).seed == 3
-    for typed, left in (["seed=3"], "+a=2"), (["+a=2"], "seed=0,1"), ([], "seed=0,1 +a=2"):
+    for typed, left in (["seed=3"], "+a=2"), (["+a=2"], "seed=0,1"), ([], "+a=2 seed=0,1"):
         overrides = " ".join(["experiments=x", *typed])
         said = f"'{overrides}' has {left} where the sweep goes through none; give them on the"
         with pytest.raises(UserError, match=re.escape(said)):
@@ -175,13 +175,18 @@ def test_all_options_of_a_sweep_have_the_same_points(
     folder: Path, point: Callable[..., DictConfig]
 ) -> None:
     """The sweep goes through those of the option that it would have without the sweep."""
-    for name, seeds in (("x", "0,1"), ("y", "5,6")):
-        text = f"hydra: {{sweeper: {{params: {{seed: '{seeds}'}}}}}}\nname: {name}\n"
+    for name, seeds in (
+        ("x", "+a: 2, seed: '0,1'"),
+        ("y", "seed: '5,6'"),
+        ("z", "seed: '0,1', +a: 2"),
+    ):
+        text = f"hydra: {{sweeper: {{params: {{{seeds}}}}}}}\nname: {name}\n"
         (folder / f"conf/kdci/{name}.yaml").write_text(f"{HEADER.decode()}{text}")
-    assert point("kdci=x", "seed=0", typed=["kdci=x"]).seed == 0
-    assert point("kdci=none", "seed=3", typed=["kdci=x", "seed=3"]).seed == 3
+    for same in ("x", "z"):
+        assert point(f"kdci={same}", "seed=0", "+a=2", typed=["kdci=x"]).seed == 0
+    assert point("kdci=none", "seed=3", "+a=1", typed=["kdci=x", "seed=3", "+a=1"]).seed == 3
     for other, has in (("y", "seed=5,6"), ("none", "none")):
-        said = f"'kdci={other} seed=0' has {has} where the sweep goes through seed=0,1; give"
+        said = f"'kdci={other} seed=0' has {has} where the sweep goes through +a=2 seed=0,1; give"
         with pytest.raises(UserError, match=re.escape(said)):
             point(f"kdci={other}", "seed=0", typed=["kdci=x"])
 
