@@ -146,7 +146,7 @@ def _others() -> Iterator[Claim]:
         ("CIFAR-10 | mosaickd, four", Runs("cifar10_mosaickd_long", "mosaickd"), "weighting", {}),
         ("CIFAR-10 | dafl | prior", Runs("cifar10_generators", "dafl"), "prior", {}),
         *(
-            (f"CIFAR-10 | {each} | prior", Runs("cifar10_present", each), "prior", {})
+            (f"CIFAR-10 | {each} | prior |", Runs("cifar10_present", each), "prior", {})
             for each in ("fast", "mosaickd", "deepinv", "cmi")
         ),
         ("CIFAR-10, float32 | dfnd", Runs("cifar10_laptop", "dfnd"), "weighting", {}),
@@ -157,6 +157,11 @@ def _others() -> Iterator[Claim]:
         ),
     ):
         yield heading, row, "gain", _by(kdci, of, settings), of
+
+    for baseline in ("deepinv", "cmi"):
+        of = Runs("cifar10_present", baseline)
+        row = f"CIFAR-10 | {baseline} | prior, strength 0.001"
+        yield heading, row, "gain", Runs("cifar10_null", baseline, "prior"), of
 
 
 def _known_shift() -> Iterator[Claim]:
@@ -352,6 +357,7 @@ def _told_in_words() -> dict[str, list[float]]:
     evenly = ("dafl", "fast", "cmi", "deepinv")
     laptop = [Runs("digits_laptop", each) for each in evenly]
     drawn = [Runs("digits_adjustments", each, "weighting") for each in evenly]
+    vanilla = [Runs("cifar10_present", each) for each in ("cmi", "deepinv")]
     renormalised = replace(dafl, file="digits_adjustments", kdci="backdoor")
     renormalised = replace(renormalised, settings={"adjustment.renormalise": "true"})
     return {
@@ -370,6 +376,12 @@ def _told_in_words() -> dict[str, list[float]]:
         ),
         "weighting against the form": _of_all((_by("weighting", own), _by("backdoor", own))),
         "the older rule of banks": _of_all((shared, _MADE)),
+        **{
+            f"CMI and DeepInv, {file}": _of_all(
+                *((replace(of, file=file, kdci="prior"), of) for of in vanilla)
+            )
+            for file in ("cifar10_present", "cifar10_null")
+        },
         "generators on digits": _of_all(*zip(drawn, laptop, strict=True)),
     }
 
