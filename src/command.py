@@ -16,7 +16,7 @@ from src.common import package
 from src.common.errors import UserError
 from src.common.parent import follow_parent
 from src.common.plugins import conf_of, refuse_unfit_plugins
-from src.config import arguments, launchers, options, points
+from src.config import arguments, flags, launchers, options, points
 from src.config.reach import guard_hydra
 
 _PLUGINS, _COMPOSING = "KDCI_PLUGINS", "KDCI_COMPOSING"  # for launchers with workers of their own
@@ -50,7 +50,7 @@ def _job(config: DictConfig) -> float | None:
             record = Path(job.runtime.output_dir)
             point.run_point(handed_on, record)
             return point.value_of(record, config.search.objective)
-        if arguments.is_one_run(sys.argv[1:]) and ranks.handed_down() is None:
+        if flags.is_one_run(sys.argv[1:]) and ranks.handed_down() is None:
             sweep.refuse_one_run(job)
         launch.run_single(config, handed_on)
     return None
@@ -67,9 +67,9 @@ def command() -> None:
     ranks.prepare_rank()
     with complaint.complaints(sys.argv[1:]):
         sys.argv[1:] = arguments.understood(sys.argv[1:])
-        if arguments.is_multirun(sys.argv[1:]):
+        if flags.is_multirun(sys.argv[1:]):
             ranks.refuse_sweep_of_ranks()
-            naming.name_sweep(arguments.asked(sys.argv[1:]))
+            naming.name_sweep(flags.asked(sys.argv[1:]))
             os.environ[sweep.SWEEP_PROCESS] = str(os.getpid())
         _prepare(sys.argv[1:])
     with complaint.complaints(sys.argv[1:]), sweep.reported():
@@ -83,12 +83,12 @@ def _prepare(typed: list[str]) -> None:
         sys.path.insert(0, os.getcwd())  # for `kdci`; `python -m` does the same
     refuse_unfit_plugins(plugins)
     os.environ[_PLUGINS] = json.dumps(plugins)
-    os.environ[_COMPOSING] = json.dumps(arguments.composing(typed))
+    os.environ[_COMPOSING] = json.dumps(flags.composing(typed))
     conf = conf_of(plugins)
     searched = arguments.search_path(conf, typed)
-    folders = [*conf, *arguments.own_folders(typed)]
+    folders = [*conf, *flags.own_folders(typed)]
     options.refuse_shadowed_options(folders)
-    several = arguments.is_multirun(typed)
+    several = flags.is_multirun(typed)
     if several:
         points.refuse_contradictions(typed)
         # Once more understood: a setting that a pattern has found is looked at late, too.

@@ -19,8 +19,8 @@ from src.common.memory import recall
 from src.common.package import CONF
 from src.common.plugins import conf_of
 from src.common.signals import Interrupted, interruptible, is_rank, speaks
-from src.config.arguments import own_folders
 from src.config.check import check
+from src.config.flags import own_folders
 from src.config.schema import RunConfig
 from src.naming import RunName, memory_of, resolved
 from src.ranks import handed_down, refuse_unfit_ranks, start_ranks

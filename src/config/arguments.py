@@ -1,19 +1,26 @@
 """The command line as people write it, put into words that Hydra understands."""
 
 import re
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from os.path import expanduser
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from src.common.errors import UserError, nearest
+from src.common.errors import UserError
 from src.common.package import CONF, ROOT
+from src.config.flags import (
+    HOME,
+    MODE,
+    ONE_RUN,
+    is_multirun,
+    is_override,
+    own_folders,
+    refuse_unknown_flags,
+)
 from src.config.option_files import PARAMS, SEARCH_PATH, SWEEPS
 from src.config.value import shown
 
@@ -27,14 +34,7 @@ _OPTION = r"(?!(?i:null|true|false|nan|inf)(?![\w-]))[A-Za-z_][\w-]*"
 _SETTING = re.compile(rf"setting={_OPTION}(,{_OPTION})*")
 # As understood, and as Hydra's sweeper gives it to a point.
 _LATE = re.compile(r"(setting=)\$\\?\{oc\.decode\\?:([\w-]+)\\?\}")
-_COMMANDS = "run", "multirun", "cfg", "info", "shell_completion"  # of which Hydra heeds one
-_SHOWING = "help", "hydra_help"  # which come before all of them
-_MODE = "hydra.mode"
-_ONE_RUN = f"{_MODE}=RUN"  # which points are given
-# They say of what a configuration is composed, and stand in no override.
-_COMPOSING = "config_name", "config_path", "config_dir"
 _PATH_FLAG = re.compile("--config-[pd].*|-cp|-cd")  # in full, or as short as it can be
-_HOME = re.compile(r"~(/|$)")
 _FOLDERS = ("hydra.sweep.dir", "hydra.run.dir")
 _POINTS = (f"{PARAMS}.", "hydra.sweeper.search_space.")  # the latter is Optuna's older word
 _KEY = r"[\w.@/]+"
@@ -42,51 +42,6 @@ _REPLACED = re.compile(rf"({_KEY}\.\w+)=(\{{.*\b_target_\b.*)", re.DOTALL)
 _PATH = re.compile(rf"(\+*{_KEY})=(~|[^'\"].*[/\\].*)", re.DOTALL)
 # These keys hold nothing but paths, also without a folder: epoch=4.ckpt, as Lightning names it.
 _NAMED_PATH = re.compile(rf"(\+*(?:{_KEY}\.)?(?:root|checkpoint|class_map))=([^'\"].*)", re.DOTALL)
-
-
-def is_multirun(arguments: Sequence[str]) -> bool:
-    """Whether they ask for a sweep, in any of the words that Hydra takes for it.
-
-    Raises:
-        UserError: If a flag lacks its value.
-    """
-    return bool(_flags(arguments)[0].multirun)
-
-
-def is_one_run(arguments: Sequence[str]) -> bool:
-    """Whether understood arguments start a single run, and do not say so."""
-    given, _ = _flags(arguments)
-    shows = any(getattr(given, name) not in (None, False) for name in (*_SHOWING, *_COMMANDS[1:]))
-    return not shows and _ONE_RUN not in arguments
-
-
-def composing(arguments: Sequence[str]) -> list[str]:
-    """What understood arguments say of where the configuration is, for points and ranks."""
-    given, _ = _flags(arguments)
-    values = {name: getattr(given, name) for name in _COMPOSING}
-    return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value]
-
-
-def asked(arguments: Sequence[str]) -> list[str]:
-    """What understood arguments ask for, in their order, but for how it is shown or started."""
-    given, _ = _flags(arguments)
-    where = (given.config_name, given.config_path, *own_folders(arguments))
-    return [*(str(each) for each in where if each), *given.overrides]
-
-
-def own_folders(arguments: Sequence[str]) -> list[Path]:
-    """The folder of the user's own options, to be searched after ours, in understood arguments.
-
-    Raises:
-        UserError: If it is none.
-    """
-    given, _ = _flags(arguments)
-    if not given.config_dir:
-        return []
-    folder = Path(given.config_dir).absolute()
-    if not folder.is_dir():
-        raise UserError(f"Expected --config-dir to be a folder, but got {shown(str(folder))}")
-    return [folder]
 
 
 def folders_of(overrides: Sequence[str]) -> list[Path]:
@@ -104,11 +59,6 @@ def files_of(overrides: Sequence[str]) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
-def replaces_ours(arguments: Sequence[str]) -> bool:
-    """Whether they name a folder of options that stands in the place of ``conf``."""
-    return bool(_flags(arguments)[0].config_path)
-
-
 def understood(arguments: Sequence[str]) -> list[str]:
     """The arguments as Hydra has to be given them.
 
@@ -119,8 +69,8 @@ def understood(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: If a flag is unknown or lacks its value, or an override sets Hydra's mode.
     """
-    ordered = [_at_home(argument) for argument in sorted(arguments, key=_is_override)]
-    _refuse_unknown_flags(ordered)
+    ordered = [_at_home(argument) for argument in sorted(arguments, key=is_override)]
+    refuse_unknown_flags(ordered)
     several = is_multirun(ordered)
     _refuse_mode(ordered, several)
     _refuse_params(ordered)
@@ -143,7 +93,7 @@ def plugins_of(arguments: Sequence[str]) -> list[str]:
     """
     given: Any = []
     for argument in arguments:
-        if argument.lstrip("+").startswith(f"{_PLUGINS}="):
+        if is_override(argument) and key_of(argument) == _PLUGINS:
             given = _value(argument)
     if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
         raise UserError(
@@ -215,20 +165,15 @@ def _value(argument: str) -> Any:
     return override.value() if not override.is_sweep_override() else override.get_value_string()
 
 
-def _is_override(argument: str) -> bool:
-    is_removal = argument.startswith("~") and not _HOME.match(argument)
-    return not argument.startswith("-") and ("=" in argument or is_removal)
-
-
 def _refuse_mode(arguments: Sequence[str], several: bool) -> None:
     """Refuse a sweep that is asked for in words that are no flag, and have many spellings."""
     for argument in arguments:
-        if key_of(argument) == _MODE and argument != _ONE_RUN:
+        if key_of(argument) == MODE and argument != ONE_RUN:
             raise UserError(
-                f"Refused '{argument}': expected --multirun for a sweep, or {_ONE_RUN} for one run"
+                f"Refused '{argument}': expected --multirun for a sweep, or {ONE_RUN} for one run"
             )
-        if argument == _ONE_RUN and several:
-            raise UserError(f"Expected --multirun or {_ONE_RUN}, but got both; leave one out")
+        if argument == ONE_RUN and several:
+            raise UserError(f"Expected --multirun or {ONE_RUN}, but got both; leave one out")
 
 
 def _refuse_params(arguments: Sequence[str]) -> None:
@@ -236,46 +181,14 @@ def _refuse_params(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if key_of(argument) == f"~{PARAMS}":
             raise UserError(
-                f"Cannot use '{argument}': give {_ONE_RUN} for one run without the points of a "
+                f"Cannot use '{argument}': give {ONE_RUN} for one run without the points of a "
                 f"file, or leave out one of them, as with ~{PARAMS}.seed"
             )
-        if _is_override(argument) and f"{key_of(argument)}.".startswith(_POINTS):
+        if is_override(argument) and f"{key_of(argument)}.".startswith(_POINTS):
             raise UserError(
                 f"Cannot use '{argument}': expected the values of a sweep themselves, as in "
                 f"seed=0,1; leave {PARAMS} to files"
             )
-
-
-def _flags(arguments: Sequence[str]) -> tuple[Namespace, list[str]]:
-    """What Hydra's own parser makes of arguments, and what it does not know."""
-    parser = get_args_parser()
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(f"Cannot read the command line: {message}")
-
-    parser.error = refuse  # type: ignore[method-assign]
-    return parser.parse_known_args(sorted(arguments, key=_is_override))
-
-
-def _refuse_unknown_flags(arguments: Sequence[str]) -> None:
-    given, unknown = _flags(arguments)
-    for name in _COMPOSING:
-        if getattr(given, name) == "":
-            raise UserError(f"Expected a value of --{name.replace('_', '-')}, but got nothing")
-    asked = [f"--{name}" for name in _COMMANDS if getattr(given, name) not in (None, False)]
-    if len(asked) > 1 and not any(getattr(given, name) for name in _SHOWING):
-        raise UserError(f"Expected one of the flags {' and '.join(asked)}; leave the others out")
-    for flag in unknown:
-        if not flag.startswith("-"):  # an override, which the composition will judge
-            continue
-        plain = flag.lstrip("-")
-        if "=" in plain:
-            cure = f"; options are written without dashes: {plain}"
-        else:
-            actions = get_args_parser()._actions
-            known = [name for action in actions for name in action.option_strings]
-            cure = f"{nearest(flag, known)} (one of: {', '.join(known)}); options are key=value"
-        raise UserError(f"Unknown flag '{flag}'{cure}")
 
 
 def _at_home(argument: str) -> str:
@@ -283,7 +196,7 @@ def _at_home(argument: str) -> str:
     flag, given, value = argument.partition("=")
     if given and (_PATH_FLAG.fullmatch(flag) or key_of(argument) in _FOLDERS):
         return f"{flag}={expanduser(value)}"
-    return expanduser(argument) if _HOME.match(argument) else argument  # a flag's, after it
+    return expanduser(argument) if HOME.match(argument) else argument  # a flag's, after it
 
 
 def _late(argument: str, several: bool) -> str:

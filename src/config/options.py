@@ -9,8 +9,9 @@ import yaml  # type: ignore[import-untyped]
 
 from src.common.errors import UserError
 from src.common.package import CONF
-from src.config.arguments import parsed, replaces_ours
+from src.config.arguments import parsed
 from src.config.composition import explain, unknown_option
+from src.config.flags import replaces_ours
 from src.config.option_files import (
     OPTIONAL,
     SWEEPS,

@@ -13,7 +13,8 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeS
 from omegaconf import DictConfig
 
 from src.common.errors import UserError
-from src.config.arguments import key_of, parsed, replaces_ours
+from src.config.arguments import key_of, parsed
+from src.config.flags import replaces_ours
 from src.config.option_files import BASE, PARAMS, SWEEPS, names_in, places_of
 
 _LISTED = "list the values, as in kdci=none,backdoor"

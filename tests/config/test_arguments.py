@@ -4,7 +4,7 @@ import pytest
 
 from src.common.errors import UserError
 from src.common.package import CONF
-from src.config import arguments
+from src.config import arguments, flags
 from tests.compose import composed
 
 
@@ -161,8 +161,8 @@ def test_a_search_has_our_options() -> None:
 
 @pytest.mark.parametrize("flag", ["-m", "--multirun", "--multi", "--mu"])
 def test_a_sweep_is_asked_for_in_any_of_hydra_s_flags(flag: str) -> None:
-    assert arguments.is_multirun(["seed=0,1", flag])
-    assert not arguments.is_multirun(["seed=0,1", "a=-m"])
+    assert flags.is_multirun(["seed=0,1", flag])
+    assert not flags.is_multirun(["seed=0,1", "a=-m"])
 
 
 @pytest.mark.parametrize("mode", ["hydra.mode=MULTIRUN", "+hydra.mode=2", "hydra.mode='RUN'"])
@@ -178,10 +178,10 @@ def test_the_same_is_asked_in_other_words() -> None:
     folder = str(Path("conf").absolute())
     for where in (["-cd", "conf"], ["--config-dir=conf/"], [f"--config-di={folder}"]):
         typed = ["-m", "a=1,2", "-cn", "mine", *where]
-        asked = arguments.asked(arguments.understood(typed))
+        asked = flags.asked(arguments.understood(typed))
         assert asked == ["mine", folder, "a=1,2"]
-        assert asked == arguments.asked(arguments.understood(["a=1,2", *where, "-cn=mine"]))
-    assert arguments.asked(["-m", "b=1", "a=1"]) == ["b=1", "a=1"]
+        assert asked == flags.asked(arguments.understood(["a=1,2", *where, "-cn=mine"]))
+    assert flags.asked(["-m", "b=1", "a=1"]) == ["b=1", "a=1"]
 
 
 def test_a_flag_s_value_is_no_plug_in() -> None:
@@ -198,34 +198,34 @@ def test_where_a_configuration_is_can_be_handed_on() -> None:
         "/x",
         "seed=1",
     ]
-    handed_on = arguments.composing(arguments.understood(typed))
+    handed_on = flags.composing(arguments.understood(typed))
     assert handed_on == [
         "--config-name=mine",
         "--config-path=/x",
         "--config-dir=a b",
     ]
-    assert arguments.composing(arguments.understood([*handed_on, "seed=2"])) == handed_on
-    assert arguments.composing(["-m", "seed=1"]) == []
+    assert flags.composing(arguments.understood([*handed_on, "seed=2"])) == handed_on
+    assert flags.composing(["-m", "seed=1"]) == []
 
 
 def test_the_users_own_folder_is_one_of_those_with_options(tmp_path: Path) -> None:
     (tmp_path / "student").mkdir()
     (tmp_path / "student/mine.yaml").touch()
     for typed in ([f"--config-dir={tmp_path}"], ["seed=1", "-cd", str(tmp_path)]):
-        assert arguments.own_folders(typed) == [tmp_path]
+        assert flags.own_folders(typed) == [tmp_path]
         assert arguments.folders_of(typed) == [CONF, tmp_path]
         assert tmp_path / "student/mine.yaml" in arguments.files_of(typed)
-    assert arguments.own_folders(["--config-dir=conf"]) == [Path("conf").absolute()]
-    assert arguments.own_folders(["-cp", "x"]) == []
+    assert flags.own_folders(["--config-dir=conf"]) == [Path("conf").absolute()]
+    assert flags.own_folders(["-cp", "x"]) == []
     with pytest.raises(UserError, match=r"Expected --config-dir to be a folder, but got '.*/x'"):
-        arguments.own_folders(["--config-dir=x"])
+        flags.own_folders(["--config-dir=x"])
     with pytest.raises(UserError, match="Expected --config-dir to be a folder"):
-        arguments.own_folders([f"--config-dir={__file__}"])
-    assert arguments.replaces_ours(["-cp", "x"])
+        flags.own_folders([f"--config-dir={__file__}"])
+    assert flags.replaces_ours(["-cp", "x"])
 
 
 def test_what_starts_one_run_is_told_from_what_shows_something() -> None:
     for typed in ([], ["seed=1"], ["--run"], ["seed=1", "--config-name", "mine"]):
-        assert arguments.is_one_run(typed)
+        assert flags.is_one_run(typed)
     for typed in (["-m"], ["--cfg", "job"], ["--help"], ["--info"], ["-sc"], ["hydra.mode=RUN"]):
-        assert not arguments.is_one_run(typed)
+        assert not flags.is_one_run(typed)
